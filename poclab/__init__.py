@@ -1,0 +1,70 @@
+"""poclab: the experiment kit for the first six weeks of an AI proof of concept.
+
+A charter says what "done" means in numbers; a frozen test set holds the cases; every version of a system that is
+evaluated becomes one MLflow run. Names are loaded when they are first used: `import poclab` itself does next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from poclab import charts, models, rag, scores
+    from poclab.cases import Case, TestSet
+    from poclab.charter import Charter
+    from poclab.errors import PocError
+    from poclab.experiment import Interrupted, evaluate, load_run, runs
+    from poclab.report import Report
+    from poclab.system import Prompt, Reply, Version
+
+_HOMES = {
+    "Case": "cases",
+    "Charter": "charter",
+    "Interrupted": "experiment",
+    "PocError": "errors",
+    "Prompt": "system",
+    "Reply": "system",
+    "Report": "report",
+    "TestSet": "cases",
+    "Version": "system",
+    "charts": "",
+    "evaluate": "experiment",
+    "load_run": "experiment",
+    "models": "",
+    "rag": "",
+    "runs": "experiment",
+    "scores": "",
+}
+__all__ = [
+    "Case",
+    "Charter",
+    "Interrupted",
+    "PocError",
+    "Prompt",
+    "Reply",
+    "Report",
+    "TestSet",
+    "Version",
+    "charts",
+    "evaluate",
+    "load_run",
+    "models",
+    "rag",
+    "runs",
+    "scores",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version("poclab")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'poclab' has no attribute {name!r}")
+    home = _HOMES[name]
+    return getattr(import_module(f"poclab.{home}"), name) if home else import_module(f"poclab.{name}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

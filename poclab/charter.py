@@ -1,0 +1,116 @@
+"""The charter: the decision, the numbers that decide it, and who answers for it.
+
+Loads and validates `charter.yaml` and gives its digest. A charter may still be unsigned or lack an owner while the
+work begins: `missing` names what a decision will ask for.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from poclab.errors import InputError, refuse_unknown
+from poclab.files import CHARTER, digest, read_yaml
+
+KEYS = ("decision", "uncertainty", "owner", "sponsor", "signed", "data", "timebox", "production_shape", "volume_per_month", "criteria")
+CRITERION_KEYS = ("metric", "at_least", "at_most", "confidence", "split")
+#: What a criterion may be about besides the name of a score.
+METRICS = ("accuracy", "failed", "failed_share", "latency_p50_s", "latency_p95_s", "cost_usd_per_case", "cost_usd")
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One number to reach: exactly one of `at_least` and `at_most`, held with a two-sided confidence on one split."""
+
+    metric: str
+    at_least: float | None = None
+    at_most: float | None = None
+    confidence: float = 0.95
+    split: str = "test"
+
+    def __str__(self) -> str:
+        bound = f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
+        return f"{self.metric} {bound} on {self.split} ({self.confidence:.0%} confidence)"
+
+
+@dataclass(frozen=True)
+class Charter:
+    """What was agreed before the work began; `text` holds every key as written."""
+
+    decision: str
+    owner: str
+    sponsor: str
+    criteria: tuple[Criterion, ...]
+    text: Mapping[str, Any] = field(repr=False)
+    path: Path | None = None
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 over what the charter says, whatever its layout and comments."""
+        return digest(dict(self.text))
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What has to be settled before this charter can decide anything."""
+        signed = self.text.get("signed") or {}
+        wants = {
+            "decision": self.decision,
+            "owner": self.owner,
+            "sponsor": self.sponsor,
+            "criteria": self.criteria,
+            "signed": all(signed.get(key) for key in ("by", "on", "where")),
+        }
+        return tuple(name for name, value in wants.items() if not value)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Charter:
+        """Load a charter from its file or from its POC folder.
+
+        Raises:
+            InputError: unknown keys (with the nearest valid one), or a criterion without exactly one bound.
+        """
+        path = Path(path)
+        path = path / CHARTER if path.is_dir() else path
+        data = {key: _plain(value) for key, value in read_yaml(path).items()}
+        refuse_unknown(data, KEYS, where=str(path))
+        criteria = data.get("criteria") or []
+        if not isinstance(criteria, list):
+            raise InputError(f"{path}: criteria is a list of metrics with a bound each, found {criteria!r}")
+        for key in ("decision", "owner", "sponsor", "uncertainty", "production_shape"):
+            if data.get(key) is not None and not isinstance(data[key], str):
+                raise InputError(f"{path}: {key} is a text, found {data[key]!r}")
+        for key in ("signed", "data", "timebox"):
+            if data.get(key) is not None and not isinstance(data[key], dict):
+                raise InputError(f"{path}: {key} holds `key: value` lines, found {data[key]!r}")
+        parsed = tuple(_criterion(one, f"{path}, criterion {number}") for number, one in enumerate(criteria, 1))
+        return cls(data.get("decision") or "", data.get("owner") or "", data.get("sponsor") or "", parsed, data, path)
+
+
+def _criterion(data: Any, where: str) -> Criterion:
+    if not isinstance(data, dict):
+        raise InputError(f"{where}: expected `metric: ...` and a bound, found {data!r}")
+    refuse_unknown(data, CRITERION_KEYS, where=where)
+    if not isinstance(data.get("metric"), str):
+        raise InputError(f"{where}: names no metric", fix=f"use the name of a score, or one of: {', '.join(METRICS)}")
+    if len({"at_least", "at_most"} & set(data)) != 1:
+        raise InputError(f"{where}: {data['metric']} needs exactly one of at_least and at_most", fix="at_least: 0.8")
+    for key in ("at_least", "at_most", "confidence"):
+        if key in data and (isinstance(data[key], bool) or not isinstance(data[key], (int, float))):
+            raise InputError(f"{where}: {key} is a number, found {data[key]!r}")
+    if not 0.5 <= data.get("confidence", 0.95) < 1:
+        raise InputError(f"{where}: confidence {data['confidence']}: expected at least 0.5 and below 1", fix="confidence: 0.95")
+    if data.get("split", "test") not in ("dev", "test"):
+        raise InputError(f"{where}: split {data['split']!r}", fix="use dev or test")
+    return Criterion(**data)
+
+
+def _plain(value: Any) -> Any:
+    """Return a YAML value with its dates as text: they are read, compared and digested as they were written."""
+    if isinstance(value, (datetime.date, datetime.datetime)):
+        return value.isoformat()
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,51 @@
+"""Errors that a person who typed something can act on.
+
+    PocError              what was found, where, what was expected, and what to type next
+    |-- InputError        a file, a parameter or an argument is not what it should be
+    |-- FrozenError       a frozen test set is not what its lock says
+    |-- EndpointError     a model cannot be asked: no key, no answer, not the API that was expected
+    +-- StoreError        the MLflow store, or a folder, cannot be written or read
+
+The command line prints these without a traceback and ends with exit code 2.
+Programming mistakes stay `TypeError` and `ValueError`; a system that fails on a case is no error here but a wrong answer.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PocError(Exception):
+    """Say what was found and where; `fix` says what to type next."""
+
+    def __init__(self, message: str, *, fix: str = "") -> None:
+        self.message = message
+        self.fix = fix
+        super().__init__(f"{message}\n  fix: {fix}" if fix else message)
+
+
+class InputError(PocError):
+    """A file, a parameter or an argument is not what it should be."""
+
+
+class FrozenError(PocError):
+    """A frozen test set differs from its lock, or two reports come from different sets."""
+
+
+class EndpointError(PocError):
+    """A model endpoint cannot be used: no key, unreachable, or not an OpenAI-compatible API."""
+
+
+class StoreError(PocError):
+    """The MLflow store or a folder of the POC cannot be used."""
+
+
+def refuse_unknown(found: Iterable[str], known: Iterable[str], *, where: str, what: str = "key") -> None:
+    """Raise an `InputError` that names the first of `found` that is not in `known`, with the nearest valid name."""
+    known = list(known)
+    for name in found:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+            fix = f"did you mean {near[0]!r}?" if near else f"use one of: {', '.join(known)}"
+            raise InputError(f"{where}: unknown {what} {name!r}", fix=fix)

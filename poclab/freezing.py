@@ -1,0 +1,206 @@
+"""Freeze a test set: validate it, give every case a split for ever, write the lock.
+
+What is refused stops the freeze; what is only likely to be a mistake is returned as a warning to read.
+Personal data and secrets are looked for by pattern: a hit is a hint, and no hit is no proof.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from poclab.cases import Case, Difference, Lock, TestSet, difference, lines, lock_path
+from poclab.errors import FrozenError, InputError
+from poclab.files import canonical, digest, write_atomic
+from poclab.imports import import_cases
+
+FEW = 50
+PERSONAL = {
+    "an e-mail address": re.compile(r"[\w.+-]+@[\w-]+\.[a-z]{2,}", re.I),
+    "a phone number": re.compile(r"(?<![\w.])\+?\d{1,3}[ -]\(?\d{2,4}\)?[ -]\d{3,4}[ -]?\d{2,4}(?![\w.])"),
+    "a bank account number": re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}\b"),
+    "a key or token": re.compile(r"\b(?:sk-|ghp_|AKIA|xox[bp]-|eyJhbGci)[\w-]{8,}"),
+}
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What `freeze` did: the set under its new lock, what changed since the edition before, and what to look at."""
+
+    test_set: TestSet
+    changes: Difference
+    warnings: tuple[str, ...]
+
+
+def freeze(
+    path: Path | str,
+    *,
+    find: Callable[[str], Sequence[str]] | None = None,
+    corpus_digest: str | None = None,
+    test_share: float = 1 / 3,
+    new_edition: bool = False,
+    seed: int = 0,
+) -> Frozen:
+    """Validate the cases, assign splits, and write `cases.jsonl` and its lock.
+
+    `find` returns the documents that hold an evidence phrase; without it evidence is not checked, and a warning says so.
+    A frozen set that did not change stays as it is. A case keeps its split in every later edition, by its id and by
+    its inputs; all cases of a cluster lie in one split.
+
+    Raises:
+        FrozenError: the set changed since it was frozen and `new_edition` is not given; names the ids.
+        InputError: the set is not fit to freeze; names the case and what to write.
+    """
+    path = Path(path)
+    test_set = TestSet.read(path)
+    if not 0 < test_share < 1:
+        raise InputError(f"test share {test_share}: expected a number between 0 and 1", fix="`--test-share 0.33`")
+    old = Lock.load(lock_path(path)) if lock_path(path).is_file() else None
+    warnings = validate(test_set, find)
+    if old and not (changes := _since(old, test_set)):
+        return Frozen(TestSet(test_set.cases, old, path), changes, tuple(warnings))
+    if old and not new_edition:
+        raise FrozenError(
+            f"{path}: changed after it was frozen as edition {old.edition}: {changes}",
+            fix=f"`git checkout {path.name}`, or `poclab freeze --new-edition` to start edition {old.edition + 1}",
+        )
+    cases = assign_splits(test_set.cases, _known_splits(old), test_share=test_share, seed=seed)
+    lock = Lock(
+        edition=old.edition + 1 if old else 1,
+        cases={case.id: {"digest": case.digest, "inputs": digest(dict(case.inputs)), "split": str(case.split)} for case in cases},
+        frozen_on=datetime.date.today().isoformat(),
+        corpus_digest=corpus_digest,
+        lineage=(*old.lineage, old.summary()) if old else (),
+    )
+    write_atomic(path, lines(cases))
+    write_atomic(lock_path(path), _pretty(lock))
+    frozen = TestSet(cases, lock, path)
+    return Frozen(frozen, _since(old, frozen) if old else Difference(added=tuple(sorted(lock.cases))), tuple(warnings))
+
+
+def validate(test_set: TestSet, find: Callable[[str], Sequence[str]] | None) -> list[str]:
+    """Return the warnings; raise an `InputError` for the first thing that makes the set unfit to freeze."""
+    where = str(test_set.path or "test set")
+    _refuse_duplicates(test_set, where)
+    for case in test_set:
+        _refuse_label(case, where)
+    if find is not None:
+        _refuse_lost_evidence(test_set, where, find)
+    warnings = []
+    if len(test_set) < FEW:
+        warnings.append(f"{len(test_set)} cases: under {FEW} an interval is so wide that few changes can be told apart")
+    if find is None and any(case.expected.get("evidence") for case in test_set):
+        warnings.append("the evidence was not looked up: there is no corpus.yaml")
+    for case in test_set:
+        text = canonical(case.to_json())
+        warnings += [f"case {case.id!r} may hold {what}" for what, pattern in PERSONAL.items() if pattern.search(text)]
+    return warnings
+
+
+def _refuse_duplicates(test_set: TestSet, where: str) -> None:
+    seen: dict[str, Case] = {}
+    for case in test_set:
+        other = seen.setdefault(_folded(case.inputs), case)
+        if other is not case:
+            same = canonical(dict(other.expected)) == canonical(dict(case.expected))
+            what = "ask the same" if same else "ask the same and expect different things: contradictory labels"
+            raise InputError(
+                f"{where}: cases {other.id!r} and {case.id!r} {what}", fix="remove one, or reword it and give both one `cluster`"
+            )
+
+
+def _refuse_label(case: Case, where: str) -> None:
+    expected = case.expected
+    if expected.get("abstain") and any(expected.get(key) for key in ("answers", "data", "effects")):
+        raise InputError(
+            f"{where}: case {case.id!r} expects an answer and to abstain: contradictory labels", fix="remove `abstain`, or the answers"
+        )
+    if not any(expected.get(key) for key in ("answers", "abstain", "data", "effects")) and not case.rubric:
+        raise InputError(
+            f"{where}: case {case.id!r} expects nothing",
+            fix='add "expected": {"answers": ["..."]} or {"abstain": true}',
+        )
+
+
+def _refuse_lost_evidence(test_set: TestSet, where: str, find: Callable[[str], Sequence[str]]) -> None:
+    lost = [(case.id, phrase) for case in test_set for phrase in case.expected.get("evidence", ()) if not find(phrase)]
+    if lost:
+        listed = "; ".join(f"case {case_id!r}: {phrase!r}" for case_id, phrase in lost[:8])
+        raise InputError(
+            f"{where}: {len(lost)} evidence phrase(s) not found in the corpus: {listed}",
+            fix="copy a few words of the source as they stand (white space is folded, the rest counts)",
+        )
+
+
+def assign_splits(cases: Sequence[Case], known: Mapping[str, str], *, test_share: float, seed: int) -> tuple[Case, ...]:
+    """Return the cases with a split each: the known ones keep theirs, the others are drawn evenly from every stratum.
+
+    A stratum is a combination of tags and of whether abstention is expected. Drawn systematically from the strata laid
+    end to end, in an order given by the seed, so that both the total and each stratum keep their share within one case.
+    """
+    splits: dict[str, str] = {}
+    groups: dict[str, list[Case]] = {}
+    for case in cases:
+        groups.setdefault(f"cluster {case.cluster}" if case.cluster else f"case {case.id}", []).append(case)
+    fresh = []
+    for group in groups.values():
+        found = {known.get(key) for case in group for key in (case.id, digest(dict(case.inputs)))} | {case.split for case in group}
+        found -= {None}
+        if len(found) > 1:
+            raise InputError(
+                f"cluster {group[0].cluster!r}: its cases lie in both splits: {', '.join(case.id for case in group)}"
+                if group[0].cluster
+                else f"case {group[0].id!r}: marked {group[0].split!r}, but it was frozen in the other split",
+                fix="a case keeps its split for ever: take the new cases out of the cluster, or put the old split back",
+            )
+        if found:
+            splits.update({case.id: str(next(iter(found))) for case in group})
+        else:
+            fresh.append(group)
+    fresh.sort(key=lambda group: (canonical([dict(group[0].tags), group[0].abstain]), digest(f"{seed} {group[0].id}")))
+    position = taken = 0
+    for group in fresh:
+        position += len(group)
+        held_out = int(position * test_share + 0.5) > taken
+        taken += len(group) if held_out else 0
+        splits.update({case.id: "test" if held_out else "dev" for case in group})
+    return tuple(replace(case, split=splits[case.id]) for case in cases)
+
+
+def _known_splits(lock: Lock | None) -> dict[str, str]:
+    """Return the split of every case ever frozen, by id and by the digest of its inputs; the newest edition counts."""
+    known: dict[str, str] = {}
+    for entries in lock.editions().values() if lock else ():
+        for case_id, entry in entries.items():
+            known[entry["inputs"]] = known[case_id] = entry["split"]
+    return known
+
+
+def _since(lock: Lock, test_set: TestSet) -> Difference:
+    return difference({key: entry["digest"] for key, entry in lock.cases.items()}, {case.id: case.digest for case in test_set})
+
+
+def _folded(inputs: Mapping[str, object]) -> str:
+    """Return the inputs as two people would call them the same: without case, white space and closing marks."""
+    texts = {key: value.strip().rstrip("?.! ") if isinstance(value, str) else value for key, value in inputs.items()}
+    return " ".join(canonical(texts).casefold().replace("\\n", " ").split())
+
+
+def _pretty(lock: Lock) -> str:
+    import json
+
+    return json.dumps(lock.to_json(), indent=1, ensure_ascii=False) + "\n"
+
+
+def take_over(source: Path, path: Path) -> None:
+    """Write the cases of a foreign file as `path`, which must not exist yet: labels are never overwritten.
+
+    Raises:
+        InputError: `path` exists, or `source` cannot be imported.
+    """
+    if path.exists():
+        raise InputError(f"{path}: exists already", fix=f"move it away, or add the new cases to it: each line of {path.name} is one case")
+    write_atomic(path, lines(import_cases(source)))

@@ -1,0 +1,111 @@
+"""Import labelled cases from files that other tools wrote: CSV, JSONL, and SQuAD-format JSON.
+
+CSV columns and flat JSONL keys: `id`, `question` (or `input:NAME` for other inputs), `answers` (a list, or texts
+separated by `|`), `evidence` (the same), `abstain`, `tag:NAME`, `split`, `cluster`, `rubric`, `by`, `on`, `source`.
+A JSONL line may also be a whole case. Nothing is guessed: an unknown column is refused.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from poclab.cases import Case, TestSet
+from poclab.errors import InputError, refuse_unknown
+from poclab.files import read_json, read_json_lines, read_text
+
+PLAIN = ("id", "question", "answers", "evidence", "abstain", "split", "cluster", "rubric", "by", "on", "source")
+TRUE, FALSE = ("true", "yes", "1", "x"), ("false", "no", "0", "")
+
+
+def import_cases(path: Path | str) -> TestSet:
+    """Return the cases that a `.csv`, `.jsonl` or SQuAD `.json` file holds, not frozen.
+
+    Raises:
+        InputError: another kind of file, or a line that is no case (with its number).
+    """
+    path = Path(path)
+    readers = {".csv": _csv_cases, ".jsonl": _jsonl_cases, ".json": _squad_cases}
+    if path.suffix.lower() not in readers:
+        raise InputError(f"{path}: cannot import a {path.suffix or 'nameless'} file", fix="use .csv, .jsonl, or SQuAD-format .json")
+    cases = tuple(readers[path.suffix.lower()](path))
+    if not cases:
+        raise InputError(f"{path}: no cases in it")
+    return TestSet(cases, path=path)
+
+
+def _csv_cases(path: Path) -> Iterator[Case]:
+    rows = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        header = [name.strip() for name in next(rows, [])]
+        for row in rows:
+            if not any(cell.strip() for cell in row):
+                continue
+            where = f"{path}, line {rows.line_num}"
+            if len(row) != len(header):
+                raise InputError(f"{where}: {len(row)} cells under {len(header)} columns", fix="quote a cell that holds a comma")
+            yield _flat_case(dict(zip(header, row, strict=True)), where=where, number=rows.line_num - 1)
+    except csv.Error as error:
+        raise InputError(f"{path}, line {rows.line_num}: not CSV: {error}") from None
+
+
+def _jsonl_cases(path: Path) -> Iterator[Case]:
+    for number, value in read_json_lines(path):
+        where = f"{path}, line {number}"
+        if isinstance(value, dict) and "inputs" not in value:
+            yield _flat_case(value, where=where, number=number)
+        else:
+            yield Case.from_json(value, where=where)
+
+
+def _squad_cases(path: Path) -> Iterator[Case]:
+    """Inputs are question and context, since a SQuAD question is asked of its paragraph."""
+    try:
+        for article in read_json(path)["data"]:
+            for paragraph in article["paragraphs"]:
+                for question in paragraph["qas"]:
+                    yield _squad_case(article.get("title", ""), paragraph["context"], question, where=str(path))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not SQuAD format: {error!r}", fix="expected data -> paragraphs -> qas") from None
+
+
+def _squad_case(title: str, context: str, question: Mapping[str, Any], *, where: str) -> Case:
+    answers = list(dict.fromkeys(one["text"] for one in question.get("answers", ())))
+    expected = {"abstain": True} if question.get("is_impossible") else {"answers": answers}
+    label = {"source": f"SQuAD: {title}"}
+    data = {"id": question["id"], "inputs": {"question": question["question"], "context": context}, "expected": expected, "label": label}
+    return Case.from_json(data, where=where)
+
+
+def _flat_case(row: Mapping[str, Any], *, where: str, number: int) -> Case:
+    named = [key for key in row if not str(key).startswith(("tag:", "input:"))]
+    refuse_unknown(named, PLAIN, where=where, what="column")
+    inputs = {key[6:]: row[key] for key in row if key.startswith("input:")}
+    if row.get("question"):
+        inputs["question"] = row["question"]
+    expected: dict[str, Any] = {key: _texts(row[key]) for key in ("answers", "evidence") if row.get(key)}
+    if _truth(row.get("abstain"), where):
+        expected["abstain"] = True
+    data = {
+        "id": str(row.get("id") or f"q{number:03d}"),
+        "inputs": inputs,
+        "expected": expected,
+        "tags": {key[4:]: str(row[key]) for key in row if key.startswith("tag:") and row[key]},
+        "label": {key: str(row[key]) for key in ("by", "on", "source") if row.get(key)} or None,
+        **{key: row[key] for key in ("split", "cluster", "rubric") if row.get(key)},
+    }
+    return Case.from_json(data, where=where)
+
+
+def _texts(value: Any) -> Any:
+    return [part.strip() for part in value.split("|") if part.strip()] if isinstance(value, str) else value
+
+
+def _truth(value: Any, where: str) -> bool:
+    word = str(value if value is not None else "").strip().lower()
+    if word not in TRUE + FALSE:
+        raise InputError(f"{where}: abstain is {value!r}", fix="use true or false")
+    return word in TRUE

@@ -1,0 +1,141 @@
+"""Notebooks as functions: read the parameters a notebook takes, and execute it headlessly through papermill.
+
+papermill only warns of an unknown parameter and then runs the default, so names and types are checked here, from the
+source of the `parameters` cell, before a kernel starts. Each kernel gets its own environment and folder. There is no
+time limit for a cell; the cases have theirs.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from poclab.errors import InputError, refuse_unknown
+from poclab.files import check_json, read_json
+
+TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": list, "dict": dict, "None": type(None)}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of a `parameters` cell: `name: type = default`. `types` is empty when the line names no simple type."""
+
+    name: str
+    types: tuple[str, ...]
+    default: Any
+
+
+class NotebookError(Exception):
+    """A cell failed: `cell` counts code and text cells from 1; `poclab_error` when the message was written for a person."""
+
+    def __init__(self, cell: int | None, name: str, message: str) -> None:
+        self.cell, self.name, self.message = cell, name, message
+        super().__init__(f"cell {cell}: {name}: {message}" if cell else f"{name}: {message}")
+
+    @property
+    def poclab_error(self) -> bool:
+        return self.name in ("InputError", "FrozenError", "EndpointError", "StoreError", "PocError")
+
+
+def read_parameters(notebook: Path) -> dict[str, Parameter]:
+    """Return the parameters of a notebook in the order they stand.
+
+    Raises:
+        InputError: no notebook, not exactly one cell tagged `parameters`, or a line in it that is no assignment.
+    """
+    data = read_json(notebook)
+    if not isinstance(data, dict) or not isinstance(data.get("cells"), list):
+        raise InputError(f"{notebook}: not a notebook")
+    tagged = [cell for cell in data["cells"] if "parameters" in cell.get("metadata", {}).get("tags", ())]
+    if len(tagged) != 1:
+        raise InputError(
+            f"{notebook}: {len(tagged)} cells are tagged `parameters`, expected exactly one",
+            fix="in JupyterLab: select the cell, Property Inspector, add the tag `parameters`",
+        )
+    source = tagged[0]["source"]
+    try:
+        body = ast.parse(source if isinstance(source, str) else "".join(source)).body
+    except SyntaxError as error:
+        raise InputError(f"{notebook}: the parameters cell is not Python: {error.msg} (its line {error.lineno})") from None
+    return {one.name: one for one in (_parameter(statement, notebook) for statement in body)}
+
+
+def _parameter(statement: ast.stmt, notebook: Path) -> Parameter:
+    target = (
+        statement.target if isinstance(statement, ast.AnnAssign) else statement.targets[0] if isinstance(statement, ast.Assign) else None
+    )
+    if not isinstance(target, ast.Name) or statement.value is None:  # type: ignore[union-attr]  # both kinds of assignment have a value
+        raise InputError(f"{notebook}: the parameters cell holds {ast.unparse(statement)!r}", fix="write one `name: type = default` a line")
+    try:
+        default = ast.literal_eval(statement.value)  # type: ignore[union-attr]
+    except ValueError:
+        raise InputError(f"{notebook}: the default of {target.id!r} is computed", fix="write a plain value") from None
+    annotation = ast.unparse(statement.annotation) if isinstance(statement, ast.AnnAssign) else ""
+    types = tuple(part.strip() for part in annotation.split("|")) if annotation else ()
+    return Parameter(target.id, types if set(types) <= set(TYPES) else (), default)
+
+
+def check_parameters(values: Mapping[str, Any], known: Mapping[str, Parameter], *, where: str) -> None:
+    """Refuse a value that the notebook does not take, or that JSON or its type does not allow.
+
+    Raises:
+        InputError: an unknown name (with the nearest), a value that is not JSON, or one of another type.
+    """
+    refuse_unknown(values, known, where=where, what="parameter")
+    for name, value in values.items():
+        check_json(value, where=f"{where}: {name}")
+        types = known[name].types
+        if types and not any(_is(value, kind) for kind in types):
+            raise InputError(f"{where}: {name} is {value!r} ({type(value).__name__}), but the notebook takes {' | '.join(types)}")
+
+
+def _is(value: Any, kind: str) -> bool:
+    # A bool is an int in Python, but `chunk_size: true` is a mistake.
+    return isinstance(value, TYPES[kind]) and (kind == "bool" or not isinstance(value, bool))
+
+
+def execute(notebook: Path, output: Path, parameters: Mapping[str, Any], *, env: Mapping[str, str], cwd: Path) -> None:
+    """Execute a notebook with parameters in a kernel of its own, and write the executed copy to `output`.
+
+    Raises:
+        NotebookError: a cell failed, or the kernel died. Whether the notebook did its work is for its result to show.
+    """
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    _register()
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(output),
+            parameters=dict(parameters),
+            engine_name="poclab",
+            kernel_name="python3",
+            progress_bar=False,
+            request_save_on_cell_execute=False,
+            kernel_env=dict(env),
+            kernel_cwd=str(cwd),
+        )
+    except PapermillExecutionError as error:
+        raise NotebookError(error.cell_index + 1, error.ename, error.evalue) from None
+    except Exception as error:  # nbclient's dead kernel, a missing kernel, a disk that is full: each is a trial that failed
+        raise NotebookError(None, type(error).__name__, str(error)) from None
+
+
+def _register() -> None:
+    from papermill.clientwrap import PapermillNotebookClient
+    from papermill.engines import NBClientEngine, papermill_engines
+
+    class Engine(NBClientEngine):
+        """papermill's own engine, but the environment and the folder belong to the kernel, not to this process."""
+
+        @classmethod
+        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, *, kernel_env: dict[str, str], kernel_cwd: str, **_: Any) -> Any:
+            quiet = ["--IPKernelApp.log_level=CRITICAL"]
+            client = PapermillNotebookClient(nb_man, kernel_name=kernel_name, timeout=None, startup_timeout=120, extra_arguments=quiet)
+            return client.execute(env=kernel_env, cwd=kernel_cwd)
+
+    papermill_engines.register("poclab", Engine)

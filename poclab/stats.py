@@ -1,0 +1,162 @@
+"""Intervals for the numbers of a report: two-sided, honest at 0 and 1, and aware of repeats and clusters.
+
+Confidence is two-sided everywhere. Values are means per case: repeats are averaged before they come here.
+Comparing two reports is not done here yet: an interval of one report says nothing about a difference.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+#: Below this many cases, Wilson's interval stands in for the bootstrap, which covers badly in small samples.
+BOOTSTRAP_FROM = 100
+RESAMPLES = 9_999
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval and the number of cases behind it. An infinite edge is open."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f}, n = {self.n})"
+
+
+def wilson(mean: float, n: float, *, confidence: float = 0.95, quantile: float | None = None) -> tuple[float, float]:
+    """Return the interval for a mean of values between 0 and 1.
+
+    `n` may be a fraction (an effective number of cases). For values that are not only 0 and 1 it is conservative: their
+    variance is at most mean * (1 - mean). `quantile` replaces the normal one.
+
+    Raises:
+        ValueError: no cases, or a mean outside 0..1.
+    Source: Wilson (1927), Journal of the American Statistical Association 22, 209-212.
+    """
+    if n <= 0 or not -1e-12 <= mean <= 1 + 1e-12:
+        raise ValueError(f"a mean in 0..1 over at least one case is needed, found {mean!r} over {n!r}")
+    from scipy.special import ndtri
+
+    z = float(ndtri(0.5 + confidence / 2)) if quantile is None else quantile
+    centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(max(mean * (1 - mean), 0) / n + z * z / (4 * n * n))
+    # Rounding must not leave the point estimate outside its own interval.
+    return max(0.0, min(centre - half, mean)), min(1.0, max(centre + half, mean))
+
+
+def mean_estimate(values: Sequence[float], *, clusters: Sequence[str | None] | None = None, confidence: float = 0.95) -> Estimate:
+    """Return the mean of values between 0 and 1, one per case, with its interval.
+
+    Wilson below 100 cases, for proportions and when all values are equal; BCa bootstrap otherwise. `clusters` names the
+    cluster of each case (None: a cluster of its own).
+
+    Raises:
+        ValueError: no values. An empty mean is not 0 and not nan.
+    """
+    n = len(values)
+    if n == 0:
+        raise ValueError("no cases to take a mean of")
+    mean = math.fsum(values) / n
+    names = [f"cluster {name}" if name is not None else f"case {index}" for index, name in enumerate(clusters or [None] * n)]
+    if len(set(names)) < n:
+        low, high = _clustered(values, names, mean, confidence)
+    elif n < BOOTSTRAP_FROM or set(values) <= {0, 1} or len(set(values)) == 1:
+        low, high = wilson(mean, n, confidence=confidence)
+    else:
+        low, high = bca(values, confidence=confidence)
+    return Estimate(mean, low, high, n)
+
+
+def _clustered(values: Sequence[float], names: Sequence[str], mean: float, confidence: float) -> tuple[float, float]:
+    from scipy.special import stdtrit
+
+    sizes = Counter(names)
+    if len(sizes) == 1:
+        return 0.0, 1.0  # one cluster is one observation: nothing is known about the spread between clusters
+    effective = len(values) / design_effect(values, names)
+    return wilson(mean, effective, quantile=float(stdtrit(len(sizes) - 1, 0.5 + confidence / 2)))
+
+
+def design_effect(values: Sequence[float], names: Sequence[str]) -> float:
+    """Return how many times the variance of the mean grows because cases of a cluster resemble each other.
+
+    The ratio of the cluster-robust variance of the mean to that of a simple random sample, kept between 1 and the mean
+    cluster size; at the upper end when all values are equal, since then the data cannot tell.
+
+    Source: Kish (1965), Survey Sampling, section 5.4; the variance of a mean of clusters of unequal size is the
+    linearised one of Cochran (1977), Sampling Techniques, section 9A.
+    """
+    n, sizes = len(values), Counter(names)
+    largest = n / len(sizes)
+    mean = math.fsum(values) / n
+    sums: dict[str, float] = dict.fromkeys(sizes, 0.0)
+    for value, name in zip(values, names, strict=True):
+        sums[name] += value - mean
+    simple = math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n
+    if simple <= 1e-15:
+        return largest
+    robust = len(sizes) / (len(sizes) - 1) * math.fsum(one * one for one in sums.values()) / n**2
+    return min(max(robust / simple, 1.0), largest)
+
+
+def bca(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the bias-corrected and accelerated bootstrap interval of a mean, with a fixed seed.
+
+    Raises:
+        ValueError: all values are equal: the bootstrap would give an interval of no width.
+    Source: Efron (1987), Journal of the American Statistical Association 82, 171-185; by scipy.stats.bootstrap.
+    """
+    if len(set(values)) < 2:
+        raise ValueError("all values are equal: the bootstrap cannot tell how much they vary")
+    import numpy
+    from scipy.stats import bootstrap
+
+    # Sorted, so that the order of the cases does not move the interval.
+    data = (numpy.sort(numpy.asarray(values, dtype=float)),)
+    result = bootstrap(data, numpy.mean, confidence_level=confidence, n_resamples=RESAMPLES, method="BCa", rng=numpy.random.default_rng(0))
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def quantile_estimate(values: Sequence[float], q: float, *, confidence: float = 0.95) -> Estimate:
+    """Return a quantile by the nearest-rank rule, with the interval between two order statistics.
+
+    The value is always one of the inputs. An edge beyond the smallest or largest value is open (infinite): below 59
+    values that is the upper edge of a 95th percentile at 95% confidence, since 0.95 ** 59 is the first power below 0.05.
+
+    Raises:
+        ValueError: no values.
+    Source: Hyndman and Fan (1996), definition 1; Conover (1999), Practical Nonparametric Statistics, section 3.2.
+    """
+    n = len(values)
+    if n == 0:
+        raise ValueError("no values to take a quantile of")
+    ordered = sorted(values)
+    value = ordered[max(math.ceil(q * n - 1e-9), 1) - 1]
+    low_rank, high_rank = _ranks(n, q, confidence)
+    low = ordered[low_rank - 1] if low_rank >= 1 else -math.inf
+    high = ordered[high_rank - 1] if high_rank <= n else math.inf
+    return Estimate(value, min(low, value), max(high, value), n)
+
+
+def _ranks(n: int, q: float, confidence: float) -> tuple[int, int]:
+    """Return ranks r < s with P(X_(r) <= quantile <= X_(s)) of at least `confidence`; 0 and n + 1 are open edges.
+
+    Equal tails while both can be had; with too few values for that, the upper edge takes what error it needs to close.
+    """
+    from scipy.special import bdtr
+
+    tail = (1 - confidence) / 2
+    below = [float(bdtr(k, n, q)) for k in range(n + 1)]
+    low = max((rank for rank in range(1, n + 1) if below[rank - 1] <= tail), default=0)
+    high = min((rank for rank in range(1, n + 1) if 1 - below[rank - 1] <= tail), default=n + 1)
+    largest_misses = 1 - below[n - 1]
+    if high == n + 1 and largest_misses <= 1 - confidence:
+        high, spare = n, 1 - confidence - largest_misses
+        low = max((rank for rank in range(1, n + 1) if below[rank - 1] <= spare), default=0)
+    return low, high

@@ -1,0 +1,241 @@
+"""The sweep file: which trials there are. Everything is checked here before a kernel starts; `trials` runs them.
+
+`include` lists trials that always run, the first being the baseline; `parameters` spans a grid, `where` keeps the points
+for which every expression holds, `fixed` is the same for all. File parameters are paths relative to the POC folder.
+Only grids are enumerated; nothing is sampled or searched.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from poclab import kernels
+from poclab.charter import METRICS
+from poclab.errors import InputError, refuse_unknown
+from poclab.files import canonical, digest, find_poc, read_text, read_yaml
+
+KEYS = ("notebook", "metric", "method", "fixed", "parameters", "where", "include", "limits")
+GOALS = ("maximize", "minimize")
+#: What an expression of `where` may be made of: values, parameter names, comparisons, arithmetic, and, or, not, in.
+EXPRESSION = (
+    ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.USub, ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div,
+    ast.FloorDiv, ast.Mod, ast.Compare, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.In, ast.NotIn, ast.Is, ast.IsNot,
+    ast.Name, ast.Load, ast.Constant, ast.List, ast.Tuple,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of a sweep: its parameters, and a name that says what differs from the baseline."""
+
+    parameters: Mapping[str, Any]
+    name: str
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A validated sweep: trials in the order they run, the first being the baseline if any was included."""
+
+    name: str
+    poc: Path
+    notebook: Path
+    metric: str
+    maximize: bool
+    trials: tuple[Trial, ...]
+    has_baseline: bool
+    jobs: int
+
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """The parameters that are not the same in every trial."""
+        names = dict.fromkeys(name for trial in self.trials for name in trial.parameters)
+        return tuple(name for name in names if len({canonical(trial.parameters.get(name)) for trial in self.trials}) > 1)
+
+
+def load_sweep(path: Path | str) -> Sweep:
+    """Read and validate a sweep file, or the `sweep.yaml` of a POC folder.
+
+    Raises:
+        InputError: unknown keys or parameters (with the nearest valid one), wrong types, values that are not JSON, a
+            missing notebook or file, an unknown metric, an expression that is not allowed, or no trial left.
+    """
+    path = Path(path)
+    path = path / "sweep.yaml" if path.is_dir() else path
+    data = read_yaml(path)
+    refuse_unknown(data, KEYS, where=str(path))
+    poc = find_poc(path) or path.resolve().parent
+    if data.get("method", "grid") != "grid":
+        raise InputError(f"{path}: method {data['method']!r}", fix="method: grid")
+    if not isinstance(data.get("notebook"), str):
+        raise InputError(f"{path}: names no notebook", fix="notebook: notebooks/02_evaluate.ipynb")
+    notebook = (poc / data["notebook"]).resolve()
+    known = kernels.read_parameters(notebook)
+    points, included = _points(data, path)
+    for point in points:
+        kernels.check_parameters(point, known, where=str(path))
+        check_files(point, poc, where=str(path))
+    metric, maximize = _metric(data.get("metric"), notebook, path)
+    trials = _trials(points, known, poc)
+    if not trials:
+        raise InputError(f"{path}: no trial is left", fix="give `parameters` with `values`, or `include`, and look at `where`")
+    return Sweep(path.stem, poc, notebook, metric, maximize, trials, included > 0, _jobs(data.get("limits"), path))
+
+
+def single(poc: Path, notebook: Path, parameters: Mapping[str, Any]) -> Sweep:
+    """Return the sweep of one trial that `poclab run` makes."""
+    known = kernels.read_parameters(notebook)
+    kernels.check_parameters(parameters, known, where=str(notebook))
+    check_files(parameters, poc, where=str(notebook))
+    trial = Trial(_with_poc(parameters, known), ", ".join(f"{name} = {value}" for name, value in parameters.items()) or notebook.stem)
+    return Sweep("run", poc, notebook, "accuracy", True, (trial,), False, 1)
+
+
+def with_jobs(sweep: Sweep, jobs: int) -> Sweep:
+    """Return the sweep with another number of trials side by side."""
+    return replace(sweep, jobs=jobs)
+
+
+def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
+    """Return `name=value` texts as parameters; a value is read as in the sweep file.
+
+    Raises:
+        InputError: a text without `=`.
+    """
+    import yaml
+
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"-p {pair!r}: expected NAME=VALUE", fix="-p chunk_size=800")
+        try:
+            found[name.strip()] = yaml.safe_load(value) if value.strip() else ""
+        except yaml.YAMLError:
+            found[name.strip()] = value
+    return found
+
+
+def check_files(parameters: Mapping[str, Any], poc: Path, *, where: str) -> None:
+    """Refuse a parameter that looks like a file of the POC and is none: a text that ends in .md or .txt."""
+    for name, value in parameters.items():
+        if is_file_name(value) and not (poc / value).is_file():
+            near = sorted(one.relative_to(poc).as_posix() for one in (poc / value).parent.glob("*.md"))
+            raise InputError(
+                f"{where}: {name}: no file {value!r} in {poc}", fix=f"use one of: {', '.join(near)}" if near else f"write {value}"
+            )
+
+
+def is_file_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch(r"[^\n]{1,200}\.(?:md|txt)", value))
+
+
+def file_digests(parameters: Mapping[str, Any], poc: Path) -> dict[str, str]:
+    """Return the digest of each file that a parameter names: a trial is another one when its prompt was edited."""
+    return {name: digest(read_text(poc / value)) for name, value in parameters.items() if is_file_name(value)}
+
+
+def _points(data: Mapping[str, Any], path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Return every point, the included ones first, and how many those are."""
+    fixed = data.get("fixed") or {}
+    include = data.get("include") or []
+    if not isinstance(fixed, dict):
+        raise InputError(f"{path}: fixed holds `name: value` lines, found {fixed!r}")
+    if not isinstance(include, list) or not all(isinstance(one, dict) for one in include):
+        raise InputError(f"{path}: include is a list of `name: value` mappings, found {include!r}")
+    where = data.get("where") or []
+    if not isinstance(where, list) or not all(isinstance(one, str) for one in where):
+        raise InputError(f"{path}: where is a list of expressions, found {where!r}")
+    grid = [{**fixed, **point} for point in _grid(data.get("parameters") or {}, path)]
+    kept = [point for point in grid if all(holds(expression, point, where=str(path)) for expression in where)]
+    return [{**fixed, **one} for one in include] + kept, len(include)
+
+
+def _grid(parameters: Any, path: Path) -> Iterator[dict[str, Any]]:
+    if not isinstance(parameters, dict):
+        raise InputError(f"{path}: parameters holds `name: {{values: [...]}}` lines, found {parameters!r}")
+    for name, entry in parameters.items():
+        if not isinstance(entry, dict) or set(entry) != {"values"} or not isinstance(entry["values"], list) or not entry["values"]:
+            raise InputError(f"{path}: parameters.{name}: found {entry!r}", fix=f"{name}: {{values: [..., ...]}}")
+    if parameters:
+        for values in itertools.product(*(entry["values"] for entry in parameters.values())):
+            yield dict(zip(parameters, values, strict=True))
+
+
+def holds(expression: str, point: Mapping[str, Any], *, where: str) -> bool:
+    """Return whether an expression over parameter names is true of a point.
+
+    Raises:
+        InputError: it is no expression, uses more than values, names, comparisons and arithmetic, or cannot be computed.
+    """
+    try:
+        tree = ast.parse(expression, mode="eval")
+        for node in ast.walk(tree):
+            if not isinstance(node, EXPRESSION):
+                raise InputError(
+                    f"{where}: where: {expression!r} uses {type(node).__name__}", fix="use comparisons and arithmetic of parameters"
+                )
+            if isinstance(node, ast.Name):
+                refuse_unknown([node.id], point, where=f"{where}: where: {expression!r}", what="parameter")
+        # Safe: only the node types above are left, and there is nothing to call.
+        return bool(eval(compile(tree, "<where>", "eval"), {"__builtins__": {}}, dict(point)))
+    except SyntaxError:
+        raise InputError(f"{where}: where: {expression!r} is not an expression", fix='such as "overlap * 4 <= chunk_size"') from None
+    except (TypeError, ZeroDivisionError, OverflowError, MemoryError) as error:
+        raise InputError(f"{where}: where: {expression!r} cannot be computed: {error}") from None
+
+
+def _trials(points: Sequence[dict[str, Any]], known: Mapping[str, kernels.Parameter], poc: Path) -> tuple[Trial, ...]:
+    unique = list({canonical(point): point for point in points}.values())
+    trials = []
+    for point in unique:
+        names = dict.fromkeys([*unique[0], *point])
+        changes = [(name, unique[0].get(name, known[name].default), point.get(name, known[name].default)) for name in names]
+        changed = ", ".join(f"{name} {_short(old)} -> {_short(new)}" for name, old, new in changes if old != new)
+        trials.append(Trial(_with_poc(point, known), changed or "baseline"))
+    return tuple(trials)
+
+
+def _with_poc(parameters: Mapping[str, Any], known: Mapping[str, kernels.Parameter]) -> dict[str, Any]:
+    # The kernel runs in the POC folder, wherever the notebook lies.
+    return {**parameters, "poc": "."} if "poc" in known else dict(parameters)
+
+
+def _short(value: Any) -> str:
+    text = Path(value).stem if is_file_name(value) else str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _metric(data: Any, notebook: Path, path: Path) -> tuple[str, bool]:
+    if data is None:
+        return "accuracy", True
+    if not isinstance(data, dict) or not isinstance(data.get("name"), str):
+        raise InputError(f"{path}: metric: found {data!r}", fix="metric: {name: accuracy, goal: maximize}")
+    refuse_unknown(data, ("name", "goal"), where=f"{path}: metric")
+    goal = data.get("goal", "maximize")
+    refuse_unknown([goal], GOALS, where=f"{path}: metric", what="goal")
+    words = set(re.findall(r"\w+", read_text(notebook)))
+    # A score is named in the notebook that computes it; anything else is a number that every report has.
+    if data["name"] not in METRICS and data["name"] not in words:
+        scores = [
+            word for word in ("exact", "contains", "token_f1", "number", "json_fields", "abstains", "evidence_recall") if word in words
+        ]
+        refuse_unknown([data["name"]], [*METRICS, *scores], where=str(path), what="metric")
+    return data["name"], goal == "maximize"
+
+
+def _jobs(limits: Any, path: Path) -> int:
+    if limits is None:
+        return 1
+    if not isinstance(limits, dict):
+        raise InputError(f"{path}: limits: found {limits!r}", fix="limits: {jobs: 2}")
+    refuse_unknown(limits, ("jobs",), where=f"{path}: limits")
+    jobs = limits.get("jobs", 1)
+    if isinstance(jobs, bool) or not isinstance(jobs, int) or not 1 <= jobs <= 256:
+        raise InputError(f"{path}: limits.jobs is {jobs!r}", fix="jobs: 2")
+    return jobs

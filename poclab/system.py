@@ -1,0 +1,267 @@
+"""What is being tried: a system, the version of it, its reply, and what happened while it answered.
+
+A system is any callable `inputs -> Reply`; a plain `str` or `dict` is accepted as a reply.
+While a case is answered, a context collects its model calls and steps, so that poclab can price and trace them without
+the system knowing. This module knows no model, no store and no MLflow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from poclab.errors import InputError
+from poclab.files import check_json, digest, find_poc, read_text
+
+PLACEHOLDER = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt template. `{{name}}` is a placeholder; single braces are literal. Its digest is its text's."""
+
+    name: str
+    text: str
+
+    @classmethod
+    def load(cls, path: Path | str) -> Prompt:
+        """Read a prompt file; its name is its path relative to its POC folder.
+
+        Raises:
+            InputError: the file is missing, empty, or not UTF-8.
+        """
+        path = Path(path)
+        text = read_text(path)
+        if not text.strip():
+            raise InputError(f"{path}: the prompt file is empty", fix="write the instructions, with {{question}} where the question goes")
+        poc = find_poc(path)
+        return cls(path.resolve().relative_to(poc).as_posix() if poc else path.name, text)
+
+    @property
+    def placeholders(self) -> tuple[str, ...]:
+        """The names between double braces, each once, in order of appearance."""
+        return tuple(dict.fromkeys(PLACEHOLDER.findall(self.text)))
+
+    @property
+    def digest(self) -> str:
+        return digest(self.text)
+
+    def check(self, known: Sequence[str]) -> None:
+        """Raise an `InputError` for a placeholder that is not in `known`."""
+        for name in self.placeholders:
+            if name not in known:
+                raise InputError(
+                    f"{self.name}: unknown placeholder {{{{{name}}}}}",
+                    fix="use " + " or ".join(f"{{{{{one}}}}}" for one in known),
+                )
+
+    def fill(self, **values: str) -> str:
+        """Return the text with each placeholder replaced, once: a value's own braces stay as they are."""
+        return PLACEHOLDER.sub(lambda match: values[match[1]], self.text)
+
+
+@dataclass(frozen=True)
+class Version:
+    """The frozen parameters of a system. Its digest is its identity, its name a label.
+
+    Values are JSON values or `Prompt`s; a prompt counts by its text, wherever the file lies.
+
+    Raises:
+        InputError: a value that JSON does not have.
+    """
+
+    name: str
+    parameters: Mapping[str, Any]
+
+    def __init__(self, name: str, /, **parameters: Any) -> None:
+        for key, value in parameters.items():
+            if not isinstance(value, Prompt):
+                check_json(value, where=f"version {name!r}: {key}")
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "parameters", dict(parameters))
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    @property
+    def digest(self) -> str:
+        return digest({key: {"text": value.text} if isinstance(value, Prompt) else value for key, value in self.parameters.items()})
+
+    @property
+    def prompts(self) -> dict[str, Prompt]:
+        return {key: value for key, value in self.parameters.items() if isinstance(value, Prompt)}
+
+    def with_defaults(self, **defaults: Any) -> Version:
+        """Return this version with the parameters it does not name taken from `defaults`."""
+        return Version(self.name, **{**defaults, **self.parameters})
+
+    def flat(self) -> dict[str, Any]:
+        """Return the parameters for a table: a prompt by its name."""
+        return {key: value.name if isinstance(value, Prompt) else value for key, value in self.parameters.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        parameters = {
+            key: {"prompt": value.name, "text": value.text} if isinstance(value, Prompt) else value
+            for key, value in self.parameters.items()
+        }
+        return {"name": self.name, "digest": self.digest, "parameters": parameters}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Version:
+        def value(item: Any) -> Any:
+            is_prompt = isinstance(item, dict) and set(item) == {"prompt", "text"}
+            return Prompt(item["prompt"], item["text"]) if is_prompt else item
+
+        return cls(data["name"], **{key: value(item) for key, item in data["parameters"].items()})
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A stretch of a document that was given to the model: `text` is `document[start:end]`, offsets in characters."""
+
+    text: str
+    document: str = ""
+    start: int | None = None
+    end: int | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a system answers: text, structured data, the passages it was given, and what it changed."""
+
+    text: str = ""
+    data: Any = None
+    contexts: Sequence[Passage | str] = ()
+    effects: Sequence[Any] = ()
+
+    def __post_init__(self) -> None:
+        contexts = tuple(Passage(item) if isinstance(item, str) else item for item in self.contexts)
+        object.__setattr__(self, "contexts", contexts)
+        object.__setattr__(self, "effects", tuple(self.effects))
+
+    @classmethod
+    def of(cls, value: Any) -> Reply:
+        """Return `value` as a reply: a `Reply`, a text, or a dict (which becomes `data`).
+
+        Raises:
+            TypeError: anything else, `None` included: a system that returns nothing has not answered.
+        """
+        if isinstance(value, Reply):
+            check_json({"text": value.text, "data": value.data, "effects": list(value.effects)}, where="reply")
+            return value
+        if isinstance(value, str):
+            return cls(text=value)
+        if isinstance(value, dict):
+            check_json(value, where="reply")
+            return cls(data=value)
+        raise TypeError(f"a system returns text, a dict or a Reply; this one returned {type(value).__name__}")
+
+    def to_json(self) -> dict[str, Any]:
+        contexts = [{"text": one.text, "document": one.document, "start": one.start, "end": one.end} for one in self.contexts]
+        return {"text": self.text, "data": self.data, "contexts": contexts, "effects": list(self.effects)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Reply:
+        contexts = [Passage(**one) for one in data["contexts"]]
+        return cls(text=data["text"], data=data["data"], contexts=contexts, effects=data["effects"])
+
+
+@dataclass(frozen=True)
+class Call:
+    """One model call. `None` means that the endpoint did not say, or that no price is known; it is never taken for 0.
+
+    `latency_s` runs from the request to the last byte of the answer; `status` is the HTTP status, 0 without an answer;
+    `answered_id` is the id that the endpoint gave its answer.
+    """
+
+    model: str
+    path: str
+    latency_s: float
+    status: int
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    cost_usd: float | None = None
+    answered_id: str | None = None
+
+
+@dataclass
+class Step:
+    """One thing that happened while a case was answered: a span of its trace. Times in nanoseconds since 1970."""
+
+    name: str
+    kind: str
+    start_ns: int
+    inputs: Any = None
+    outputs: Any = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+    end_ns: int = 0
+    id: str = field(default_factory=lambda: uuid.uuid4().hex[:16])
+    parent: str | None = None
+
+
+@dataclass
+class CaseContext:
+    """Collects what happens during one case. A closed one takes nothing more: its case ran out of time."""
+
+    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    case_id: str = ""
+    repeat: int = 0
+    poc: Path | None = None
+    calls: list[Call] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    closed: bool = False
+
+    def add_call(self, call: Call) -> None:
+        if not self.closed:
+            self.calls.append(call)
+
+    def add_step(self, step: Step) -> None:
+        if not self.closed:
+            self.steps.append(step)
+
+
+current_case: ContextVar[CaseContext | None] = ContextVar("poclab_case", default=None)
+_current_step: ContextVar[Step | None] = ContextVar("poclab_step", default=None)
+
+
+def open_step(name: str, kind: str, inputs: Any = None) -> Step:
+    """Return a step that starts now, below the current one. `close_step` must follow; `step` does both."""
+    above = _current_step.get()
+    return Step(name, kind, time.time_ns(), inputs, parent=above.id if above else None)
+
+
+def close_step(one: Step, *, error: BaseException | None = None) -> None:
+    """End a step and hand it to the case that is being answered, if there is one."""
+    one.end_ns = time.time_ns()
+    if error is not None:
+        one.error = f"{type(error).__name__}: {error}"
+    case = current_case.get()
+    if case is not None:
+        case.add_step(one)
+
+
+@contextlib.contextmanager
+def step(name: str, kind: str = "UNKNOWN", inputs: Any = None) -> Iterator[Step]:
+    """Record a step of the case being answered; set `.outputs` and `.attributes` inside.
+
+    `kind` is one of MLflow's span types (RETRIEVER, TOOL, CHAT_MODEL, ...). Outside an evaluation nothing is kept.
+    """
+    one = open_step(name, kind, inputs)
+    token = _current_step.set(one)
+    try:
+        yield one
+    except BaseException as error:
+        close_step(one, error=error)
+        raise
+    else:
+        close_step(one)
+    finally:
+        _current_step.reset(token)

@@ -1,0 +1,181 @@
+"""Runs, their numbers, inputs, prompts and artifacts in an MLflow store. Imported only where MLflow is wanted.
+
+Everything a run holds was computed by poclab; MLflow aggregates nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from poclab.errors import StoreError
+from poclab.files import digest
+from poclab.tracking import SQLITE
+
+#: What MLflow is told before it is imported: no telemetry, and no price list from the network.
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_MODEL_CATALOG_URI": "",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "genai_development"}
+RUN_TAGS = {"mlflow.runType": "genai_evaluate"}
+
+
+def connect(uri: str) -> Any:
+    """Return an MLflow client for a store; a fresh database is set up by one process at a time.
+
+    Raises:
+        StoreError: the store does not answer, or is of another schema.
+    """
+    os.environ.update(SETTINGS)
+    import mlflow
+
+    if mlflow.get_tracking_uri() != uri:
+        mlflow.set_tracking_uri(uri)
+    try:
+        with _alone(uri):
+            client = mlflow.MlflowClient(uri)
+            client.search_experiments(max_results=1)
+    except Exception as error:  # SQLAlchemy, sqlite3, HTTP: every backend has its own errors for "does not work"
+        raise StoreError(f"{uri}: MLflow cannot use this store: {first_line(error)}", fix="check MLFLOW_TRACKING_URI") from None
+    return client
+
+
+@contextlib.contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    # Several processes that meet a fresh sqlite store crash each other's migrations.
+    if not uri.startswith(SQLITE):
+        yield
+        return
+    from filelock import FileLock
+
+    with FileLock(Path(tempfile.gettempdir(), f"poclab-{digest(uri)[:16]}.lock")):
+        yield
+
+
+def begin(uri: str, run: Mapping[str, Any]) -> dict[str, str]:
+    """Open an experiment and a run in it, or take the run named by `run["run_id"]`; return their ids.
+
+    `run` holds `experiment`, `artifact_location` (or None), `name`, `tags`, `params`, `prompts`, `dataset`.
+    """
+    client = connect(uri)
+    experiment_id = _experiment(client, uri, run["experiment"], run["artifact_location"])
+    tags = {**RUN_TAGS, **run["tags"]}
+    if run["run_id"]:
+        run_id = run["run_id"]
+        annotate(run_id, tags, {})
+    else:
+        run_id = client.create_run(experiment_id, run_name=run["name"], tags=tags).info.run_id
+    for prompt in run["prompts"]:
+        _link_prompt(client, uri, prompt, run_id)
+    if run["params"]:
+        _log_batch(client, run_id, params=run["params"])
+    if run["dataset"]:
+        _log_dataset(client, run_id, run["dataset"])
+    return {"run_id": run_id, "experiment_id": experiment_id}
+
+
+def finish(run_id: str, artifacts: Path, end: Mapping[str, Any]) -> None:
+    """Log metrics and tags in one batch, the folder of artifacts, and end the run."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    _log_batch(client, run_id, metrics=end["metrics"], tags=end["tags"])
+    client.log_artifacts(run_id, str(artifacts))
+    client.set_terminated(run_id, end["status"])
+
+
+def annotate(run_id: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+    import mlflow
+
+    _log_batch(mlflow.MlflowClient(), run_id, tags=tags, metrics=metrics)
+
+
+def end(run_id: str, status: str) -> None:
+    import mlflow
+
+    mlflow.MlflowClient().set_terminated(run_id, status)
+
+
+def log_files(run_id: str, files: Mapping[str, str]) -> None:
+    """Log files: path to the folder in the run's artifacts (empty: their root)."""
+    import mlflow
+
+    for path, folder in files.items():
+        mlflow.MlflowClient().log_artifact(run_id, path, folder or None)
+
+
+def _experiment(client: Any, uri: str, name: str, artifact_location: str | None) -> str:
+    with _alone(uri):
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            return client.create_experiment(name, artifact_location=artifact_location, tags=EXPERIMENT_TAGS)
+    if found.lifecycle_stage != "active":
+        raise StoreError(
+            f"{uri}: the experiment {name!r} was deleted", fix=f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
+        )
+    return found.experiment_id
+
+
+def _log_batch(
+    client: Any,
+    run_id: str,
+    *,
+    metrics: Mapping[str, float] | None = None,
+    params: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> None:
+    from mlflow.entities import Metric, Param, RunTag
+
+    now = int(time.time() * 1000)
+    client.log_batch(
+        run_id,
+        metrics=[Metric(key, value, now, 0) for key, value in (metrics or {}).items()],
+        params=[Param(key, value) for key, value in (params or {}).items()],
+        tags=[RunTag(key, value) for key, value in (tags or {}).items()],
+    )
+
+
+def _log_dataset(client: Any, run_id: str, dataset: Mapping[str, str]) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    entity = Dataset(dataset["name"], dataset["digest"], "poclab", dataset["source"])
+    client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "evaluation")])])
+
+
+def _link_prompt(client: Any, uri: str, prompt: Mapping[str, str], run_id: str) -> None:
+    """Link a run to the registered version of a prompt; the same text is registered once, found by its digest's alias."""
+    name, alias = re.sub(r"[^\w.-]+", "-", prompt["name"]), f"sha256-{digest(prompt['text'])[:16]}"
+    with _alone(uri):
+        version = _registered(client, name, alias)
+        if version is None:
+            version = client.register_prompt(name, prompt["text"], commit_message=prompt["file"])
+            client.set_prompt_alias(name, alias, version.version)
+    from mlflow.tracking._model_registry.client import ModelRegistryClient
+
+    ModelRegistryClient(uri, uri).link_prompt_version_to_run(name, version.version, run_id)
+    annotate(run_id, {f"poclab.prompt.{prompt['key']}": f"prompts:/{name}/{version.version}"}, {})
+
+
+def _registered(client: Any, name: str, alias: str) -> Any | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_prompt_version_by_alias(name, alias)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text: MLflow's and SQLAlchemy's go on with statements and traces."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,60 @@
+"""What a run was made with: the commit and what differs from it, the packages, Python and the platform.
+
+Never environment variables. An untracked file is recorded by its name and digest, not by its content.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+
+from poclab.files import digest
+from poclab.redaction import conceal
+
+#: A larger difference is recorded by its digest alone.
+LARGEST_DIFF = 1_000_000
+
+
+def record(folder: Path, poc: Path | None) -> dict[str, str]:
+    """Write `environment.json`, and `git.diff` when something differs from the commit; return the run's tags."""
+    environment = {"python": platform.python_version(), "platform": platform.platform(), "packages": _packages()}
+    tags = {"poclab.environment": digest(environment), "poclab.python": environment["python"]}
+    git = _git_state(poc) if poc else {}
+    if not git:
+        tags["poclab.git_commit"] = "none: not in a git repository"
+    else:
+        diff = conceal(git.pop("diff"))
+        if diff:
+            (folder / "git.diff").write_text(diff if len(diff) <= LARGEST_DIFF else f"sha256 {digest(diff)}\n", encoding="utf-8")
+        tags |= {"poclab.git_commit": git["commit"], "poclab.git_dirty": str(bool(diff or git["untracked"])).lower()}
+    (folder / "environment.json").write_text(json.dumps({**environment, "git": git}, indent=1), encoding="utf-8")
+    return tags
+
+
+@lru_cache(maxsize=1)
+def _packages() -> dict[str, str]:
+    found = {one.metadata["Name"]: one.version for one in metadata.distributions() if one.metadata["Name"]}
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+
+def _git_state(poc: Path) -> dict[str, object]:
+    """Return commit, diff and untracked files of the repository around a POC; nothing when there is none."""
+    commit = _git(poc, "rev-parse", "HEAD")
+    if commit is None:
+        return {}
+    top = Path((_git(poc, "rev-parse", "--show-toplevel") or "").strip() or poc)
+    names = (_git(poc, "ls-files", "--others", "--exclude-standard", "--full-name", "-z", ":/") or "").split("\0")
+    untracked = {name: digest((top / name).read_bytes()) for name in names if name and (top / name).is_file()}
+    return {"commit": commit.strip(), "diff": _git(poc, "diff", "HEAD", "--no-ext-diff", "--no-color") or "", "untracked": untracked}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else None

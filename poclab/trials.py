@@ -1,0 +1,358 @@
+"""Run the trials of a sweep: a kernel each, a run each, and a record that makes a rerun free.
+
+`trials.jsonl` in the POC's work folder is append-only: a trial that stands there as `ok` is not run again while
+notebook, parameters, files they name, lock, corpus and code are the same. A trial is `ok` only when its report is
+there, whole, and of the parameters that were asked for; what the notebook says of itself is not trusted.
+There is no retry, and a driver that is killed leaves the trials that were running to be run again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from poclab import kernels, tracking
+from poclab.cases import TestSet
+from poclab.errors import InputError, PocError
+from poclab.experiment import TRIAL_FOLDER, TRIAL_RUN, run_end, run_place
+from poclab.files import WORK, digest, parse_json, read_json, read_text, work_folder, write_atomic
+from poclab.report import Report, frame, text_table
+from poclab.sweeps import Sweep, Trial, file_digests
+from poclab.tracking.server import PORT
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of a trial. `outcome` is `ok` or `error`; `estimates` holds value, low, high and n by metric."""
+
+    trial_id: str
+    name: str
+    parameters: Mapping[str, Any]
+    outcome: str
+    run_id: str | None = None
+    experiment_id: str | None = None
+    error: str = ""
+    version: str = ""
+    content: str = ""
+    failed: int = 0
+    cost_usd: float | None = None
+    estimates: Mapping[str, Mapping[str, Any]] | None = None
+
+    def value(self, metric: str) -> float:
+        """Return the value of a metric.
+
+        Raises:
+            InputError: the reports have no such metric.
+        """
+        if metric not in (self.estimates or {}):
+            raise InputError(f"the reports have no metric {metric!r}", fix=f"use one of: {', '.join(self.estimates or {})}")
+        return self.estimates[metric]["value"]
+
+
+@dataclass(frozen=True)
+class Results:
+    """The records of a sweep in the order of its trials, how many were run just now, and the parent run."""
+
+    sweep: Sweep
+    records: tuple[Record, ...]
+    ran: int
+    parent_run_id: str | None
+
+    @property
+    def errors(self) -> tuple[Record, ...]:
+        return tuple(record for record in self.records if record.outcome != "ok")
+
+    def ranked(self) -> list[Record]:
+        """Return the trials that are ok, the best first; equal ones in the order of the sweep."""
+        done = [record for record in self.records if record.outcome == "ok"]
+        return sorted(done, key=lambda record: -record.value(self.sweep.metric) if self.sweep.maximize else record.value(self.sweep.metric))
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield one line per trial, ranked: rank, metric with interval, n, failed, p95, cost, and what was varied."""
+        baseline = self.records[0].trial_id if self.sweep.has_baseline else None
+        for rank, record in enumerate(self.ranked(), start=1):
+            estimate, p95 = record.estimates[self.sweep.metric], record.estimates["latency_p95_s"]
+            low, high = (("open" if edge is None else f"{edge:.3f}") for edge in (estimate["low"], estimate["high"]))
+            yield {
+                "rank": rank,
+                self.sweep.metric: f"{estimate['value']:.3f}",
+                "interval": f"{low} to {high}",
+                "n": estimate["n"],
+                "failed": record.failed,
+                "p95_s": f"{p95['value']:.2f}",
+                "cost_usd": "unknown" if record.cost_usd is None else f"{record.cost_usd:.2f}",
+                **{name: record.parameters.get(name, "(default)") for name in self.sweep.varied},
+                "": "baseline" if record.trial_id == baseline else "",
+                "run": (record.run_id or "")[:8],
+            }
+
+    def frame(self) -> pandas.DataFrame:
+        """Return the ranked table as a DataFrame."""
+        return frame(self.rows())
+
+    def notes(self) -> str:
+        """Return what the table does not say by itself."""
+        done = sum(record.outcome == "ok" for record in self.records)
+        many = (
+            f"{done} of {len(self.records)} trials, {self.ran} run now, the others from {self.sweep.name}'s record. "
+            if self.ran < len(self.records)
+            else ""
+        )
+        return (
+            f"{many}Intervals are 95%, each trial by itself: the best of many looks better than it is,\n"
+            "and where intervals overlap this table does not tell which trial is better."
+        )
+
+    def where(self) -> str:
+        """Return the address of the MLflow UI, and the command that serves it."""
+        ids = [record.experiment_id for record in self.records if record.experiment_id]
+        uri = tracking.tracking_uri(self.sweep.poc)
+        base = uri.rstrip("/") if uri.startswith("http") else f"http://127.0.0.1:{PORT}"
+        serve = "" if uri.startswith("http") else f" (served by `poclab ui {_relative(self.sweep.poc)}`)"
+        return f"MLflow UI: {base}/#/experiments/{ids[0] if ids else ''}/runs{serve}"
+
+    def failures(self) -> str:
+        """Return the trials that failed, those with the same error together."""
+        by_error: dict[str, list[str]] = {}
+        for record in self.errors:
+            by_error.setdefault(record.error, []).append(record.name)
+        listed = [
+            f"{len(names)} trial(s) failed ({'; '.join(names[:3])}{' ...' if len(names) > 3 else ''}): {error}"
+            for error, names in by_error.items()
+        ]
+        return "\n".join(listed)
+
+    def __str__(self) -> str:
+        rows = list(self.rows())
+        return text_table(list(rows[0]), [list(row.values()) for row in rows]) if rows else "no trial ended well"
+
+
+def plan(sweep: Sweep) -> list[tuple[str, Trial]]:
+    """Return each trial with its id: the digest of all that its result depends on.
+
+    Raises:
+        FrozenError: the POC's cases are not what their lock says.
+    """
+    test_set = TestSet.load(sweep.poc / "cases.jsonl")
+    common = {
+        "notebook": read_text(sweep.notebook),
+        "lock": test_set.digest,
+        "corpus": _corpus_digest(sweep.poc),
+        "code": _code_digest(sweep.poc),
+    }
+    return [
+        (digest({**common, "parameters": trial.parameters, "files": file_digests(trial.parameters, sweep.poc)})[:16], trial)
+        for trial in sweep.trials
+    ]
+
+
+def planned_table(sweep: Sweep) -> str:
+    """Return the trials of a sweep as a table, with what is known of each."""
+    planned = plan(sweep)
+    known = _Driver(sweep, print).known()
+    names = list(dict.fromkeys(name for _, trial in planned for name in trial.parameters))
+    rows = [
+        [trial_id, "done" if trial_id in known else "to run", *(trial.parameters.get(name, "(default)") for name in names)]
+        for trial_id, trial in planned
+    ]
+    return f"{text_table(['trial', 'state', *names], rows)}\n{len(rows)} trials, {sum(row[1] == 'to run' for row in rows)} to run, {sweep.jobs} at a time"
+
+
+def run_sweep(sweep: Sweep, *, say: Callable[[str], None] = lambda line: None) -> Results:
+    """Run the trials that have no valid result yet, `sweep.jobs` at a time, and return all results.
+
+    `say` is told of each trial as it ends. A trial that fails does not stop the others.
+
+    Raises:
+        StoreError: the store cannot be used.
+    """
+    driver = _Driver(sweep, say)
+    tracking.check_store(driver.uri)
+    planned = plan(sweep)
+    known = driver.known()
+    todo = [(trial_id, trial) for trial_id, trial in planned if trial_id not in known]
+    if todo:
+        driver.begin(planned)
+        known |= driver.run(todo)
+    results = Results(sweep, tuple(known[trial_id] for trial_id, _ in planned), len(todo), driver.parent)
+    if todo:
+        driver.end(results)
+    return results
+
+
+class _Driver:
+    def __init__(self, sweep: Sweep, say: Callable[[str], None]) -> None:
+        self.sweep, self.say = sweep, say
+        self.folder = work_folder(sweep.poc, "sweeps", sweep.name)
+        self.records = self.folder / "trials.jsonl"
+        self.uri = tracking.tracking_uri(sweep.poc)
+        self.parent: str | None = None
+        self.place = run_place(sweep.poc, self.uri)
+
+    def known(self) -> dict[str, Record]:
+        """Return the trials that ended well and whose runs are still there."""
+        database = Path(self.uri.removeprefix(tracking.SQLITE))
+        gone = self.uri.startswith(tracking.SQLITE) and not database.exists()
+        if gone or not self.records.exists():
+            return {}
+        # The last line may be a half one, if the driver was killed while it wrote.
+        lines = [line for line in read_text(self.records).split("\n")[:-1] if line.strip()]
+        records = [parse_json(line, where=str(self.records)) for line in lines]
+        return {
+            one["trial_id"]: Record(**one) for one in records if one["outcome"] == "ok" and one["store"] == self.uri and one.pop("store")
+        }
+
+    def begin(self, planned: Sequence[tuple[str, Trial]]) -> None:
+        if self.sweep.name == "run":
+            return
+        tags = {"poclab.sweep": self.sweep.name, "poclab.trials": str(len(planned)), "mlflow.runType": "poclab_sweep"}
+        self.parent = self._begin(f"sweep {self.sweep.name}", tags, None)["run_id"]
+
+    def _begin(self, name: str, tags: Mapping[str, str], folder: Path | None, run_id: str | None = None, **more: Any) -> dict[str, str]:
+        run = {**self.place, "run_id": run_id, "name": name, "tags": dict(tags), "params": {}, "prompts": [], "dataset": None, **more}
+        return tracking.recorder().send("begin", uri=self.uri, folder=str(folder) if folder else None, run=run).result()
+
+    def run(self, todo: Sequence[tuple[str, Trial]]) -> dict[str, Record]:
+        done: dict[str, Record] = {}
+        with ThreadPoolExecutor(self.sweep.jobs) as pool:
+            waiting: set[Future[Record]] = {pool.submit(self._trial, trial_id, trial) for trial_id, trial in todo}
+            try:
+                while waiting:
+                    ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                    for future in ended:
+                        record = future.result()
+                        done[record.trial_id] = record
+                        self._append(record)
+                        self.say(f"[{len(done)}/{len(todo)}] {record.name}: {_outcome(record, self.sweep.metric)}")
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return done
+
+    def _append(self, record: Record) -> None:
+        with self.records.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**vars(record), "store": self.uri}, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _trial(self, trial_id: str, trial: Trial) -> Record:
+        folder = self.folder / trial_id
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / "artifacts").mkdir(parents=True)
+        tags = {"poclab.sweep": self.sweep.name, "poclab.trial": trial_id}
+        tags |= {"mlflow.parentRunId": self.parent} if self.parent else {}
+        begun = self._begin(trial.name, tags, folder)
+        error = ""
+        try:
+            kernels.execute(
+                self.sweep.notebook, folder / "executed.ipynb", trial.parameters, env=self._env(folder, begun), cwd=self.sweep.poc
+            )
+        except kernels.NotebookError as failure:
+            error = failure.message if failure.poclab_error else f"{failure} (see {folder / 'executed.ipynb'})"
+        return self._settle(trial_id, trial, folder, begun, error)
+
+    def _env(self, folder: Path, begun: Mapping[str, str]) -> dict[str, str]:
+        ids = {"MLFLOW_RUN_ID": begun["run_id"], TRIAL_RUN: begun["run_id"], TRIAL_FOLDER: str(folder)}
+        # MLflow and pydevd greet the user of a kernel; nobody reads it in a headless one.
+        return {
+            **os.environ,
+            "MLFLOW_TRACKING_URI": self.uri,
+            "POCLAB_POC": str(self.sweep.poc),
+            "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+            **ids,
+        }
+
+    def _settle(self, trial_id: str, trial: Trial, folder: Path, begun: Mapping[str, str], error: str) -> Record:
+        recorder, run_id = tracking.recorder(), begun["run_id"]
+        common = {"trial_id": trial_id, "name": trial.name, "parameters": dict(trial.parameters), **begun}
+        files = {str(path): "notebook" for path in (folder / "executed.ipynb",) if path.exists()}
+        files[str(self.sweep.notebook)] = "notebook/source"
+        recorder.send("artifacts", run_id=run_id, files=files).result()
+        try:
+            if error:
+                raise InputError(error)
+            report = _valid_report(folder, trial, run_id)
+            used = read_json(folder / "begin.json")
+            recorder.send("begin", uri=self.uri, folder=str(folder), run={**used, **self.place, "run_id": run_id}).result()
+            recorder.send("finish", run_id=run_id, folder=str(folder), poc=str(self.sweep.poc), end=run_end(report)).result()
+        except PocError as problem:
+            recorder.send("end", run_id=run_id, status="FAILED").result()
+            return Record(outcome="error", error=str(problem), **common)
+        (folder / "records.jsonl").unlink(missing_ok=True)
+        numbers = report.to_json()["aggregates"]
+        estimates = {name: numbers[name] for name in report.estimates}
+        return Record(
+            outcome="ok",
+            version=report.version.digest,
+            content=report.content_digest(),
+            failed=report.failed,
+            cost_usd=report.total("cost_usd"),
+            estimates=estimates,
+            **common,
+        )
+
+    def end(self, results: Results) -> None:
+        """Log the ranked table on the parent run and close it."""
+        if self.parent is None:
+            return
+        recorder = tracking.recorder()
+        table = write_atomic(self.folder / "ranking.txt", f"{results}\n")
+        best = {f"best_{self.sweep.metric}": results.ranked()[0].value(self.sweep.metric)} if results.ranked() else {}
+        recorder.send("artifacts", run_id=self.parent, files={str(table): ""}).result()
+        recorder.send("annotate", run_id=self.parent, tags={}, metrics=best).result()
+        recorder.send("end", run_id=self.parent, status="FAILED" if results.errors else "FINISHED").result()
+
+
+def _valid_report(folder: Path, trial: Trial, run_id: str) -> Report:
+    """Return a trial's report; it must be whole, of this run, and of the parameters that were asked for."""
+    path = folder / "artifacts" / "report.json"
+    if not path.exists():
+        raise InputError("the notebook ended without a report", fix="let it call poclab.evaluate once")
+    report = Report.load(path)
+    if report.run_id != run_id or report.partial:
+        raise InputError("the notebook left a report that is partial or of another run")
+    used = report.version.flat()
+    for name, value in trial.parameters.items():
+        if name in used and used[name] != value:
+            raise InputError(f"asked for {name} = {value!r}, but the version that was evaluated has {used[name]!r}")
+    return report
+
+
+def _outcome(record: Record, metric: str) -> str:
+    if record.outcome != "ok":
+        return f"failed: {record.error}"
+    if metric not in record.estimates:
+        return f"no {metric}"
+    estimate = record.estimates[metric]
+    low, high = ("open" if edge is None else f"{edge:.3f}" for edge in (estimate["low"], estimate["high"]))
+    return f"{metric} {estimate['value']:.3f} ({low} to {high})"
+
+
+def _corpus_digest(poc: Path) -> str | None:
+    if not (poc / "corpus.yaml").is_file():
+        return None
+    from poclab import rag
+
+    return rag.load_corpus(poc).digest
+
+
+def _code_digest(poc: Path) -> str:
+    """Return the digest of poclab's own code and of the POC's: a result of other code is another result."""
+    home = Path(__file__).parent
+    files = {f"poclab/{path.relative_to(home).as_posix()}": path for path in home.rglob("*.py")}
+    files |= {path.relative_to(poc).as_posix(): path for path in poc.rglob("*.py") if WORK not in path.parts}
+    return digest({name: digest(path.read_bytes()) for name, path in files.items()})
+
+
+def _relative(poc: Path) -> str:
+    """Return a folder as a person would type it from here."""
+    return os.path.relpath(poc) if poc.resolve().is_relative_to(Path.cwd()) else str(poc)
