@@ -24,7 +24,11 @@ SPLITS = ("dev", "test")
 
 @dataclass(frozen=True)
 class Case:
-    """One labelled input. `cluster` names the group of paraphrases it belongs to; `label` says by whom, when, from what."""
+    """One labelled input. `cluster` names the group of paraphrases it belongs to; `label` says by whom, when, from what.
+
+    Raises:
+        InputError: a value of the wrong kind, or one that JSON does not have.
+    """
 
     id: str
     inputs: Mapping[str, Any]
@@ -36,6 +40,9 @@ class Case:
     label: Mapping[str, str] | None = None
 
     __hash__ = object.__hash__
+
+    def __post_init__(self) -> None:
+        _check_case(self.to_json(), f"case {self.id!r}")
 
     @property
     def abstain(self) -> bool:
@@ -63,9 +70,10 @@ class Case:
         refuse_unknown(data, CASE_KEYS, where=where)
         if not isinstance(data.get("id"), str) or not data["id"].strip():
             raise InputError(f"{where}: a case needs an id (a text), found {data.get('id')!r}", fix='add "id": "q001"')
-        where = f"{where}, case {data['id']!r}"
-        _check_case(data, where)
-        return cls(**{key: value for key, value in data.items() if value is not None})
+        try:
+            return cls(**{"inputs": {}, **{key: value for key, value in data.items() if value is not None}})
+        except InputError as error:
+            raise InputError(f"{where}, {error.message}", fix=error.fix) from None
 
 
 def _check_case(data: Mapping[str, Any], where: str) -> None:
@@ -74,13 +82,15 @@ def _check_case(data: Mapping[str, Any], where: str) -> None:
         if value is not None and not isinstance(value, expected):
             raise InputError(f"{where}: {key!r} is {what}, found {value!r}")
 
+    check_json(data, where=where)
+    kind("id", str, "a text")
     kind("inputs", dict, 'an object such as {"question": "..."}')
     kind("expected", dict, 'an object such as {"answers": ["..."]}')
     for key in ("tags", "label"):
         kind(key, dict, "an object of texts")
     for key in ("split", "cluster", "rubric"):
         kind(key, str, "a text")
-    if not data.get("inputs"):
+    if all(isinstance(value, str) and not value.strip() for value in (data.get("inputs") or {}).values()):
         raise InputError(f"{where}: no inputs", fix='add "inputs": {"question": "..."}')
     for key in ("tags", "label"):
         for name, value in (data.get(key) or {}).items():
@@ -97,7 +107,6 @@ def _check_case(data: Mapping[str, Any], where: str) -> None:
     for key, wanted in (("abstain", bool), ("data", dict), ("effects", list)):
         if key in expected and not isinstance(expected[key], wanted):
             raise InputError(f"{where}: expected.{key} is a {wanted.__name__}, found {expected[key]!r}")
-    check_json(dict(data), where=where)
 
 
 @dataclass(frozen=True)
@@ -116,7 +125,9 @@ class Lock:
         return digest({case_id: entry["digest"] for case_id, entry in self.cases.items()})
 
     def to_json(self) -> dict[str, Any]:
-        return {**self.summary(), "lineage": list(self.lineage)}
+        """Return what the lock file holds; its seal is the SHA-256 over all the rest of it."""
+        data = {**self.summary(), "lineage": list(self.lineage)}
+        return {**data, "seal": digest(data)}
 
     def summary(self) -> dict[str, Any]:
         """Return the entry that later editions keep of this one."""
@@ -137,16 +148,19 @@ class Lock:
         """Read a lock.
 
         Raises:
-            FrozenError: the lock's own digest does not fit what it lists, or it is no lock.
+            FrozenError: its seal does not fit what it says, or it is no lock.
         """
-        data = read_json(path)
         try:
+            data = read_json(path)
             lock = cls(data["edition"], data["cases"], data["frozen_on"], data["corpus_digest"], tuple(data["lineage"]))
-            intact = lock.digest == data["digest"]
-        except (KeyError, TypeError, AttributeError):
+            intact = lock.to_json() == data
+        except (InputError, KeyError, TypeError, AttributeError, ValueError, RecursionError):
             intact = False
         if not intact:
-            raise FrozenError(f"{path}: not a lock that poclab wrote, or edited since", fix=f"`git checkout {path.name}`")
+            raise FrozenError(
+                f"{path}: not a lock that poclab wrote, or edited since",
+                fix=f"bring it back: `git checkout {path.name}`",
+            )
         return lock
 
 
@@ -223,14 +237,15 @@ class TestSet:
         return cls(tuple(cases), path=path)
 
     def verify(self) -> None:
-        """Check every case against the lock.
+        """Check every case against the lock; those of one split against its part of the lock.
 
         Raises:
             FrozenError: names the changed, added and removed ids and the two ways on.
         """
         if self.lock is None:
             raise FrozenError("this test set was never frozen", fix="`poclab freeze`")
-        frozen = {case_id: entry["digest"] for case_id, entry in self.lock.cases.items()}
+        parts = (self.part,) if self.part in SPLITS else SPLITS
+        frozen = {case_id: entry["digest"] for case_id, entry in self.lock.cases.items() if entry["split"] in parts}
         changes = difference(frozen, {case.id: case.digest for case in self.cases})
         if changes:
             raise FrozenError(

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from poclab.errors import InputError, refuse_unknown
-from poclab.files import CHARTER, digest, read_yaml
+from poclab.files import CHARTER, check_json, digest, read_yaml
 
 KEYS = ("decision", "uncertainty", "owner", "sponsor", "signed", "data", "timebox", "production_shape", "volume_per_month", "criteria")
+NESTED = {"signed": ("by", "on", "where"), "data": ("source", "pii"), "timebox": ("start", "weeks")}
 CRITERION_KEYS = ("metric", "at_least", "at_most", "confidence", "split")
 #: What a criterion may be about besides the name of a score.
 METRICS = ("accuracy", "failed", "failed_share", "latency_p50_s", "latency_p95_s", "cost_usd_per_case", "cost_usd")
+# Every other metric is a rate or a score.
+BEYOND_1 = ("failed", "latency_p50_s", "latency_p95_s", "cost_usd_per_case", "cost_usd")
 
 
 @dataclass(frozen=True)
@@ -70,21 +73,23 @@ class Charter:
         """Load a charter from its file or from its POC folder.
 
         Raises:
-            InputError: unknown keys (with the nearest valid one), or a criterion without exactly one bound.
+            InputError: unknown keys (with the nearest valid one), or a criterion without exactly one bound that can be reached.
         """
         path = Path(path)
         path = path / CHARTER if path.is_dir() else path
         data = {key: _plain(value) for key, value in read_yaml(path).items()}
         refuse_unknown(data, KEYS, where=str(path))
+        check_json(data, where=str(path))
         criteria = data.get("criteria") or []
         if not isinstance(criteria, list):
             raise InputError(f"{path}: criteria is a list of metrics with a bound each, found {criteria!r}")
         for key in ("decision", "owner", "sponsor", "uncertainty", "production_shape"):
             if data.get(key) is not None and not isinstance(data[key], str):
                 raise InputError(f"{path}: {key} is a text, found {data[key]!r}")
-        for key in ("signed", "data", "timebox"):
-            if data.get(key) is not None and not isinstance(data[key], dict):
+        for key, known in NESTED.items():
+            if not isinstance(data.get(key) or {}, dict):
                 raise InputError(f"{path}: {key} holds `key: value` lines, found {data[key]!r}")
+            refuse_unknown(data.get(key) or {}, known, where=f"{path}: {key}")
         parsed = tuple(_criterion(one, f"{path}, criterion {number}") for number, one in enumerate(criteria, 1))
         return cls(data.get("decision") or "", data.get("owner") or "", data.get("sponsor") or "", parsed, data, path)
 
@@ -100,6 +105,9 @@ def _criterion(data: Any, where: str) -> Criterion:
     for key in ("at_least", "at_most", "confidence"):
         if key in data and (isinstance(data[key], bool) or not isinstance(data[key], (int, float))):
             raise InputError(f"{where}: {key} is a number, found {data[key]!r}")
+    for key in ("at_least", "at_most"):
+        if data["metric"] not in BEYOND_1 and not 0 <= data.get(key, 0) <= 1:
+            raise InputError(f"{where}: {key} {data[key]:g}: {data['metric']} lies between 0 and 1", fix=f"{key}: 0.8")
     if not 0.5 <= data.get("confidence", 0.95) < 1:
         raise InputError(f"{where}: confidence {data['confidence']}: expected at least 0.5 and below 1", fix="confidence: 0.95")
     if data.get("split", "test") not in ("dev", "test"):

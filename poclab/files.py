@@ -5,10 +5,14 @@ The one place that knows where things lie in a POC folder. It does not know what
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import math
 import os
+import re
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,8 @@ from poclab.errors import InputError, StoreError
 CHARTER = "charter.yaml"
 #: Everything that poclab makes and git ignores: executed notebooks, reports, caches, sweep records.
 WORK = ".poclab"
+#: How deep a JSON or YAML value may be nested: far beyond what people write, far below where Python gives up.
+DEEPEST = 100
 
 
 def find_poc(start: Path | str | None = None) -> Path | None:
@@ -38,19 +44,21 @@ def read_text(path: Path | str) -> str:
     """Return the text of a UTF-8 file (a byte order mark is dropped).
 
     Raises:
-        InputError: the file is missing, unreadable, or not UTF-8 (with the offset of the first wrong byte).
+        InputError: the file is missing, unreadable, or not UTF-8 (with the line and offset of the first wrong byte).
     """
     path = Path(path)
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8").removeprefix("\ufeff")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file", fix="check the path; it is taken relative to the POC folder") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
+        data, at = error.object, error.start
+        likely = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "LATIN1"
         raise InputError(
-            f"{path}: not UTF-8: byte {error.object[error.start]:#04x} at offset {error.start}",
-            fix=f"iconv -f LATIN1 -t UTF-8 {path.name} > converted && mv converted {path.name}",
+            f"{path}, line {data.count(10, 0, at) + 1}: not UTF-8: byte {data[at]:#04x} at offset {at}",
+            fix=f"iconv -f {likely} -t UTF-8 {path.name} > converted && mv converted {path.name}",
         ) from None
 
 
@@ -64,7 +72,7 @@ def read_json(path: Path | str) -> Any:
 
 
 def parse_json(text: str, *, where: str) -> Any:
-    """Return `text` as JSON; NaN and Infinity are refused, since no other program reads them.
+    """Return `text` as JSON; NaN and Infinity are refused, since no other program reads them, and so is a key that is there twice.
 
     Raises:
         InputError: names `where` and what is wrong with it.
@@ -74,12 +82,14 @@ def parse_json(text: str, *, where: str) -> Any:
         raise ValueError(f"{name} is not JSON")
 
     try:
-        return json.loads(text, parse_constant=refuse)
+        return json.loads(text, parse_constant=refuse, object_pairs_hook=_each_key_once)
     except json.JSONDecodeError as error:
         at = f"line {error.lineno}, column {error.colno}" if "\n" in text.strip() else f"column {error.colno}"
         raise InputError(f"{where}: not JSON: {error.msg} ({at})") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{where}: not JSON: {error}") from None
+    except RecursionError:
+        raise InputError(f"{where}: nested too deeply") from None
 
 
 def read_json_lines(path: Path | str) -> Iterator[tuple[int, Any]]:
@@ -94,19 +104,26 @@ def read_json_lines(path: Path | str) -> Iterator[tuple[int, Any]]:
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
-    """Return the mapping that a YAML file holds.
+    """Return the mapping that a YAML file holds. Only `true` and `false` are booleans: `on`, `off`, `yes` and `no` are words.
 
     Raises:
-        InputError: not YAML (with line and column), or its top level is not a mapping.
+        InputError: not YAML (with line and column), a key that is there twice, or its top level is not a mapping.
     """
     import yaml
 
+    text = read_text(path)
     try:
-        value = yaml.safe_load(read_text(path))
+        # The loader is a SafeLoader: it makes plain values and nothing else.
+        value = yaml.load(text, Loader=_yaml_loader())
+        json.dumps(value, default=str, skipkeys=True)  # raises on an alias that holds itself
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         at = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise InputError(f"{path}{at}: not YAML: {getattr(error, 'problem', error)}") from None
+    except ValueError as error:  # such as a date that no calendar has
+        raise InputError(f"{path}: not YAML: {error}") from None
+    except RecursionError:
+        raise InputError(f"{path}: nested too deeply") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected `key: value` lines, found {'nothing' if value is None else type(value).__name__}")
     return value
@@ -115,24 +132,26 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
 def write_atomic(path: Path | str, text: str) -> Path:
     """Write `text` as UTF-8 so that a reader or a crash sees the old file or the new one, never a half.
 
+    A file that is there keeps its mode. A lone surrogate, which UTF-8 does not have, is written as JSON escapes it.
+
     Raises:
         StoreError: the folder cannot be written.
     """
     path = Path(path)
-    temporary = ""
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files for the owner alone; these are shared like any other file of the POC.
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        try:
+            with temporary.open("xb") as file:
+                file.write(text.encode("utf-8", "backslashreplace"))
+                file.flush()
+                os.fsync(file.fileno())
+            if path.is_file():
+                temporary.chmod(path.stat().st_mode & 0o777)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
         raise StoreError(f"{path}: cannot be written: {error.strerror}", fix=f"make {path.parent} writable") from None
     return path
 
@@ -170,21 +189,30 @@ def digest(value: Any) -> str:
 
 
 def check_json(value: Any, *, where: str) -> None:
-    """Refuse what JSON would change in silence: NaN, tuples, sets, dates, keys that are not text.
+    """Refuse what JSON would change in silence or cannot write: NaN, tuples, sets, dates, keys that are not text, half a character.
 
     Raises:
         InputError: names `where`, the value and its type.
     """
-    if value is None or isinstance(value, (str, bool, int)):
+    _check_json(value, where, DEEPEST)
+
+
+def _check_json(value: Any, where: str, room: int) -> None:
+    if value is None or isinstance(value, (bool, int)):
         return
-    if isinstance(value, float) and value == value and value not in (float("inf"), float("-inf")):
+    if isinstance(value, str):
+        _check_text(value, where)
+    elif isinstance(value, float) and math.isfinite(value):
         return
-    if type(value) is list:
+    elif room == 0:
+        raise InputError(f"{where[:200]} ...: nested more than {DEEPEST} levels deep")
+    elif type(value) is list:
         for item in value:
-            check_json(item, where=where)
+            _check_json(item, where, room - 1)
     elif type(value) is dict and all(isinstance(key, str) for key in value):
         for key, item in value.items():
-            check_json(item, where=f"{where}.{key}")
+            _check_text(key, where)
+            _check_json(item, f"{where}.{key}", room - 1)
     else:
         raise InputError(
             f"{where}: {value!r} ({type(value).__name__}) is not a JSON value",
@@ -192,8 +220,43 @@ def check_json(value: Any, *, where: str) -> None:
         )
 
 
-def _umask() -> int:
-    # The umask can only be read by setting it; a file's mode needs it once per write.
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+def _check_text(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        around = text[max(0, error.start - 10) : error.start + 10]
+        raise InputError(
+            f"{where}: half a character in {around!a}: a lone surrogate is not Unicode text",
+            fix="write the whole character, or remove its escape",
+        ) from None
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice in one object")
+    return value
+
+
+@functools.cache
+def _yaml_loader() -> type:
+    """Return a `yaml.SafeLoader` with the booleans of YAML 1.2 (in 1.1 the charter's key `on` is `True`) and no double keys."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers = {
+            first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:bool"]
+            for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            seen: set[str] = set()
+            for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)] if isinstance(node, yaml.MappingNode) else []:
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is there twice", problem_mark=key.start_mark)
+                seen.add(key.value)
+            return super().construct_mapping(node, deep)
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+    return Loader

@@ -20,8 +20,10 @@ from poclab.imports import import_cases
 FEW = 50
 PERSONAL = {
     "an e-mail address": re.compile(r"[\w.+-]+@[\w-]+\.[a-z]{2,}", re.I),
-    "a phone number": re.compile(r"(?<![\w.])\+?\d{1,3}[ -]\(?\d{2,4}\)?[ -]\d{3,4}[ -]?\d{2,4}(?![\w.])"),
-    "a bank account number": re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}\b"),
+    "a phone number": re.compile(
+        r"(?<![\w.])(?:\+?\d{1,3}[ -]\(?\d{2,4}\)?[ -]\d{3,4}[ -]?\d{2,4}|\(?\d{3}\)?[ -]\d{3}[ -]\d{4})(?!\w|\.\d)"
+    ),
+    "a bank account number": re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b"),
     "a key or token": re.compile(r"\b(?:sk-|ghp_|AKIA|xox[bp]-|eyJhbGci)[\w-]{8,}"),
 }
 
@@ -153,15 +155,17 @@ def assign_splits(cases: Sequence[Case], known: Mapping[str, str], *, test_share
             raise InputError(
                 f"cluster {group[0].cluster!r}: its cases lie in both splits: {', '.join(case.id for case in group)}"
                 if group[0].cluster
-                else f"case {group[0].id!r}: marked {group[0].split!r}, but it was frozen in the other split",
-                fix="a case keeps its split for ever: take the new cases out of the cluster, or put the old split back",
+                else f"case {group[0].id!r}: its mark, and what was frozen under its id or with its inputs, lie in both splits",
+                fix="a case keeps its split for ever: put the old mark or id back, or take the new cases out of the cluster",
             )
         if found:
             splits.update({case.id: str(next(iter(found))) for case in group})
         else:
             fresh.append(group)
     fresh.sort(key=lambda group: (canonical([dict(group[0].tags), group[0].abstain]), digest(f"{seed} {group[0].id}")))
-    position = taken = 0
+    # Where the drawing of the earlier cases ended: cases that are added one at a time reach the share as well.
+    position = len(splits)
+    taken = int(position * test_share + 0.5)
     for group in fresh:
         position += len(group)
         held_out = int(position * test_share + 0.5) > taken
@@ -185,8 +189,9 @@ def _since(lock: Lock, test_set: TestSet) -> Difference:
 
 def _folded(inputs: Mapping[str, object]) -> str:
     """Return the inputs as two people would call them the same: without case, white space and closing marks."""
-    texts = {key: value.strip().rstrip("?.! ") if isinstance(value, str) else value for key, value in inputs.items()}
-    return " ".join(canonical(texts).casefold().replace("\\n", " ").split())
+    return canonical(
+        {key: " ".join(value.split()).rstrip("?.! ").casefold() if isinstance(value, str) else value for key, value in inputs.items()}
+    )
 
 
 def _pretty(lock: Lock) -> str:

@@ -41,6 +41,11 @@ def _csv_cases(path: Path) -> Iterator[Case]:
     rows = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         header = [name.strip() for name in next(rows, [])]
+        for name in header:
+            if header.count(name) > 1:
+                raise InputError(
+                    f"{path}: two columns are named {name!r}", fix="remove or rename one; several answers go into one cell: a | b"
+                )
         for row in rows:
             if not any(cell.strip() for cell in row):
                 continue
@@ -81,21 +86,22 @@ def _squad_case(title: str, context: str, question: Mapping[str, Any], *, where:
 
 
 def _flat_case(row: Mapping[str, Any], *, where: str, number: int) -> Case:
-    named = [key for key in row if not str(key).startswith(("tag:", "input:"))]
+    named = [key for key in row if not key.startswith(("tag:", "input:"))]
     refuse_unknown(named, PLAIN, where=where, what="column")
+    given = {key: value for key, value in row.items() if value is not None and value != ""}
     inputs = {key[6:]: row[key] for key in row if key.startswith("input:")}
-    if row.get("question"):
-        inputs["question"] = row["question"]
-    expected: dict[str, Any] = {key: _texts(row[key]) for key in ("answers", "evidence") if row.get(key)}
+    if "question" in given:
+        inputs["question"] = given["question"]
+    expected: dict[str, Any] = {key: _texts(given[key]) for key in ("answers", "evidence") if key in given}
     if _truth(row.get("abstain"), where):
         expected["abstain"] = True
     data = {
-        "id": str(row.get("id") or f"q{number:03d}"),
+        "id": str(given.get("id", f"q{number:03d}")),
         "inputs": inputs,
         "expected": expected,
-        "tags": {key[4:]: str(row[key]) for key in row if key.startswith("tag:") and row[key]},
-        "label": {key: str(row[key]) for key in ("by", "on", "source") if row.get(key)} or None,
-        **{key: row[key] for key in ("split", "cluster", "rubric") if row.get(key)},
+        "tags": {key[4:]: str(value) for key, value in given.items() if key.startswith("tag:")},
+        "label": {key: str(given[key]) for key in ("by", "on", "source") if key in given} or None,
+        **{key: given[key] for key in ("split", "cluster", "rubric") if key in given},
     }
     return Case.from_json(data, where=where)
 

@@ -23,11 +23,16 @@ def remember(secret: str) -> None:
         _remembered.add(secret)
 
 
-def conceal(text: str) -> str:
-    """Return `text` with every known key value replaced, as it stands or as JSON writes it."""
+def secrets() -> list[str]:
+    """Return every known key value, the longest first: for the memory of another process of poclab's own, never for a file."""
     named = {value for name, value in os.environ.items() if name.upper().endswith(SECRET_NAMES) and len(value) >= SHORTEST}
-    for secret in sorted(_remembered | named, key=len, reverse=True):
-        for form in (secret, json.dumps(secret)[1:-1]):
+    return sorted(_remembered | named, key=len, reverse=True)
+
+
+def conceal(text: str) -> str:
+    """Return `text` with every known key value replaced, as it stands or as JSON writes it (with or without `\\u` escapes)."""
+    for secret in secrets():
+        for form in (secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]):
             if form in text:
                 text = text.replace(form, CONCEALED)
     return text

@@ -8,6 +8,7 @@ the system knowing. This module knows no model, no store and no MLflow.
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 import time
 import uuid
@@ -21,6 +22,8 @@ from poclab.errors import InputError
 from poclab.files import check_json, digest, find_poc, read_text
 
 PLACEHOLDER = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}")
+# What was meant as a placeholder and is none, such as {{user question}}: it would reach the model as it stands.
+MISSPELT = re.compile(r"\{\{\s*([\w.-][\w .-]*?)\s*\}\}")
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class Prompt:
         return digest(self.text)
 
     def check(self, known: Sequence[str]) -> None:
-        """Raise an `InputError` for a placeholder that is not in `known`."""
-        for name in self.placeholders:
+        """Raise an `InputError` for a placeholder that is not in `known`, or that is not spelt like a name."""
+        for name in MISSPELT.findall(self.text):
             if name not in known:
                 raise InputError(
                     f"{self.name}: unknown placeholder {{{{{name}}}}}",
@@ -71,7 +74,8 @@ class Prompt:
 class Version:
     """The frozen parameters of a system. Its digest is its identity, its name a label.
 
-    Values are JSON values or `Prompt`s; a prompt counts by its text, wherever the file lies.
+    Values are JSON values or `Prompt`s; a prompt counts by its text, wherever the file lies. The values are copied: what
+    happens to a list afterwards does not change the version. Versions are equal when their names and digests are.
 
     Raises:
         InputError: a value that JSON does not have.
@@ -85,10 +89,14 @@ class Version:
             if not isinstance(value, Prompt):
                 check_json(value, where=f"version {name!r}: {key}")
         object.__setattr__(self, "name", name)
-        object.__setattr__(self, "parameters", dict(parameters))
+        object.__setattr__(self, "parameters", copy.deepcopy(parameters))
+
+    def __eq__(self, other: object) -> bool:
+        # Not by the values: Python holds 1, 1.0 and True for equal, and a digest does not.
+        return isinstance(other, Version) and (self.name, self.digest) == (other.name, other.digest)
 
     def __hash__(self) -> int:
-        return hash(self.digest)
+        return hash((self.name, self.digest))
 
     @property
     def digest(self) -> str:
@@ -142,6 +150,8 @@ class Reply:
     effects: Sequence[Any] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.contexts, str):
+            raise TypeError("contexts is a list of passages; found one text")
         contexts = tuple(Passage(item) if isinstance(item, str) else item for item in self.contexts)
         object.__setattr__(self, "contexts", contexts)
         object.__setattr__(self, "effects", tuple(self.effects))
@@ -152,16 +162,18 @@ class Reply:
 
         Raises:
             TypeError: anything else, `None` included: a system that returns nothing has not answered.
+            InputError: something in it is not a JSON value, and could not be kept in a report.
         """
-        if isinstance(value, Reply):
-            check_json({"text": value.text, "data": value.data, "effects": list(value.effects)}, where="reply")
-            return value
         if isinstance(value, str):
-            return cls(text=value)
-        if isinstance(value, dict):
-            check_json(value, where="reply")
-            return cls(data=value)
-        raise TypeError(f"a system returns text, a dict or a Reply; this one returned {type(value).__name__}")
+            value = cls(text=value)
+        elif isinstance(value, dict):
+            value = cls(data=value)
+        elif not isinstance(value, Reply):
+            raise TypeError(f"a system returns text, a dict or a Reply; this one returned {type(value).__name__}")
+        if not isinstance(value.text, str) or not all(isinstance(one, Passage) and isinstance(one.text, str) for one in value.contexts):
+            raise TypeError(f"a reply has a text, and contexts that are texts or passages; found {value!r:.200}")
+        check_json(value.to_json(), where="reply")
+        return value
 
     def to_json(self) -> dict[str, Any]:
         contexts = [{"text": one.text, "document": one.document, "start": one.start, "end": one.end} for one in self.contexts]

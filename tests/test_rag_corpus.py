@@ -108,7 +108,7 @@ def test_a_file_that_is_not_utf8_is_refused_by_name(tmp_path):
     """No character is replaced in silence: evidence would no longer be found."""
     poc = make_poc(tmp_path, 'source: files\nglob: "*.txt"', latin_txt="Zürich".encode("latin-1"))
 
-    with pytest.raises(InputError, match=r"latin\.txt: not UTF-8: byte 0xfc at offset 1"):
+    with pytest.raises(InputError, match=r"latin\.txt, line 1: not UTF-8: byte 0xfc at offset 1"):
         rag.load_corpus(poc)
 
 

@@ -3,7 +3,7 @@
     source: pydoc                                # the help topics of the running Python: on every machine
     ---
     source: files
-    glob: "docs/**/*.md"                         # Markdown and text files, relative to the POC folder
+    glob: "docs/**/*.md"                         # Markdown and text files, relative to the POC folder; also a list of globs
 
 A corpus is text and ids, nothing else: no PDF, no HTML, no web pages, no access rights. Convert to text first, since an
 offset into a document must mean the same thing tomorrow.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import glob
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -73,7 +73,7 @@ def load_corpus(poc: Path | str) -> Corpus:
     poc = Path(poc).resolve()
     source = read_yaml(poc / FILE)
     _check(source, where=str(poc / FILE))
-    found = _topics() if source["source"] == "pydoc" else _files(poc, source["glob"])
+    found = _topics() if source["source"] == "pydoc" else _files(poc, _patterns(source["glob"]))
     documents = tuple(Document(id, text) for id, text in sorted(found))
     if not any(one.text.strip() for one in documents):
         raise InputError(f"{poc / FILE}: the {len(documents)} documents hold no text", fix="name files with text in `glob`")
@@ -88,7 +88,8 @@ def _check(source: Mapping[str, Any], *, where: str) -> None:
         raise InputError(f"{where}: no `source`", fix="write `source: pydoc`, or `source: files` with a `glob`")
     refuse_unknown([source["source"]], SOURCES, where=where, what="source")
     refuse_unknown(source, SOURCES[source["source"]], where=where)
-    if source["source"] == "files" and not (isinstance(source.get("glob"), str) and source["glob"]):
+    patterns = _patterns(source.get("glob"))
+    if source["source"] == "files" and not (patterns and all(isinstance(one, str) and one for one in patterns)):
         raise InputError(f"{where}: `source: files` needs a `glob`, found {source.get('glob')!r}", fix='write `glob: "docs/**/*.md"`')
 
 
@@ -98,19 +99,27 @@ def _topics() -> Iterator[tuple[str, str]]:
     yield from topics.items()
 
 
-def _files(poc: Path, pattern: str) -> Iterator[tuple[str, str]]:
+def _patterns(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _files(poc: Path, patterns: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for name in sorted({name for pattern in patterns for name in _matches(poc, pattern)}):
+        if Path(name).suffix.lower() not in SUFFIXES:
+            raise InputError(f"{poc / name}: not one of {' '.join(SUFFIXES)}", fix="convert it to text, or narrow `glob` in corpus.yaml")
+        yield Path(name).as_posix(), read_text(poc / name)
+
+
+def _matches(poc: Path, pattern: str) -> list[str]:
     # An absolute path would give other ids, so another digest, on every laptop. `../docs` is the same for all who have the repository.
     if Path(pattern).is_absolute():
         raise InputError(
             f"{poc / FILE}: glob {pattern!r} is absolute", fix=f"write it relative to {poc}, such as `docs/**/*.md` or `../docs/*.md`"
         )
-    names = {name for name in glob.glob(pattern, root_dir=poc, recursive=True) if (poc / name).is_file()}
+    names = [name for name in glob.glob(pattern, root_dir=poc, recursive=True) if (poc / name).is_file()]
     if not names:
         raise InputError(f"{poc / FILE}: no file matches glob {pattern!r} in {poc}", fix="`**` means folders at any depth: `docs/**/*.md`")
-    for name in names:
-        if Path(name).suffix.lower() not in SUFFIXES:
-            raise InputError(f"{poc / name}: not one of {' '.join(SUFFIXES)}", fix="convert it to text, or narrow `glob` in corpus.yaml")
-        yield Path(name).as_posix(), read_text(poc / name)
+    return names
 
 
 def _writable(poc: Path) -> Path | None:

@@ -1,0 +1,122 @@
+import pytest
+
+from poclab.charter import Charter, Criterion
+from poclab.errors import InputError
+
+WHOLE = """
+decision: Ship the assistant, or do not.
+uncertainty: Whether it abstains.
+owner: Ada
+sponsor: Grace
+signed: {by: Grace, on: 2026-11-23, where: the minutes}
+data: {source: tickets, pii: {agreed_by: Grace, on: 2026-11-01, where: mail}}
+timebox: {start: 2026-11-23, weeks: 6}
+production_shape: One question in, one answer out.
+volume_per_month: 1000
+criteria:
+  - {metric: accuracy, at_least: 0.8}
+  - {metric: latency_p95_s, at_most: 5, confidence: 0.9, split: dev}
+"""
+
+
+def charter(folder, text):
+    (folder / "charter.yaml").write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_a_charter_is_loaded_from_its_folder_or_its_file(tmp_path):
+    """Every key is there; dates are the text that was written; a criterion is about the held-out split at 95% unless it says so."""
+    loaded = Charter.load(charter(tmp_path, WHOLE))
+
+    assert (loaded.decision, loaded.owner, loaded.sponsor) == ("Ship the assistant, or do not.", "Ada", "Grace")
+    assert loaded.criteria == (Criterion("accuracy", 0.8, None, 0.95, "test"), Criterion("latency_p95_s", None, 5, 0.9, "dev"))
+    assert loaded.text["signed"] == {"by": "Grace", "on": "2026-11-23", "where": "the minutes"}
+    assert loaded.missing == ()
+    assert Charter.load(tmp_path / "charter.yaml") == loaded
+
+
+def test_a_criterion_reads_as_a_sentence():
+    """A table shows the bound, the split and the confidence."""
+    assert str(Criterion("accuracy", at_least=0.8)) == "accuracy >= 0.8 on test (95% confidence)"
+    assert str(Criterion("failed", at_most=0, split="dev", confidence=0.5)) == "failed <= 0 on dev (50% confidence)"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "missing"),
+    [
+        ("owner: Ada", "", ("owner",)),
+        ("owner: Ada", "owner: ''", ("owner",)),
+        ("signed: {by: Grace, on: 2026-11-23, where: the minutes}", "", ("signed",)),
+        ("where: the minutes}", "}", ("signed",)),
+        ("by: Grace, ", "by: '', ", ("signed",)),
+    ],
+)
+def test_an_unfinished_charter_loads_and_says_what_is_missing(tmp_path, old, new, missing):
+    """Work may begin before the signature; a decision may not."""
+    assert Charter.load(charter(tmp_path, WHOLE.replace(old, new, 1))).missing == missing
+
+
+def test_a_charter_of_one_line_lacks_the_rest(tmp_path):
+    """The order is that of the file."""
+    assert Charter.load(charter(tmp_path, "uncertainty: all")).missing == ("decision", "owner", "sponsor", "criteria", "signed")
+
+
+def test_the_digest_follows_what_is_said_not_how_it_is_laid_out(tmp_path):
+    """A comment, another order or block style is the same charter; one number is another."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "c").mkdir()
+    first = Charter.load(charter(tmp_path / "a", "owner: Ada\ntimebox: {start: 2026-11-23, weeks: 6}"))
+    laid_out = Charter.load(charter(tmp_path / "b", "# ours\ntimebox:\n  weeks: 6\n  start: '2026-11-23'\nowner: Ada\n"))
+    other = Charter.load(charter(tmp_path / "c", "owner: Ada\ntimebox: {start: 2026-11-23, weeks: 7}"))
+
+    assert first.digest == laid_out.digest != other.digest
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "charter.yaml: expected `key: value` lines, found nothing"),
+        ("onwer: Ada", r"charter.yaml: unknown key 'onwer'\n  fix: did you mean 'owner'\?"),
+        ("signed: {by: a, date: 2026-11-23}", "charter.yaml: signed: unknown key 'date'"),
+        ("timebox: {week: 6}", r"charter.yaml: timebox: unknown key 'week'\n  fix: did you mean 'weeks'\?"),
+        ("signed: yes", "signed holds `key: value` lines, found 'yes'"),
+        ("signed: {by: a, on: 2026-02-30}", "not YAML: day is out of range for month"),
+        ("owner: [Ada]", r"owner is a text, found \['Ada'\]"),
+        ("decision: 7", "decision is a text, found 7"),
+        ("volume_per_month: .inf", r"charter.yaml.volume_per_month: inf \(float\) is not a JSON value"),
+        ("criteria: accuracy", "criteria is a list of metrics with a bound each, found 'accuracy'"),
+        ("criteria: [accuracy]", "criterion 1: expected `metric: ...` and a bound, found 'accuracy'"),
+        ("criteria: [{at_least: 0.8}]", "criterion 1: names no metric\n  fix: use the name of a score, or one of: accuracy, failed"),
+        ("criteria: [{metric: a, at_leest: 0.8}]", r"criterion 1: unknown key 'at_leest'\n  fix: did you mean 'at_least'\?"),
+        ("criteria: [{metric: a}]", "criterion 1: a needs exactly one of at_least and at_most\n  fix: at_least: 0.8"),
+        ("criteria: [{metric: a, at_least: 0.1, at_most: 0.2}]", "needs exactly one of"),
+        ("criteria: [{metric: a, at_least: 0.1}, {metric: b, at_most: high}]", "criterion 2: at_most is a number, found 'high'"),
+        ("criteria: [{metric: a, at_least: true}]", "at_least is a number, found True"),
+        ("criteria: [{metric: a, at_least: .nan}]", r"charter.yaml.criteria.at_least: nan \(float\) is not a JSON value"),
+        ("criteria: [{metric: accuracy, at_least: 80}]", "at_least 80: accuracy lies between 0 and 1"),
+        ("criteria: [{metric: failed_share, at_most: -0.1}]", "at_most -0.1: failed_share lies between 0 and 1"),
+        ("criteria: [{metric: a, at_least: 0.8, confidence: 95}]", "confidence 95: expected at least 0.5 and below 1"),
+        ("criteria: [{metric: a, at_least: 0.8, confidence: 1}]", "confidence 1: expected at least 0.5"),
+        ("criteria: [{metric: a, at_least: 0.8, split: train}]", "split 'train'\n  fix: use dev or test"),
+        ("owner: Ada\nowner: Eve", "line 2, column 1: not YAML: the key 'owner' is there twice"),
+    ],
+)
+def test_a_charter_that_says_something_else_than_was_meant_is_refused(tmp_path, text, words):
+    """The numbers that decide are not read with good will."""
+    with pytest.raises(InputError, match=words):
+        Charter.load(charter(tmp_path, text))
+
+
+def test_counts_seconds_and_dollars_may_lie_beyond_one(tmp_path):
+    """Only rates and scores end at 1."""
+    names = ("failed", "latency_p50_s", "latency_p95_s", "cost_usd_per_case", "cost_usd")
+    text = "criteria:\n" + "".join(f"- {{metric: {name}, at_most: 20}}\n" for name in names)
+
+    assert [one.at_most for one in Charter.load(charter(tmp_path, text)).criteria] == [20] * 5
+
+
+def test_a_missing_charter_is_named(tmp_path):
+    """Whether the file or its folder was given."""
+    with pytest.raises(InputError, match="charter.yaml: no such file"):
+        Charter.load(tmp_path)

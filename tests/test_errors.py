@@ -1,0 +1,54 @@
+import pickle
+
+import pytest
+
+from poclab.errors import EndpointError, FrozenError, InputError, PocError, StoreError, refuse_unknown
+
+
+def test_an_error_reads_as_what_was_found_and_what_to_type():
+    """A person sees both, in this order, and a program can take them apart."""
+    error = InputError("cases.jsonl, line 3: no inputs", fix="add inputs")
+
+    assert str(error) == "cases.jsonl, line 3: no inputs\n  fix: add inputs"
+    assert (error.message, error.fix) == ("cases.jsonl, line 3: no inputs", "add inputs")
+
+
+def test_an_error_without_a_fix_is_one_line():
+    """No empty `fix:` is printed where there is nothing to type."""
+    assert str(StoreError("no room")) == "no room"
+
+
+@pytest.mark.parametrize("kind", [InputError, FrozenError, EndpointError, StoreError])
+def test_one_except_clause_catches_them_all(kind):
+    """The command line and a notebook need to know one class only."""
+    assert issubclass(kind, PocError)
+
+
+def test_an_error_survives_the_way_between_two_processes():
+    """A trial's kernel is another process; its error must arrive as it was raised."""
+    error = pickle.loads(pickle.dumps(FrozenError("changed", fix="restore it")))
+
+    assert (type(error), str(error), error.fix) == (FrozenError, "changed\n  fix: restore it", "restore it")
+
+
+@pytest.mark.parametrize(
+    ("found", "hint"),
+    [
+        ("chunk_sise", "did you mean 'chunk_size'?"),
+        ("prmpt", "did you mean 'prompt'?"),
+        ("zzz", "use one of: chunk_size, prompt"),
+        (7, "use one of: chunk_size, prompt"),
+    ],
+)
+def test_an_unknown_name_comes_with_the_nearest_valid_one(found, hint):
+    """A typing mistake costs one reading; where nothing is near, all names are listed."""
+    with pytest.raises(InputError) as caught:
+        refuse_unknown(["prompt", found], ("chunk_size", "prompt"), where="sweep.yaml")
+
+    assert str(caught.value) == f"sweep.yaml: unknown key {found!r}\n  fix: {hint}"
+
+
+def test_known_names_pass_and_no_names_pass():
+    """Leaving a name out is not what this checks."""
+    refuse_unknown(["prompt"], iter(["chunk_size", "prompt"]), where="here")
+    refuse_unknown([], ["prompt"], where="here")
