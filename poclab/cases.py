@@ -159,7 +159,7 @@ class Lock:
         if not intact:
             raise FrozenError(
                 f"{path}: not a lock that poclab wrote, or edited since",
-                fix=f"bring it back: `git checkout {path.name}`",
+                fix=f"`git checkout {path.name}` brings it back",
             )
         return lock
 
