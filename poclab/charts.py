@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +25,14 @@ def accuracy_over_time(runs: pandas.DataFrame, *, charter: Charter | None = None
     Raises:
         InputError: there are no runs to draw.
     """
-    if not len(runs) or "accuracy" not in runs:
+    drawn = runs.dropna(subset=["accuracy"]).reset_index(drop=True) if "accuracy" in runs else runs.head(0)
+    if drawn.empty:
         raise InputError("no runs to draw", fix="`poclab run`, or `poclab sweep`")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    drawn = runs.dropna(subset=["accuracy"]).reset_index(drop=True)
-    for split, part in drawn.groupby("split", sort=False):
+    for split, part in drawn.groupby(drawn["split"].fillna("all"), sort=False):
         _draw_split(axes, str(split), part)
     for criterion in charter.criteria if charter else ():
         if criterion.metric == "accuracy" and criterion.at_least is not None:
@@ -40,7 +42,15 @@ def accuracy_over_time(runs: pandas.DataFrame, *, charter: Charter | None = None
     axes.set(xlabel="run, in the order they were made", ylabel="accuracy (share of cases)", ylim=(0, 1), title="Accuracy over time")
     axes.set_xticks(range(len(drawn)), [_short(name) for name in drawn["run"]], rotation=60, ha="right", fontsize=7)
     axes.legend(loc="best", fontsize=8)
+    # A figure that pyplot does not know is shown in a notebook as its name, unless it says how to be a picture.
+    figure._repr_png_ = functools.partial(_png, figure)
     return figure
+
+
+def _png(figure: Figure) -> bytes:
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=100)
+    return picture.getvalue()
 
 
 def _draw_split(axes: Any, split: str, part: pandas.DataFrame) -> None:
@@ -54,5 +64,5 @@ def _draw_split(axes: Any, split: str, part: pandas.DataFrame) -> None:
 
 def _short(name: Any) -> str:
     # Matplotlib reads a pair of dollars as a formula; a run's name is only text.
-    text = str(name).replace("$", r"\$")
-    return text if len(text) <= 45 else text[:42] + "..."
+    text = str(name)
+    return (text if len(text) <= 45 else text[:42] + "...").replace("$", r"\$")

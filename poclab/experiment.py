@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import dataclasses
 import datetime
 import inspect
@@ -25,7 +26,7 @@ from poclab.cases import Case, TestSet, lines
 from poclab.charter import Charter
 from poclab.errors import InputError, PocError, StoreError
 from poclab.files import CHARTER, digest, find_poc, work_folder, write_atomic
-from poclab.redaction import conceal
+from poclab.redaction import conceal, secrets
 from poclab.report import CaseResult, Report, frame
 from poclab.scores import Score, Scorer, as_scorer
 from poclab.system import CaseContext, Reply, Version, current_case
@@ -148,18 +149,24 @@ def evaluate(
     recording = _Recording.open(plan)
     results: dict[int, CaseResult] = {}
     started, started_at = time.monotonic(), datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    run = runner.run(plan.tasks, plan.answer, workers=workers, timeout_s=timeout_s)
+
+    def keep(outcome: runner.Outcome[_Task]) -> None:
+        results[outcome.index], record = plan.settle(outcome)
+        if record is not None:
+            recording.add(record)
+
     try:
-        outcomes = runner.run(plan.tasks, plan.answer, workers=workers, timeout_s=timeout_s)
-        for outcome in _progress(outcomes, len(plan.tasks), version.name):
-            result, record = plan.settle(outcome)
-            results[outcome.index] = result
-            if record is not None:
-                recording.add(record)
+        for outcome in _progress(iter(run), len(plan.tasks), version.name):
+            keep(outcome)
     except KeyboardInterrupt:
+        for outcome in run.close():
+            keep(outcome)
         report = plan.report(results, started_at, time.monotonic() - started, recording)
         report, path = recording.finish(report)
         raise Interrupted(report, path) from None
     except BaseException:
+        run.close()
         recording.fail()
         raise
     return recording.finish(plan.report(results, started_at, time.monotonic() - started, recording))[0]
@@ -187,9 +194,9 @@ def _check(test_set: TestSet, scorers: Sequence[Scorer], *, repeats: int, timeou
     names = [scorer.name for scorer in scorers]
     if len(set(names)) < len(names):
         raise InputError(f"two scores have one name: {', '.join(names)}", fix="rename one: dataclasses.replace(scorer, name=...)")
-    for name, value, least in (("repeats", repeats, 1), ("workers", workers, 1), ("timeout_s", timeout_s, 0.001)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < least:
-            raise InputError(f"{name}={value!r}: expected a number of at least {least:g}")
+    for name, value, kind, least in (("repeats", repeats, int, 1), ("workers", workers, int, 1), ("timeout_s", timeout_s, float, 0.001)):
+        if isinstance(value, bool) or not isinstance(value, (int, kind)) or not value >= least:
+            raise InputError(f"{name}={value!r}: expected {'a whole' if kind is int else 'a'} number of at least {least:g}")
     if traces not in TRACES:
         raise InputError(f"traces={traces!r}", fix=f"use one of: {', '.join(TRACES)}")
 
@@ -200,6 +207,11 @@ class _Task:
     repeat: int
     context: CaseContext
     started_ns: list[int] = field(default_factory=list)
+
+    @property
+    def start_ns(self) -> int:
+        # A very short timeout can end before the worker has looked at the clock.
+        return self.started_ns[0] if self.started_ns else time.time_ns()
 
 
 @dataclass(frozen=True)
@@ -222,7 +234,7 @@ class _Plan:
             system,
             test_set,
             scorers,
-            version,
+            Version.from_json(_concealed(version.to_json())),
             repeats,
             traces,
         )
@@ -240,7 +252,7 @@ class _Plan:
         task.started_ns.append(time.time_ns())
         begun = time.monotonic()
         try:
-            value = self.system(dict(task.case.inputs))
+            value = self.system(copy.deepcopy(dict(task.case.inputs)))
             if inspect.isawaitable(value):
                 value = asyncio.run(_awaited(value))
         finally:
@@ -250,7 +262,8 @@ class _Plan:
             reply = Reply.of(value)
         except (TypeError, InputError) as error:
             raise _Malformed(str(error)) from None
-        return _Answer(reply, {one.name: _score(one, task.case, reply) for one in self.scorers}, latency_s, ended_ns)
+        scores = {one.name: _score(one, task.case, reply) for one in self.scorers}
+        return _Answer(Reply.from_json(_concealed(reply.to_json())), scores, latency_s, ended_ns)
 
     def settle(self, outcome: runner.Outcome[_Task]) -> tuple[CaseResult, dict[str, Any] | None]:
         """Return the result of a case, and the record its trace is made of (None when none is kept)."""
@@ -283,14 +296,14 @@ class _Plan:
     def _no_answer(self, task: _Task, failure: str | None) -> _Answer:
         ended_ns = time.time_ns()
         scores = {one.name: one.failed(task.case, f"failed: {failure}") for one in self.scorers}
-        return _Answer(Reply(), scores, (ended_ns - task.started_ns[0]) / 1e9, ended_ns)
+        return _Answer(Reply(), scores, (ended_ns - task.start_ns) / 1e9, ended_ns)
 
     def _record(self, result: CaseResult, task: _Task, ended_ns: int) -> dict[str, Any]:
         names = ("trace_id", "request_id", "case_id", "repeat", "failure", "error", "inputs", "expected")
         return {
             **{name: getattr(result, name) for name in names},
             "name": self.version.name,
-            "start_ns": task.started_ns[0],
+            "start_ns": task.start_ns,
             "end_ns": ended_ns,
             "outputs": result.reply.text or result.reply.data,
             "scores": {name: dataclasses.asdict(score) for name, score in result.scores.items()},
@@ -346,7 +359,8 @@ class _Recording:
             begin = self._begin()
             write_atomic(folder / "begin.json", json.dumps(begin, ensure_ascii=False))
             if uri:
-                self.begun = tracking.recorder().send("begin", uri=uri, folder=str(folder), run=begin)
+                self.recorder = tracking.recorder()
+                self.begun = self.recorder.send("begin", uri=uri, folder=str(folder), run=begin)
 
     @classmethod
     def open(cls, plan: _Plan) -> _Recording:
@@ -390,6 +404,7 @@ class _Recording:
         if not self.folder:
             return report, None
         self.records.close()
+        end = run_end(report)  # before the wait: numbers can be worked out while the recorder still opens the store
         problem = None
         if self.uri:
             try:
@@ -401,13 +416,15 @@ class _Recording:
         report = dataclasses.replace(report, run_id=run_id, link=_link(self.uri, run_id))
         path = report.save(self.folder / "artifacts" / "report.json")
         self._artifacts()
-        write_atomic(self.folder / "end.json", json.dumps(run_end(report)))
+        write_atomic(self.folder / "end.json", json.dumps(end))
         if problem is None and self.uri:
             try:
                 poc = str(self.plan.poc) if self.plan.poc else None
-                tracking.recorder().send("finish", run_id=run_id, folder=str(self.folder), poc=poc, end=run_end(report)).result()
+                told = {"folder": str(self.folder), "poc": poc, "end": end, "secrets": secrets()}
+                self.recorder.send("finish", run_id=run_id, **told).result()
             except StoreError as error:
                 problem = error
+                self._close()
         if problem is not None:
             raise StoreError(f"{problem.message}; the report is kept in {path}", fix=problem.fix or f"poclab.Report.load({str(path)!r})")
         if self.uri and not report.partial:
@@ -418,8 +435,11 @@ class _Recording:
         if self.records:
             self.records.close()
         if self.begun is not None:
-            with contextlib.suppress(PocError):  # the error that stopped the evaluation is the one to show
-                tracking.recorder().send("end", run_id=self.begun.result()["run_id"], status="FAILED").result()
+            self._close()
+
+    def _close(self) -> None:
+        with contextlib.suppress(PocError):  # the error that stopped the evaluation is the one to show
+            tracking.recorder().send("end", uri=self.uri, run_id=self.begun.result()["run_id"], status="FAILED").result()
 
     def _artifacts(self) -> None:
         plan, folder = self.plan, self.folder / "artifacts"
@@ -446,7 +466,8 @@ def run_end(report: Report) -> dict[str, Any]:
         "poclab.partial": str(report.partial).lower(),
         "mlflow.note.content": report.summary(),
     }
-    return {"status": "KILLED" if report.partial else "FINISHED", "metrics": report.metrics(), "tags": tags}
+    traced = sum(result.trace_id is not None for result in report.results)
+    return {"status": "KILLED" if report.partial else "FINISHED", "metrics": report.metrics(), "tags": tags, "traces": traced}
 
 
 def _link(uri: str | None, run_id: str | None) -> str | None:
@@ -457,9 +478,17 @@ async def _awaited(value: Any) -> Any:
     return await value
 
 
+def _concealed(data: Any) -> Any:
+    """Return JSON data without any key value that is known. Digests are taken of this, so that what is stored fits them."""
+    text = json.dumps(data)
+    hidden = conceal(text)
+    return data if hidden == text else json.loads(hidden)
+
+
 def _score(scorer: Scorer, case: Case, reply: Reply) -> Score | None:
     try:
-        return scorer(case, reply)
+        score = scorer(case, reply)
+        return score and Score(**_concealed(dataclasses.asdict(score)))
     except Exception as error:  # a scorer that fails leaves its score incomplete; it must not make the case right or wrong
         return Score(None, "", conceal(f"the scorer failed: {type(error).__name__}: {error}"))
 

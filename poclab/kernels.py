@@ -8,6 +8,10 @@ time limit for a cell; the cases have theirs.
 from __future__ import annotations
 
 import ast
+import contextlib
+import contextvars
+import os
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +20,8 @@ from typing import Any
 from poclab.errors import InputError, refuse_unknown
 from poclab.files import check_json, read_json
 
+#: The papermill clients whose notebooks are being executed by this process.
+_running: set[Any] = set()
 TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": list, "dict": dict, "None": type(None)}
 
 
@@ -49,7 +55,10 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
     data = read_json(notebook)
     if not isinstance(data, dict) or not isinstance(data.get("cells"), list):
         raise InputError(f"{notebook}: not a notebook")
-    tagged = [cell for cell in data["cells"] if "parameters" in cell.get("metadata", {}).get("tags", ())]
+    try:
+        tagged = [cell for cell in data["cells"] if "parameters" in cell["metadata"].get("tags", ())]
+    except (TypeError, KeyError, AttributeError):
+        raise InputError(f"{notebook}: not a notebook: a cell has no metadata") from None
     if len(tagged) != 1:
         raise InputError(
             f"{notebook}: {len(tagged)} cells are tagged `parameters`, expected exactly one",
@@ -64,14 +73,13 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
 
 
 def _parameter(statement: ast.stmt, notebook: Path) -> Parameter:
-    target = (
-        statement.target if isinstance(statement, ast.AnnAssign) else statement.targets[0] if isinstance(statement, ast.Assign) else None
-    )
+    plain = isinstance(statement, ast.Assign) and len(statement.targets) == 1
+    target = statement.target if isinstance(statement, ast.AnnAssign) else statement.targets[0] if plain else None
     if not isinstance(target, ast.Name) or statement.value is None:  # type: ignore[union-attr]  # both kinds of assignment have a value
         raise InputError(f"{notebook}: the parameters cell holds {ast.unparse(statement)!r}", fix="write one `name: type = default` a line")
     try:
         default = ast.literal_eval(statement.value)  # type: ignore[union-attr]
-    except ValueError:
+    except (ValueError, TypeError):
         raise InputError(f"{notebook}: the default of {target.id!r} is computed", fix="write a plain value") from None
     annotation = ast.unparse(statement.annotation) if isinstance(statement, ast.AnnAssign) else ""
     types = tuple(part.strip() for part in annotation.split("|")) if annotation else ()
@@ -108,7 +116,9 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any], *, env:
 
     _register()
     try:
-        papermill.execute_notebook(
+        # An empty context: jupyter_core keeps an event loop in a context variable, and each notebook's is closed at its end.
+        contextvars.Context().run(
+            papermill.execute_notebook,
             str(notebook),
             str(output),
             parameters=dict(parameters),
@@ -118,6 +128,7 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any], *, env:
             request_save_on_cell_execute=False,
             kernel_env=dict(env),
             kernel_cwd=str(cwd),
+            kernel_output=str(output),
         )
     except PapermillExecutionError as error:
         raise NotebookError(error.cell_index + 1, error.ename, error.evalue) from None
@@ -125,17 +136,40 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any], *, env:
         raise NotebookError(None, type(error).__name__, str(error)) from None
 
 
+def kill_running() -> None:
+    """Kill the kernels that this process executes notebooks in, with all that they started; their `execute` raises."""
+    for client in tuple(_running):
+        process = getattr(getattr(client.km, "provisioner", None), "process", None)
+        if process is not None and process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # jupyter_client starts each kernel in a session of its own
+
+
 def _register() -> None:
+    from jupyter_core.utils import ensure_event_loop
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import NBClientEngine, papermill_engines
+    from papermill.iorw import write_ipynb
 
     class Engine(NBClientEngine):
         """papermill's own engine, but the environment and the folder belong to the kernel, not to this process."""
 
         @classmethod
-        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, *, kernel_env: dict[str, str], kernel_cwd: str, **_: Any) -> Any:
+        def execute_managed_notebook(
+            cls, nb_man: Any, kernel_name: str, *, kernel_env: dict[str, str], kernel_cwd: str, kernel_output: str, **_: Any
+        ) -> Any:
             quiet = ["--IPKernelApp.log_level=CRITICAL"]
             client = PapermillNotebookClient(nb_man, kernel_name=kernel_name, timeout=None, startup_timeout=120, extra_arguments=quiet)
-            return client.execute(env=kernel_env, cwd=kernel_cwd)
+            loop = ensure_event_loop()
+            _running.add(client)
+            try:
+                return client.execute(env=kernel_env, cwd=kernel_cwd)
+            except Exception:  # a kernel that died: papermill itself keeps only what ended, or failed in a cell
+                write_ipynb(nb_man.nb, kernel_output)
+                raise
+            finally:
+                _running.discard(client)
+                if not loop.is_running():
+                    loop.close()
 
     papermill_engines.register("poclab", Engine)

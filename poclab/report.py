@@ -2,7 +2,8 @@
 
 A report is data: it goes to JSON and back, and shows itself as a table in a notebook and as text elsewhere. It is
 aggregated here and nowhere else. A case that failed counts as wrong; a score that could not be given (a scorer that
-raised) leaves that score without a number. Two reports are not compared here.
+raised) leaves that score without a number. What a model, a file or a person wrote is shown as text and never as markup
+or as a terminal's commands. Two reports are not compared here.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from poclab.cases import expected_text
 from poclab.errors import InputError
-from poclab.files import digest, read_json, write_atomic
+from poclab.files import canonical, digest, read_json, write_atomic
 from poclab.redaction import conceal
 from poclab.scores import Score
 from poclab.stats import Estimate, mean_estimate, quantile_estimate
@@ -28,12 +29,17 @@ if TYPE_CHECKING:
     import pandas
 
 FORMAT = 1
-ROWS_SHOWN = 40
+#: What a notebook shows of a report; `report.frame()` holds all of it.
+ROWS_SHOWN, CHARACTERS_SHOWN = 40, 500
+TOTALS = ("cost_usd", "tokens_in", "tokens_out")
 
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What became of one case (and repeat). `failure` is None, `timeout`, `crashed` or `malformed_output`; `error` its text."""
+    """What became of one case (and repeat).
+
+    `failure` is None, `timeout`, `crashed` or `malformed_output`; `error` is what to read about it.
+    """
 
     case_id: str
     case_digest: str
@@ -50,6 +56,11 @@ class CaseResult:
     calls: Sequence[Call] = ()
     request_id: str = ""
     trace_id: str | None = None
+
+    @property
+    def answered_calls(self) -> list[Call]:
+        """The model calls that the endpoint answered; it bills no other."""
+        return [call for call in self.calls if 200 <= call.status < 300]
 
     def to_json(self) -> dict[str, Any]:
         data = {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -124,8 +135,9 @@ class Report:
         if score not in self.score_names:
             raise InputError(f"this report has no score {score!r}", fix=f"use one of: {', '.join(self.score_names)}")
         if lost := self.unscored(score):
+            named = f"{', '.join(lost[:8])}{' ...' if len(lost) > 8 else ''}"
             raise InputError(
-                f"{score}: {len(lost)} case(s) could not be scored: {', '.join(lost[:8])}", fix="mend the scorer and evaluate again"
+                f"{score} is incomplete: {len(lost)} case(s) could not be scored: {named}", fix="mend the scorer and evaluate again"
             )
         values, clusters = [], []
         for results in self.by_case.values():
@@ -134,7 +146,7 @@ class Report:
                 values.append(math.fsum(given) / len(given))
                 clusters.append(results[0].cluster)
         if not values:
-            raise InputError(f"{score}: applies to none of these {self.n} cases")
+            raise InputError(f"{score} applies to none of the {self.n} cases that were evaluated")
         return mean_estimate(values, clusters=clusters, confidence=confidence)
 
     def unscored(self, score: str) -> list[str]:
@@ -154,25 +166,28 @@ class Report:
         if self.score_names and self.score_names[0] in found:
             found = {"accuracy": found[self.score_names[0]], **found}
         if self.results:
-            shares = [math.fsum(one.failure is not None for one in results) / len(results) for results in self.by_case.values()]
-            found["failed_share"] = mean_estimate(shares, clusters=[results[0].cluster for results in self.by_case.values()])
+            groups = self.by_case.values()
+            shares = [sum(one.failure is not None for one in results) / len(results) for results in groups]
+            found["failed_share"] = mean_estimate(shares, clusters=[results[0].cluster for results in groups])
             latencies = [one.latency_s for one in self.results]
             found["latency_p50_s"] = quantile_estimate(latencies, 0.50)
             found["latency_p95_s"] = quantile_estimate(latencies, 0.95)
         return found
 
     def total(self, what: str) -> float | None:
-        """Return the sum of `cost_usd`, `tokens_in` or `tokens_out` over all calls that were answered; None when one is unknown."""
-        values = [getattr(call, what) for one in self.results for call in one.calls if 200 <= call.status < 300]
-        return None if any(value is None for value in values) else math.fsum(values)
+        """Return the sum of `cost_usd`, `tokens_in` or `tokens_out` over all calls that were answered.
+
+        None when one of them is unknown, or when no call was seen: a system may call models behind poclab's back.
+        """
+        return _sum([call for one in self.results for call in one.answered_calls], what)
 
     def metrics(self) -> dict[str, float]:
         """Return the flat numbers for MLflow, rounded. What is unknown, or an open edge of an interval, is absent."""
         numbers: dict[str, float | None] = {}
         for name, estimate in self.estimates.items():
             numbers |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-        numbers |= {what: self.total(what) for what in ("cost_usd", "tokens_in", "tokens_out")}
-        if numbers["cost_usd"] is not None and self.results:
+        numbers |= {what: self.total(what) for what in TOTALS}
+        if numbers["cost_usd"] is not None:
             numbers["cost_usd_per_case"] = numbers["cost_usd"] / len(self.results)
         numbers |= {"failed": self.failed, "cases": self.n}
         return {name: round(value, 6) for name, value in numbers.items() if value is not None and math.isfinite(value)}
@@ -180,7 +195,7 @@ class Report:
     def content_digest(self) -> str:
         """Return the digest of what must be equal when a run is repeated: version, set, replies, scores and failures.
 
-        Left out are times, identifiers, and the wording of errors.
+        Left out are times, identifiers, reasons, and the wording of errors. Key values are concealed, as in the file.
         """
         rows = [
             [
@@ -194,114 +209,133 @@ class Report:
             for one in self.results
         ]
         identity = [self.version.digest, self.lock_digest, self.split, self.repeats, self.corpus_digest, list(self.score_names)]
-        return digest([*identity, rows])
+        return digest(conceal(canonical([*identity, self.planned, rows])))
 
     def frame(self) -> pandas.DataFrame:
-        """Return one line per case and repeat: inputs, expected, reply, scores, failure, latency, tokens, trace."""
-        return frame(
-            {
-                "case": one.case_id,
-                "repeat": one.repeat,
-                **one.tags,
-                **one.inputs,
-                "expected": expected_text(one.expected),
-                "reply": reply_text(one.reply),
-                **{name: score.value for name, score in one.scores.items()},
-                "failure": one.failure,
-                "latency_s": one.latency_s,
-                "tokens_in": _sum(one.calls, "tokens_in"),
-                "tokens_out": _sum(one.calls, "tokens_out"),
-                "trace_id": one.trace_id,
-            }
-            for one in self.results
-        )
+        """Return one line per case and repeat: tags, inputs, expected, reply, scores, failure, latency, tokens, trace.
+
+        A tag or an input with the name of another column is called `tag:<name>` or `input:<name>`.
+        """
+        return frame(self._row(one) for one in self.results)
+
+    def _row(self, one: CaseResult) -> dict[str, Any]:
+        row: dict[str, Any] = {"case": one.case_id, "repeat": one.repeat}
+        known = {
+            "expected": expected_text(one.expected),
+            "reply": reply_text(one.reply),
+            **{name: one.scores[name].value if name in one.scores else None for name in self.score_names},
+            "failure": one.failure,
+            "latency_s": one.latency_s,
+            **{what: _sum(one.answered_calls, what) for what in TOTALS},
+            "trace_id": one.trace_id,
+        }
+        for kind, values in (("tag", one.tags), ("input", one.inputs)):
+            row |= {f"{kind}:{name}" if name in row or name in known else name: value for name, value in values.items()}
+        return row | known
 
     def to_json(self) -> dict[str, Any]:
         data = {name: getattr(self, name) for name in self.__dataclass_fields__}
         data |= {"format": FORMAT, "version": self.version.to_json(), "results": [one.to_json() for one in self.results]}
         aggregates = {name: {key: _finite(value) for key, value in asdict(one).items()} for name, one in self.estimates.items()}
-        totals = {"failed": self.failed, **{what: self.total(what) for what in ("cost_usd", "tokens_in", "tokens_out")}}
+        totals = {"failed": self.failed, **{what: self.total(what) for what in TOTALS}}
         return {**data, "partial": self.partial, "aggregates": {**aggregates, **totals}, "content_digest": self.content_digest()}
 
     def save(self, path: Path | str) -> Path:
-        """Write the report as JSON, whole or not at all, without any key value that is known."""
-        return write_atomic(path, conceal(json.dumps(self.to_json(), ensure_ascii=False, allow_nan=False)))
+        """Write the report as JSON, whole or not at all, without any key value that is known, and with a digest of it all."""
+        data = json.loads(conceal(json.dumps(self.to_json(), allow_nan=False)))
+        return write_atomic(path, json.dumps({**data, "file_digest": digest(data)}, ensure_ascii=False))
 
     @classmethod
     def load(cls, path: Path | str) -> Report:
         """Read a report that was saved.
 
         Raises:
-            InputError: no report, of a later format, or its content is not what its digest says.
+            InputError: no report, of another format, or changed since it was written.
         """
         data = read_json(path)
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             found = data.get("format") if isinstance(data, dict) else type(data).__name__
             raise InputError(f"{path}: not a report of format {FORMAT} (found {found!r})", fix="evaluate again with this poclab")
+        if data.pop("file_digest", None) != digest(data):
+            raise InputError(f"{path}: changed since it was written: its digest differs", fix="evaluate again")
         try:
             fields = {name: data[name] for name in cls.__dataclass_fields__}
             results = tuple(CaseResult.from_json(one) for one in data["results"])
             lists = {name: tuple(data[name]) for name in ("score_names", "warnings")}
-            report = cls(**{**fields, **lists, "version": Version.from_json(data["version"]), "results": results})
-            whole = report.content_digest() == data["content_digest"]
+            return cls(**{**fields, **lists, "version": Version.from_json(data["version"]), "results": results})
         except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path}: not a whole report: {error!r}") from None
-        if not whole:
-            raise InputError(f"{path}: changed since it was written: its content digest differs", fix="evaluate again")
-        return report
+            raise InputError(f"{path}: not a whole report: {error!r}", fix="evaluate again with this poclab") from None
 
     def summary(self) -> str:
         """Return the numbers in a line: `0.82 (0.69 to 0.90, n = 50, 2 failed)`, and what they mean."""
-        estimate = self.estimates.get("accuracy")
-        name = self.score_names[0] if self.score_names else "no score"
-        if estimate is None:
-            return f"no accuracy: {name} is incomplete"
+        if not self.score_names:
+            return "no score"
+        name = self.score_names[0]
+        try:
+            estimate = self.estimate(name)
+        except InputError as error:
+            return f"no accuracy: {error.message}"
         return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f}, n = {estimate.n}, {self.failed} failed) by {name}"
 
     def __repr__(self) -> str:
-        lines = [f"{self.version.name}: {self.summary()}", *(f"  {name}: {text}" for name, text in self._facts())]
-        return "\n".join(lines)
+        facts = [("", f"{self.version.name}: {self.summary()}"), *((f"  {name}: ", text) for name, text in self._facts())]
+        return "\n".join(name + printable(text) for name, text in facts)
 
-    def _facts(self) -> list[tuple[str, str]]:
-        facts = [("set", f"{self.test_set} {self.split or ''} (lock {self.lock_digest[:12]}, edition {self.edition or 'not frozen'})")]
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        """Yield what to know beside the accuracy, each with its name, in the order to read it."""
         if self.partial:
-            facts.insert(0, ("PARTIAL", f"stopped after {len(self.results)} of {self.planned}: not a result to decide on"))
-        scores = [name for name in self.estimates if name not in ("accuracy", *self.score_names[:1])]
-        facts += [(name, _shown(self.estimates[name])) for name in scores]
-        facts += [
-            (name, f"incomplete: could not be given on {len(self.unscored(name))} case(s)")
-            for name in self.score_names
-            if self.unscored(name)
-        ]
+            yield "PARTIAL", f"stopped after {len(self.results)} of {self.planned}: not a result to decide on"
+        edition = f"edition {self.edition}" if self.edition else "not frozen"
+        yield "set", f"{self.test_set} {self.split or ''} (lock {self.lock_digest[:12]}, {edition})"
+        for name in self.score_names[1:]:
+            try:
+                yield name, _shown(self.estimate(name))
+            except InputError as error:
+                yield name, f"no number: {error.message}"
+        for name in ("failed_share", "latency_p50_s", "latency_p95_s"):
+            if name in self.estimates:
+                yield name, _shown(self.estimates[name])
         cost = self.total("cost_usd")
-        facts.append(("cost", "unknown (no price known)" if cost is None else f"${cost:.4f}"))
-        facts += [("run", self.link or self.run_id or "")] if self.run_id else []
-        return facts + [("note", warning) for warning in self.warnings]
+        yield "cost", "unknown" if cost is None else f"${cost:.4f}"
+        if self.run_id:
+            yield "run", self.link or self.run_id
+        for warning in self.warnings:
+            yield "note", warning
 
     def _repr_html_(self) -> str:
-        facts = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(k)}</th><td style='text-align:left'>{html.escape(v)}</td></tr>"
-            for k, v in self._facts()
+        # The classes keep MathJax away: two prices in a line are no formula.
+        return (
+            "<div class='tex2jax_ignore mathjax_ignore'>"
+            f"<p><b>{html.escape(self.version.name)}</b>: {html.escape(self.summary())}</p>"
+            f"{html_table([], self._facts())}"
+            f"<details><summary>cases, the worst first</summary>{self._cases_html()}</details>"
+            "</div>"
         )
+
+    def _cases_html(self) -> str:
         worst = sorted(self.results, key=lambda one: (one.failure is None, self._value(one)))
         rows = [
-            [one.case_id, _first_input(one.inputs), expected_text(one.expected), reply_text(one.reply) or one.error, self._verdict(one)]
-            for one in worst
+            (one.case_id, _first_input(one.inputs), expected_text(one.expected), reply_text(one.reply) or one.error, self._verdict(one))
+            for one in worst[:ROWS_SHOWN]
         ]
-        table = html_table(["case", "input", "expected", "reply", self.score_names[0] if self.score_names else ""], rows[:ROWS_SHOWN])
-        more = f"<p>{len(rows) - ROWS_SHOWN} more in <code>report.frame()</code></p>" if len(rows) > ROWS_SHOWN else ""
-        title = f"<b>{html.escape(self.version.name)}</b>: {html.escape(self.summary())}"
-        return f"<div><p>{title}</p><table>{facts}</table><details><summary>cases, the worst first</summary>{table}{more}</details></div>"
+        hidden = len(worst) - len(rows)
+        more = f"<p>{hidden} more in <code>report.frame()</code></p>" if hidden else ""
+        return html_table(["case", "input", "expected", "reply", *self.score_names[:1]], rows) + more
+
+    def _first_score(self, one: CaseResult) -> Score | None:
+        return one.scores.get(self.score_names[0]) if self.score_names else None
 
     def _value(self, one: CaseResult) -> float:
-        score = one.scores.get(self.score_names[0]) if self.score_names else None
-        return float(score.value or 0) if score else 2.0
+        score = self._first_score(one)
+        return 2.0 if score is None else float(score.value or 0)
 
     def _verdict(self, one: CaseResult) -> str:
-        score = one.scores.get(self.score_names[0]) if self.score_names else None
-        return one.failure or (
-            "does not apply" if score is None else "unscored" if score.value is None else f"{float(score.value):g}: {score.reason}"
-        )
+        score = self._first_score(one)
+        if one.failure:
+            return one.failure
+        if score is None:
+            return "does not apply"
+        return f"{'unscored' if score.value is None else format(float(score.value), 'g')}: {score.reason}"
 
 
 def frame(rows: Iterable[Mapping[str, Any]]) -> pandas.DataFrame:
@@ -312,13 +346,20 @@ def frame(rows: Iterable[Mapping[str, Any]]) -> pandas.DataFrame:
 
 
 def html_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return an HTML table in which every cell is text: what a model or a file says is never markup."""
+    """Return an HTML table in which every cell is text: what a model or a file says is never markup. Long cells are cut."""
+    head = f"<thead>{_html_row('th', columns)}</thead>" if columns else ""
+    return f"<table>{head}<tbody>{''.join(_html_row('td', row) for row in rows)}</tbody></table>"
 
-    def cells(tag: str, values: Sequence[Any]) -> str:
-        return "".join(f"<{tag} style='text-align:left;white-space:pre-wrap'>{html.escape(str(value))}</{tag}>" for value in values)
 
-    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{cells('th', columns)}</tr></thead><tbody>{body}</tbody></table>"
+def _html_row(tag: str, values: Sequence[Any]) -> str:
+    # No colours: a notebook may be light or dark. Words stay whole, so that a long reply does not squeeze the ids.
+    style = "text-align:left;vertical-align:top;white-space:pre-wrap;overflow-wrap:break-word"
+    cells = (f"<{tag} style='{style}'>{html.escape(_cut(str(value)))}</{tag}>" for value in values)
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= CHARACTERS_SHOWN else f"{text[:CHARACTERS_SHOWN]} ... ({len(text)} characters)"
 
 
 def text_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -31,68 +31,77 @@ class Outcome(Generic[Task]):
     timed_out: bool = False
 
 
-class _Worker:
-    def __init__(self, pool: _Pool) -> None:
-        self.started = 0.0
-        self.job: tuple[int, Any] | None = None
-        # Each worker gets a copy of the caller's context, so that its context variables reach the system.
-        context = contextvars.copy_context()
-        threading.Thread(target=context.run, args=(pool.work, self), daemon=True, name="poclab-worker").start()
+class Run(Generic[Task]):
+    """Tasks that wait, those that are being worked on, and outcomes. An index leaves `running` once: whoever takes it out reports it."""
 
-
-class _Pool:
-    def __init__(self, tasks: Sequence[Any], work: Callable[[Any], Any]) -> None:
-        self.waiting = queue.SimpleQueue[tuple[int, Any]]()
-        self.done = queue.SimpleQueue[Outcome[Any]]()
-        self.function = work
+    def __init__(self, tasks: Sequence[Task], function: Callable[[Task], Any], *, workers: int, timeout_s: float) -> None:
+        self.function, self.timeout_s = function, timeout_s
+        self.context = contextvars.copy_context()
+        self.waiting = queue.SimpleQueue[tuple[int, Task]]()
+        self.running: dict[int, tuple[float, Task]] = {}
+        self.done = queue.SimpleQueue[Outcome[Task]]()
+        self.left = len(tasks)
         self.stopped = False
         for job in enumerate(tasks):
             self.waiting.put(job)
+        for _ in range(min(workers, self.left)):
+            self.start_worker()
 
-    def work(self, worker: _Worker) -> None:
+    def __iter__(self) -> Iterator[Outcome[Task]]:
+        while self.left:
+            for outcome in self.outcomes():
+                self.left -= 1
+                yield outcome
+
+    def close(self) -> list[Outcome[Task]]:
+        """Begin no further task, and return the outcomes that have come and were not read yet."""
+        self.stopped = True
+        found = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                found.append(self.done.get_nowait())
+        return found
+
+    def start_worker(self) -> None:
+        threading.Thread(target=self.work, daemon=True, name="poclab-worker").start()
+
+    def work(self) -> None:
         while not self.stopped:
             try:
                 index, task = self.waiting.get_nowait()
             except queue.Empty:
                 return
-            worker.started, worker.job = time.monotonic(), (index, task)
+            started = time.monotonic()
+            self.running[index] = started, task
+            value = error = None
             try:
-                outcome = Outcome(index, task, value=self.function(task))
-            except BaseException as error:  # the one broad catch: a failing case is an answer, and its traceback is kept
-                outcome = Outcome(index, task, error=error)
-            if worker.job is None:
-                return  # abandoned while it worked: nobody waits for this any more
-            worker.job = None
-            self.done.put(outcome)
+                # A copy for each task: the caller's context variables reach the system, and no case sees those of another.
+                value = self.context.copy().run(self.function, task)
+            except BaseException as raised:  # the one broad catch: a failing case is an answer, and its traceback is kept
+                error = raised
+            late = time.monotonic() - started > self.timeout_s
+            if self.running.pop(index, None) is None:
+                return  # abandoned while it worked, and replaced: nobody waits for this any more
+            self.done.put(self.overdue(index, task) if late else Outcome(index, task, value, error))
+
+    def overdue(self, index: int, task: Any) -> Outcome[Any]:
+        return Outcome(index, task, error=TimeoutError(f"no reply within {self.timeout_s:g} s"), timed_out=True)
+
+    def outcomes(self) -> Iterator[Outcome[Any]]:
+        """Yield what has ended since the last call; wait a tick if nothing has."""
+        with contextlib.suppress(queue.Empty):
+            yield self.done.get(timeout=TICK)
+        now = time.monotonic()
+        for index, (started, task) in self.running.copy().items():
+            if now - started > self.timeout_s and self.running.pop(index, None) is not None:
+                self.start_worker()
+                yield self.overdue(index, task)
 
 
-def run(tasks: Sequence[Task], work: Callable[[Task], Any], *, workers: int, timeout_s: float) -> Iterator[Outcome[Task]]:
-    """Yield an outcome per task as they end, in any order; `index` tells which task it was.
+def run(tasks: Sequence[Task], work: Callable[[Task], Any], *, workers: int, timeout_s: float) -> Run[Task]:
+    """Start the tasks, and return a run that yields an outcome per task as they end, in any order; `index` tells which task it was.
 
-    When the caller stops iterating, or Ctrl-C is pressed, no further task is begun.
+    A task that took longer than `timeout_s` timed out, even if it ended before anybody looked. After `close` no further
+    task is begun; it must follow when the caller stops reading early.
     """
-    pool = _Pool(tasks, work)
-    live = [_Worker(pool) for _ in range(min(workers, len(tasks)))]
-    reported: set[int] = set()
-    try:
-        while len(reported) < len(tasks):
-            for outcome in _next(pool, live, timeout_s):
-                if outcome.index not in reported:
-                    reported.add(outcome.index)
-                    yield outcome
-    finally:
-        pool.stopped = True
-        for worker in live:
-            worker.job = None
-
-
-def _next(pool: _Pool, live: list[_Worker], timeout_s: float) -> Iterator[Outcome[Any]]:
-    with contextlib.suppress(queue.Empty):
-        yield pool.done.get(timeout=TICK)
-    now = time.monotonic()
-    for position, worker in enumerate(live):
-        job = worker.job
-        if job is not None and now - worker.started > timeout_s:
-            worker.job = None
-            live[position] = _Worker(pool)
-            yield Outcome(*job, error=TimeoutError(f"no reply within {timeout_s:g} s"), timed_out=True)
+    return Run(tasks, work, workers=workers, timeout_s=timeout_s)

@@ -33,7 +33,17 @@ ABSTENTIONS = (
     "The passages don't",
     "There is no passage",
 )
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d)\.?)(?:[eE][-+]?\d+)?")
+#: Names of numbers and columns that every report has of its own.
+TAKEN = (
+    "accuracy cases failed failed_share latency_p50_s latency_p95_s cost_usd cost_usd_per_case tokens_in tokens_out "
+    "case repeat expected reply failure latency_s trace_id"
+).split()
+# A sign after a letter or digit is a dash (3-4), and what has a digit and a dot before it or behind it is a version (3.12.1).
+_NUMBER = re.compile(
+    r"(?<!\d)(?<!\d\.)(?:(?<!\w)[-+])?"
+    r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<![\w.])\.\d+)(?![,.]?\d)"
+    r"(?:[eE][-+]?\d+)?"
+)
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -48,11 +58,20 @@ class Score:
 
 @dataclass(frozen=True)
 class Scorer:
-    """A named scoring function."""
+    """A named scoring function, and the cases it applies to.
+
+    Raises:
+        InputError: a name that no metric can have, or that every report has already.
+    """
 
     name: str
     function: Callable[[Case, Reply], Score | bool | float | None]
     applies: Callable[[Case], bool] = lambda case: True
+
+    def __post_init__(self) -> None:
+        if self.name in TAKEN or not re.fullmatch(r"[A-Za-z_]\w*", self.name, re.ASCII):
+            taken = ": every report has a number or a column of that name" if self.name in TAKEN else ""
+            raise InputError(f"a score cannot be called {self.name!r}{taken}", fix='use letters, digits and underscores: "my_score"')
 
     def __call__(self, case: Case, reply: Reply) -> Score | None:
         return as_score(self.function(case, reply)) if self.applies(case) else None
@@ -73,7 +92,7 @@ def as_score(value: Score | bool | float | None) -> Score | None:
     score = value if isinstance(value, Score) else Score(value)
     if score.value is None:
         return score
-    number = float(score.value)
+    number = math.nan if isinstance(score.value, str) else float(score.value)
     if not 0 <= number <= 1:
         raise ValueError(f"a score is a bool or a number between 0 and 1, found {score.value!r}")
     return Score(bool(score.value) if type(score.value).__name__ in ("bool", "bool_") else number, str(score.answer), str(score.reason))
@@ -83,12 +102,12 @@ def as_scorer(function: Any) -> Scorer:
     """Return any callable as a named scorer.
 
     Raises:
-        InputError: it cannot be called, or has no name to report under.
+        InputError: it cannot be called, or has no name (or no fit one) to report under.
     """
     if isinstance(function, Scorer):
         return function
     name = getattr(function, "name", None) or getattr(function, "__name__", "")
-    if not callable(function) or not re.fullmatch(r"[A-Za-z_]\w*", str(name)):
+    if not callable(function) or not name or name == "<lambda>":
         raise InputError(
             f"{function!r} is not a scorer",
             fix="pass a function `def my_score(case, reply)`, or one of poclab.scores, called: scores.exact()",
@@ -127,12 +146,13 @@ def token_f1(*, abstentions: Sequence[str] = ABSTENTIONS) -> Scorer:
 def contains(*, abstentions: Sequence[str] = ABSTENTIONS) -> Scorer:
     """Right when the reply holds an accepted answer as whole words after `normalise`.
 
-    An accepted answer that is punctuation alone is looked up as it stands.
+    An accepted answer that normalises to nothing (`**`, `the`) is looked up as it stands, not as part of a longer run of
+    its own characters or a longer word: `*` is not in `**`.
     """
 
     def score(gold: str, reply: str) -> tuple[float, str]:
         words = normalise(gold)
-        found = f" {words} " in f" {normalise(reply)} " if words else gold in reply
+        found = f" {words} " in f" {normalise(reply)} " if words else _stands_in(gold.strip(), reply)
         return float(found), "contains" if found else "does not contain"
 
     return _best_answer("contains", score, abstentions, binary=True)
@@ -141,7 +161,8 @@ def contains(*, abstentions: Sequence[str] = ABSTENTIONS) -> Scorer:
 def number(*, rel_tol: float = 1e-6, abs_tol: float = 0.0, abstentions: Sequence[str] = ABSTENTIONS) -> Scorer:
     """Right when the last number in the reply equals that of an accepted answer within a tolerance.
 
-    Reads `1,234.5`, `-3`, `.5` and `1e5`; `50%` is read as 50. Units are not looked at.
+    Reads `1,234.5`, `-3`, `.5` and `1e5`; `50%` is read as 50. Units are not looked at. Of a range or a date (`3-4`,
+    `2026-11-23`) it reads the last part, without a sign. `3.12` is a number, a version of three parts such as `3.12.1` none.
     """
 
     def score(gold: str, reply: str) -> tuple[float, str]:
@@ -213,17 +234,25 @@ def normalise(text: str) -> str:
 
 
 def abstained(reply: Reply, abstentions: Sequence[str] = ABSTENTIONS) -> bool:
-    """True when the reply says nothing, or begins with one of the abstentions (case, punctuation and spaces aside)."""
+    """True when the reply is empty, or begins with one of the abstentions (case, punctuation and spaces aside).
+
+    A reply of punctuation or articles alone (`**`) is an answer.
+    """
     if reply.data is not None or reply.effects:
         return False
     text = normalise(reply.text.replace("\u2019", "'"))
-    return not text or any(f"{text} ".startswith(f"{normalise(words)} ") for words in abstentions)
+    return not reply.text.strip() or any(f"{text} ".startswith(f"{normalise(words)} ") for words in abstentions)
 
 
 def last_number(text: str) -> float | None:
     """Return the last number in a text, None when there is none."""
-    found = [match for match in _NUMBER.findall(text) if any(char.isdigit() for char in match)]
+    found = _NUMBER.findall(text.replace("\u2212", "-"))  # the minus sign that word processors and models write
     return float(found[-1].replace(",", "")) if found else None
+
+
+def _stands_in(gold: str, reply: str) -> bool:
+    border = "[" + "".join(map(re.escape, gold)) + (r"\w]" if re.search(r"\w", gold) else "]")
+    return re.search(f"(?<!{border}){re.escape(gold)}(?!{border})", reply) is not None
 
 
 def _best_answer(name: str, score: Callable[[str, str], tuple[float, str]], abstentions: Sequence[str], *, binary: bool) -> Scorer:

@@ -186,7 +186,7 @@ def holds(expression: str, point: Mapping[str, Any], *, where: str) -> bool:
         return bool(eval(compile(tree, "<where>", "eval"), {"__builtins__": {}}, dict(point)))
     except SyntaxError:
         raise InputError(f"{where}: where: {expression!r} is not an expression", fix='such as "overlap * 4 <= chunk_size"') from None
-    except (TypeError, ZeroDivisionError, OverflowError, MemoryError) as error:
+    except (TypeError, ValueError, ArithmeticError, MemoryError, RecursionError) as error:
         raise InputError(f"{where}: where: {expression!r} cannot be computed: {error}") from None
 
 

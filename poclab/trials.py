@@ -8,9 +8,11 @@ There is no retry, and a driver that is killed leaves the trials that were runni
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -21,7 +23,8 @@ from poclab import kernels, tracking
 from poclab.cases import TestSet
 from poclab.errors import InputError, PocError
 from poclab.experiment import TRIAL_FOLDER, TRIAL_RUN, run_end, run_place
-from poclab.files import WORK, digest, parse_json, read_json, read_text, work_folder, write_atomic
+from poclab.files import WORK, digest, read_json, read_json_lines, read_text, work_folder, write_atomic
+from poclab.redaction import conceal, secrets
 from poclab.report import Report, frame, text_table
 from poclab.sweeps import Sweep, Trial, file_digests
 from poclab.tracking.server import PORT
@@ -66,6 +69,8 @@ class Results:
     records: tuple[Record, ...]
     ran: int
     parent_run_id: str | None
+    lock_digest: str
+    corpus_digest: str | None
 
     @property
     def errors(self) -> tuple[Record, ...]:
@@ -107,7 +112,9 @@ class Results:
             if self.ran < len(self.records)
             else ""
         )
+        documents = f"; corpus {self.corpus_digest[:12]}" if self.corpus_digest else ""
         return (
+            f"lock {self.lock_digest[:12]}{documents}\n"
             f"{many}Intervals are 95%, each trial by itself: the best of many looks better than it is,\n"
             "and where intervals overlap this table does not tell which trial is better."
         )
@@ -118,7 +125,7 @@ class Results:
         uri = tracking.tracking_uri(self.sweep.poc)
         base = uri.rstrip("/") if uri.startswith("http") else f"http://127.0.0.1:{PORT}"
         serve = "" if uri.startswith("http") else f" (served by `poclab ui {_relative(self.sweep.poc)}`)"
-        return f"MLflow UI: {base}/#/experiments/{ids[0] if ids else ''}/runs{serve}"
+        return f"MLflow UI: {base}/#/experiments/{ids[0] if ids else ''}/evaluation-runs{serve}"
 
     def failures(self) -> str:
         """Return the trials that failed, those with the same error together."""
@@ -142,17 +149,15 @@ def plan(sweep: Sweep) -> list[tuple[str, Trial]]:
     Raises:
         FrozenError: the POC's cases are not what their lock says.
     """
-    test_set = TestSet.load(sweep.poc / "cases.jsonl")
-    common = {
-        "notebook": read_text(sweep.notebook),
-        "lock": test_set.digest,
-        "corpus": _corpus_digest(sweep.poc),
-        "code": _code_digest(sweep.poc),
-    }
+    common = {"notebook": read_text(sweep.notebook), "code": _code_digest(sweep.poc), **_inputs(sweep.poc)}
     return [
         (digest({**common, "parameters": trial.parameters, "files": file_digests(trial.parameters, sweep.poc)})[:16], trial)
         for trial in sweep.trials
     ]
+
+
+def _inputs(poc: Path) -> dict[str, str | None]:
+    return {"lock": TestSet.load(poc / "cases.jsonl").digest, "corpus": _corpus_digest(poc)}
 
 
 def planned_table(sweep: Sweep) -> str:
@@ -183,7 +188,7 @@ def run_sweep(sweep: Sweep, *, say: Callable[[str], None] = lambda line: None) -
     if todo:
         driver.begin(planned)
         known |= driver.run(todo)
-    results = Results(sweep, tuple(known[trial_id] for trial_id, _ in planned), len(todo), driver.parent)
+    results = Results(sweep, tuple(known[trial_id] for trial_id, _ in planned), len(todo), driver.parent, *_inputs(sweep.poc).values())
     if todo:
         driver.end(results)
     return results
@@ -197,6 +202,7 @@ class _Driver:
         self.uri = tracking.tracking_uri(sweep.poc)
         self.parent: str | None = None
         self.place = run_place(sweep.poc, self.uri)
+        self.stopped = False
 
     def known(self) -> dict[str, Record]:
         """Return the trials that ended well and whose runs are still there."""
@@ -204,9 +210,9 @@ class _Driver:
         gone = self.uri.startswith(tracking.SQLITE) and not database.exists()
         if gone or not self.records.exists():
             return {}
-        # The last line may be a half one, if the driver was killed while it wrote.
-        lines = [line for line in read_text(self.records).split("\n")[:-1] if line.strip()]
-        records = [parse_json(line, where=str(self.records)) for line in lines]
+        # The last line may be a half one, if the driver was killed while it wrote: the next would be appended to it.
+        os.truncate(self.records, self.records.read_bytes().rfind(b"\n") + 1)
+        records = [value for _, value in read_json_lines(self.records)]
         return {
             one["trial_id"]: Record(**one) for one in records if one["outcome"] == "ok" and one["store"] == self.uri and one.pop("store")
         }
@@ -215,7 +221,7 @@ class _Driver:
         if self.sweep.name == "run":
             return
         tags = {"poclab.sweep": self.sweep.name, "poclab.trials": str(len(planned)), "mlflow.runType": "poclab_sweep"}
-        self.parent = self._begin(f"sweep {self.sweep.name}", tags, None)["run_id"]
+        self.parent = self._begin(f"{self.sweep.name} of {len(planned)} trials", tags, None)["run_id"]
 
     def _begin(self, name: str, tags: Mapping[str, str], folder: Path | None, run_id: str | None = None, **more: Any) -> dict[str, str]:
         run = {**self.place, "run_id": run_id, "name": name, "tags": dict(tags), "params": {}, "prompts": [], "dataset": None, **more}
@@ -233,10 +239,25 @@ class _Driver:
                         done[record.trial_id] = record
                         self._append(record)
                         self.say(f"[{len(done)}/{len(todo)}] {record.name}: {_outcome(record, self.sweep.metric)}")
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+            except BaseException as stop:
+                self._stop(pool, waiting)
+                if isinstance(stop, KeyboardInterrupt):
+                    raise KeyboardInterrupt(
+                        f"{len(done)} of {len(todo)} trials are recorded; the same command goes on from there"
+                    ) from None
                 raise
         return done
+
+    def _stop(self, pool: ThreadPoolExecutor, waiting: set[Future[Record]]) -> None:
+        """Begin no further trial, kill the kernels of those that run, and wait until their runs are closed."""
+        self.stopped = True
+        pool.shutdown(wait=False, cancel_futures=True)
+        while any(future.running() for future in waiting):
+            kernels.kill_running()  # again and again: one may just be starting
+            time.sleep(0.1)
+        if self.parent:
+            with contextlib.suppress(PocError):  # what stopped the sweep is the error to show
+                tracking.recorder().send("end", uri=self.uri, run_id=self.parent, status="KILLED").result()
 
     def _append(self, record: Record) -> None:
         with self.records.open("a", encoding="utf-8") as file:
@@ -257,7 +278,9 @@ class _Driver:
                 self.sweep.notebook, folder / "executed.ipynb", trial.parameters, env=self._env(folder, begun), cwd=self.sweep.poc
             )
         except kernels.NotebookError as failure:
-            error = failure.message if failure.poclab_error else f"{failure} (see {folder / 'executed.ipynb'})"
+            error = conceal(failure.message if failure.poclab_error else f"{failure} (see {folder / 'executed.ipynb'})")
+        if (folder / "executed.ipynb").exists():
+            write_atomic(folder / "executed.ipynb", conceal(read_text(folder / "executed.ipynb")))
         return self._settle(trial_id, trial, folder, begun, error)
 
     def _env(self, folder: Path, begun: Mapping[str, str]) -> dict[str, str]:
@@ -283,9 +306,10 @@ class _Driver:
             report = _valid_report(folder, trial, run_id)
             used = read_json(folder / "begin.json")
             recorder.send("begin", uri=self.uri, folder=str(folder), run={**used, **self.place, "run_id": run_id}).result()
-            recorder.send("finish", run_id=run_id, folder=str(folder), poc=str(self.sweep.poc), end=run_end(report)).result()
+            end = {"end": run_end(report), "secrets": secrets()}
+            recorder.send("finish", run_id=run_id, folder=str(folder), poc=str(self.sweep.poc), **end).result()
         except PocError as problem:
-            recorder.send("end", run_id=run_id, status="FAILED").result()
+            recorder.send("end", uri=self.uri, run_id=run_id, status="KILLED" if self.stopped else "FAILED").result()
             return Record(outcome="error", error=str(problem), **common)
         (folder / "records.jsonl").unlink(missing_ok=True)
         numbers = report.to_json()["aggregates"]
@@ -306,10 +330,9 @@ class _Driver:
             return
         recorder = tracking.recorder()
         table = write_atomic(self.folder / "ranking.txt", f"{results}\n")
-        best = {f"best_{self.sweep.metric}": results.ranked()[0].value(self.sweep.metric)} if results.ranked() else {}
         recorder.send("artifacts", run_id=self.parent, files={str(table): ""}).result()
-        recorder.send("annotate", run_id=self.parent, tags={}, metrics=best).result()
-        recorder.send("end", run_id=self.parent, status="FAILED" if results.errors else "FINISHED").result()
+        recorder.send("annotate", run_id=self.parent, tags={"mlflow.note.content": f"```\n{results}\n```"}, metrics={}).result()
+        recorder.send("end", uri=self.uri, run_id=self.parent, status="FAILED" if results.errors else "FINISHED").result()
 
 
 def _valid_report(folder: Path, trial: Trial, run_id: str) -> Report:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -38,15 +39,17 @@ def tracking_uri(poc: Path | None) -> str | None:
 
 
 def check_store(uri: str) -> None:
-    """Refuse a store that cannot work before any case is answered. Only local databases can be looked at for free.
+    """Refuse a store that cannot work before any case is answered: what can be seen without MLflow.
 
     Raises:
-        StoreError: a file that is no SQLite database, or a database or folder that cannot be written.
+        StoreError: a file that is no SQLite database, a database or folder that cannot be written, a server out of reach.
     """
     if "://" not in uri or uri.startswith("file:"):
         raise StoreError(
             f"MLFLOW_TRACKING_URI={uri}: a folder cannot hold traces", fix="unset it, or use sqlite:////absolute/path/mlflow.db"
         )
+    if uri.startswith(("http://", "https://")):
+        _check_server(uri)
     if not uri.startswith(SQLITE):
         return
     path = Path(uri.removeprefix(SQLITE))
@@ -65,6 +68,20 @@ def check_store(uri: str) -> None:
                 pass
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror}", fix="make it writable, or set MLFLOW_TRACKING_URI") from None
+
+
+def _check_server(uri: str) -> None:
+    import urllib.parse
+    import urllib.request
+
+    # MLflow itself would try for minutes. Behind a proxy only MLflow can tell whether the server is there.
+    url = urllib.parse.urlsplit(uri)
+    if url.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(url.hostname or ""):
+        return
+    try:
+        socket.create_connection((url.hostname or "", url.port or (443 if url.scheme == "https" else 80)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise StoreError(f"MLFLOW_TRACKING_URI={uri}: no server answers there: {error}", fix="start `mlflow server`, or unset it") from None
 
 
 class Recorder:
@@ -144,7 +161,9 @@ class Recorder:
             code = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             code = None
-        return StoreError(f"the process that writes to MLflow ended (exit code {code}){self._last_words()}")
+        # A process that was killed had no time for last words.
+        words = "" if code is not None and code < 0 else self._last_words()
+        return StoreError(f"the process that writes to MLflow ended (exit code {code}){words}")
 
     def _last_words(self) -> str:
         try:

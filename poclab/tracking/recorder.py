@@ -6,6 +6,8 @@ and closes the runs that were never finished as KILLED: the process that owned t
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import queue
@@ -17,19 +19,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from poclab import redaction
 from poclab.errors import PocError, StoreError
 from poclab.tracking import store, surroundings, traces
 
 #: Seconds between two looks at records that are still growing.
 LOOK = 0.1
+#: What MLflow imports when it is there, and its skinny edition does without: a third of the time until a run can begin.
+UNUSED = ("pandas", "numpy")
+#: Objects between two garbage collections. Python's 700 collects all through the import of 1,800 modules.
+COLLECT_EVERY = 50_000
 
 
 class Follower:
     """Reads whole lines from a file that another process still writes, and writes them as traces in batches."""
 
-    def __init__(self, path: Path, experiment_id: str, run_id: str) -> None:
-        self.path, self.experiment_id, self.run_id = path, experiment_id, run_id
-        self.offset = self.written = 0
+    def __init__(self, uri: str, path: Path | None, experiment_id: str, run_id: str) -> None:
+        self.uri, self.path, self.experiment_id, self.run_id = uri, path, experiment_id, run_id
+        self.offset = 0
         self.pending: list[dict[str, Any]] = []
 
     def follow(self, *, to_the_end: bool = False) -> None:
@@ -38,11 +45,10 @@ class Follower:
         ready = len(self.pending) if to_the_end else len(self.pending) // traces.BATCH * traces.BATCH
         if ready:
             batch, self.pending = self.pending[:ready], self.pending[ready:]
-            traces.write(batch, experiment_id=self.experiment_id, run_id=self.run_id)
-            self.written += ready
+            traces.write(self.uri, batch, experiment_id=self.experiment_id, run_id=self.run_id)
 
     def _lines(self) -> Iterator[dict[str, Any]]:
-        if not self.path.exists():
+        if self.path is None or not self.path.exists():
             return
         with self.path.open("rb") as file:
             file.seek(self.offset)
@@ -57,48 +63,54 @@ class Commands:
     """What the recorder can be told to do; the name of each method is the command."""
 
     def __init__(self) -> None:
-        self.followed: dict[str, Follower] = {}
+        #: The runs that were begun and not ended; one without a folder has nothing to follow.
+        self.open: dict[str, Follower] = {}
 
     def begin(self, uri: str, folder: str | None, run: dict[str, Any]) -> dict[str, str]:
         """Open the store and a run (or take the given one), and follow the records in `folder`, if there is one."""
         found = store.begin(uri, run)
-        if folder:
-            follower = Follower(Path(folder, "records.jsonl"), found["experiment_id"], found["run_id"])
-            self.followed.setdefault(found["run_id"], follower)
+        records = Path(folder, "records.jsonl") if folder else None
+        self.open.setdefault(found["run_id"], Follower(uri, records, found["experiment_id"], found["run_id"]))
         return found
 
-    def finish(self, run_id: str, folder: str, poc: str | None, end: dict[str, Any]) -> dict[str, int]:
+    def finish(self, run_id: str, folder: str, poc: str | None, end: dict[str, Any], secrets: list[str]) -> dict[str, int]:
         """Write the remaining traces, count them, then the numbers and artifacts, and end the run."""
-        follower = self.followed.pop(run_id)
+        for secret in secrets:
+            redaction.remember(secret)
+        follower = self.open.pop(run_id)
         follower.follow(to_the_end=True)
-        stored = traces.count(follower.experiment_id, run_id)
-        if stored != follower.written:
-            store.end(run_id, "FAILED")
-            raise StoreError(
-                f"run {run_id}: {follower.written} traces were written and {stored} are stored", fix=f"the records are in {folder}"
-            )
+        stored = traces.count(follower.uri, follower.experiment_id, run_id)
+        if stored != end["traces"]:
+            store.end(follower.uri, run_id, "FAILED")
+            raise StoreError(f"run {run_id}: of {end['traces']} traces {stored} are stored", fix=f"the records are in {folder}")
         tags = surroundings.record(Path(folder, "artifacts"), Path(poc) if poc else None)
-        store.finish(run_id, Path(folder, "artifacts"), {**end, "tags": {**end["tags"], **tags}})
+        store.finish(follower.uri, run_id, Path(folder, "artifacts"), {**end, "tags": {**end["tags"], **tags}})
         return {"traces": stored}
 
     def artifacts(self, run_id: str, files: dict[str, str]) -> None:
         """Log files, each given with its folder in the run's artifacts."""
-        store.log_files(run_id, files)
+        store.log_files(self.open[run_id].uri, run_id, files)
 
     def annotate(self, run_id: str, tags: dict[str, str], metrics: dict[str, float]) -> None:
         """Add tags and metrics to a run."""
-        store.annotate(run_id, tags, metrics)
+        store.annotate(self.open[run_id].uri, run_id, tags, metrics)
 
-    def end(self, run_id: str, status: str) -> None:
-        """End a run that leaves no report."""
-        self.followed.pop(run_id, None)
-        store.end(run_id, status)
+    def end(self, uri: str, run_id: str, status: str) -> None:
+        """End a run that leaves no report; the cases that were answered keep their traces."""
+        follower = self.open.pop(run_id, None)
+        try:
+            if follower:
+                follower.follow(to_the_end=True)
+        finally:
+            store.end(uri, run_id, status)
 
     def abandon(self) -> None:
         """Write what the runs that nobody finished have left, and close them."""
-        for run_id, follower in list(self.followed.items()):
-            follower.follow(to_the_end=True)
-            self.end(run_id, "KILLED")
+        for run_id, follower in list(self.open.items()):
+            try:
+                self.end(follower.uri, run_id, "KILLED")
+            except Exception:  # nobody is left to be told; the next run is still to be closed
+                traceback.print_exc()
 
 
 def serve(requests: TextIO, answers: TextIO) -> None:
@@ -110,14 +122,16 @@ def serve(requests: TextIO, answers: TextIO) -> None:
         try:
             line = waiting.get(timeout=LOOK)
         except queue.Empty:
-            for follower in commands.followed.values():
+            for follower in commands.open.values():
                 follower.follow()
             continue
         if line is None:
             commands.abandon()
             return
-        answers.write(json.dumps(_answer(commands, json.loads(line))) + "\n")
-        answers.flush()
+        answer = json.dumps(_answer(commands, json.loads(line)))
+        with contextlib.suppress(BrokenPipeError):  # whoever asked was killed: what is left is still to be written
+            answers.write(answer + "\n")
+            answers.flush()
 
 
 def _read(requests: TextIO, put: Callable[[str | None], None]) -> None:
@@ -133,16 +147,30 @@ def _answer(commands: Commands, request: dict[str, Any]) -> dict[str, Any]:
         return {"id": request["id"], "error": error.message, "fix": error.fix}
     except Exception as error:  # the process boundary: the reason goes to whoever asked, the traceback to the log
         traceback.print_exc()
-        return {"id": request["id"], "error": f"MLflow: {type(error).__name__}: {error}"}
+        return {"id": request["id"], "error": f"MLflow: {type(error).__name__}: {store.first_line(error)}"}
+
+
+def import_mlflow() -> None:
+    """Import MLflow without the packages that neither runs nor traces have a use for; later imports of them work as ever."""
+    os.environ.update(store.SETTINGS)
+    sys.modules.update(dict.fromkeys(UNUSED))  # None: to import one raises, as if it were not installed
+    import mlflow  # noqa: F401  this module is for those below, which import it where they need it
+
+    for name in UNUSED:
+        del sys.modules[name]
 
 
 def main() -> None:
     """Serve standard input. What libraries print goes to standard error, so that answers stay clean."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+    gc.set_threshold(COLLECT_EVERY)
+    with contextlib.suppress(BrokenPipeError), os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)
         sys.stdin.reconfigure(encoding="utf-8")
+        import_mlflow()
         serve(sys.stdin, answers)
+    sys.stderr.flush()
+    os._exit(0)  # all is written: MLflow's tidying up would take as long again as writing a hundred traces
 
 
 if __name__ == "__main__":

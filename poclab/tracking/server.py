@@ -23,11 +23,12 @@ STARTS_WITHIN_S = 120
 
 def links(base: str, experiment_id: str, ranked: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return the addresses by what they show; the side-by-side view needs two runs."""
-    experiment = f"{base}/#/experiments/{experiment_id}"
-    found = {"runs": f"{experiment}/runs", "chart": f"{experiment}/runs?compareRunsMode=CHART", "traces": f"{experiment}/traces"}
+    # The page of evaluation runs shows the trials of a sweep; that of all runs hides them below their parent.
+    runs = f"{base}/#/experiments/{experiment_id}/evaluation-runs"
+    found = {"runs": runs, "chart": f"{runs}?viewMode=charts", "traces": f"{base}/#/experiments/{experiment_id}/traces"}
     if len(ranked) > 1:
         best, second = ranked[0]["run_id"], ranked[1]["run_id"]
-        found["the two best, case by case"] = f"{experiment}/evaluation-runs?selectedRunUuid={best}&compareToRunUuid={second}"
+        found["the two best, case by case"] = f"{runs}?selectedRunUuid={best}&compareToRunUuid={second}"
     return found
 
 
@@ -64,7 +65,10 @@ def serve(uri: str, poc: Path, port: int) -> Iterator[tuple[str, subprocess.Pope
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=30)
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _wait_for(base: str, process: subprocess.Popen[bytes]) -> None:

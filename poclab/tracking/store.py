@@ -38,8 +38,7 @@ def connect(uri: str) -> Any:
     os.environ.update(SETTINGS)
     import mlflow
 
-    if mlflow.get_tracking_uri() != uri:
-        mlflow.set_tracking_uri(uri)
+    # No `mlflow.set_tracking_uri` here: it sets an environment variable, and the next POC would be recorded in this one's store.
     try:
         with _alone(uri):
             client = mlflow.MlflowClient(uri)
@@ -71,7 +70,7 @@ def begin(uri: str, run: Mapping[str, Any]) -> dict[str, str]:
     tags = {**RUN_TAGS, **run["tags"]}
     if run["run_id"]:
         run_id = run["run_id"]
-        annotate(run_id, tags, {})
+        annotate(uri, run_id, tags, {})
     else:
         run_id = client.create_run(experiment_id, run_name=run["name"], tags=tags).info.run_id
     for prompt in run["prompts"]:
@@ -83,34 +82,32 @@ def begin(uri: str, run: Mapping[str, Any]) -> dict[str, str]:
     return {"run_id": run_id, "experiment_id": experiment_id}
 
 
-def finish(run_id: str, artifacts: Path, end: Mapping[str, Any]) -> None:
+def finish(uri: str, run_id: str, artifacts: Path, end: Mapping[str, Any]) -> None:
     """Log metrics and tags in one batch, the folder of artifacts, and end the run."""
     import mlflow
 
-    client = mlflow.MlflowClient()
+    client = mlflow.MlflowClient(uri)
     _log_batch(client, run_id, metrics=end["metrics"], tags=end["tags"])
     client.log_artifacts(run_id, str(artifacts))
     client.set_terminated(run_id, end["status"])
 
 
-def annotate(run_id: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+def annotate(uri: str, run_id: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
     import mlflow
 
-    _log_batch(mlflow.MlflowClient(), run_id, tags=tags, metrics=metrics)
+    _log_batch(mlflow.MlflowClient(uri), run_id, tags=tags, metrics=metrics)
 
 
-def end(run_id: str, status: str) -> None:
-    import mlflow
-
-    mlflow.MlflowClient().set_terminated(run_id, status)
+def end(uri: str, run_id: str, status: str) -> None:
+    connect(uri).set_terminated(run_id, status)
 
 
-def log_files(run_id: str, files: Mapping[str, str]) -> None:
+def log_files(uri: str, run_id: str, files: Mapping[str, str]) -> None:
     """Log files: path to the folder in the run's artifacts (empty: their root)."""
     import mlflow
 
     for path, folder in files.items():
-        mlflow.MlflowClient().log_artifact(run_id, path, folder or None)
+        mlflow.MlflowClient(uri).log_artifact(run_id, path, folder or None)
 
 
 def _experiment(client: Any, uri: str, name: str, artifact_location: str | None) -> str:
@@ -159,10 +156,12 @@ def _link_prompt(client: Any, uri: str, prompt: Mapping[str, str], run_id: str) 
         if version is None:
             version = client.register_prompt(name, prompt["text"], commit_message=prompt["file"])
             client.set_prompt_alias(name, alias, version.version)
+    import mlflow
     from mlflow.tracking._model_registry.client import ModelRegistryClient
 
+    mlflow.set_tracking_uri(uri)  # MLflow looks for the run in its global store. Only the recorder's process comes here.
     ModelRegistryClient(uri, uri).link_prompt_version_to_run(name, version.version, run_id)
-    annotate(run_id, {f"poclab.prompt.{prompt['key']}": f"prompts:/{name}/{version.version}"}, {})
+    annotate(uri, run_id, {f"poclab.prompt.{prompt['key']}": f"prompts:/{name}/{version.version}"}, {})
 
 
 def _registered(client: Any, name: str, alias: str) -> Any | None:

@@ -37,7 +37,8 @@ def record(folder: Path, poc: Path | None) -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def _packages() -> dict[str, str]:
-    found = {one.metadata["Name"]: one.version for one in metadata.distributions() if one.metadata["Name"]}
+    read = (one.metadata for one in metadata.distributions())  # once each: every access parses the file again
+    found = {one["Name"]: one["Version"] for one in read if one["Name"]}
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 

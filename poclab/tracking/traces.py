@@ -20,13 +20,13 @@ RUN_KEY = "mlflow.sourceRun"
 ASSESSMENT_RUN_KEY = "mlflow.assessment.sourceRunId"
 
 
-def write(records: Sequence[Mapping[str, Any]], *, experiment_id: str, run_id: str) -> None:
-    """Write one trace per record, a batch at a time, to the store at MLflow's current tracking URI."""
+def write(uri: str, records: Sequence[Mapping[str, Any]], *, experiment_id: str, run_id: str) -> None:
+    """Write one trace per record, a batch at a time."""
     import mlflow
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
     from mlflow.tracing.client import TracingClient
 
-    client = TracingClient()
+    client = TracingClient(uri)
     # A server (a REST store) takes traces one by one: its database is its own.
     begin = begin_bulk if mlflow.__version__ in BULK_VERSIONS and isinstance(client.store, SqlAlchemyStore) else begin_each
     for start in range(0, len(records), BATCH):
@@ -221,13 +221,13 @@ def _preview(value: Any) -> str:
     return text if len(text) <= PREVIEW else text[: PREVIEW - 3] + "..."
 
 
-def count(experiment_id: str, run_id: str) -> int:
+def count(uri: str, experiment_id: str, run_id: str) -> int:
     """Return how many traces the store holds for a run."""
     import mlflow
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
     from mlflow.tracing.client import TracingClient
 
-    store = TracingClient().store
+    store = TracingClient(uri).store
     if mlflow.__version__ in BULK_VERSIONS and isinstance(store, SqlAlchemyStore):
         from mlflow.store.tracking.dbmodels.models import SqlTraceMetadata
 
@@ -235,7 +235,7 @@ def count(experiment_id: str, run_id: str) -> int:
             return session.query(SqlTraceMetadata).filter_by(key=RUN_KEY, value=run_id).count()
     found, token = 0, None
     while True:
-        page = mlflow.MlflowClient().search_traces(
+        page = mlflow.MlflowClient(uri).search_traces(
             locations=[experiment_id], run_id=run_id, include_spans=False, max_results=500, page_token=token
         )
         found, token = found + len(page), page.token

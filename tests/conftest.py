@@ -1,0 +1,212 @@
+"""What several test files share: an environment without keys or addresses, a small POC made of files, and one recorded sweep."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from poclab import freezing, rag
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+NAMES = ("MLFLOW_", "OPENAI_", "POCLAB_")
+
+DOCUMENTS = {
+    "cats.md": "# Cats\n\nCats sleep about fifteen hours a day. They purr when they are content.\n",
+    "storks.md": "# Storks\n\nStorks nest on chimneys. In winter they fly to Africa.\n",
+    "owls.md": "# Owls\n\nOwls hunt at night. Their feathers make no sound.\n",
+    "beavers.md": "# Beavers\n\nBeavers build dams of wood. Their teeth never stop growing.\n",
+    "bats.md": "# Bats\n\nBats find insects by echo. They hang upside down in caves.\n",
+}
+#: Each answerable question uses the words of one sentence; the others share no word with any document.
+ANSWERABLE = {
+    "q01": ("How many hours a day do cats sleep?", "fifteen", "sleep about fifteen hours", "dev"),
+    "q02": ("Where do storks nest?", "chimneys", "nest on chimneys", "dev"),
+    "q03": ("When do owls hunt?", "night", "hunt at night", "dev"),
+    "q04": ("What do beavers build?", "dams", "build dams of wood", "dev"),
+    "q05": ("How do bats find insects?", "echo", "find insects by echo", "dev"),
+    "q06": ("Where do storks fly in winter?", "Africa", "fly to Africa", "dev"),
+    "q07": ("When do cats purr?", "content", "purr when they are content", "test"),
+    "q08": ("Where do bats hang upside down?", "caves", "upside down in caves", "test"),
+}
+UNANSWERABLE = {
+    "q09": ("Who composed the opera Fidelio?", "dev"),
+    "q10": ("What is the capital of Mongolia?", "dev"),
+    "q11": ("Which king signed Magna Carta?", "test"),
+}
+CHARTER = """\
+decision: Answer questions about animals from five short pages, or do not.
+uncertainty: Whether retrieval finds the sentence.
+owner: Ada Example
+sponsor: Grace Example
+criteria:
+  - {metric: accuracy, at_least: 0.8, split: test}
+"""
+PROMPTS = {
+    "plain.md": "Answer in one sentence, from these passages.\n\n{{context}}\n\nQuestion: {{question}}\n",
+    "abstain.md": "Answer in one sentence, from these passages alone.\n"
+    'If the passages do not contain the answer, reply exactly "I don\'t know."\n\n{{context}}\n\nQuestion: {{question}}\n',
+}
+SWEEP = """\
+notebook: notebooks/02_evaluate.ipynb
+metric: {name: accuracy, goal: maximize}
+fixed: {split: dev, context_chars: 500}
+include:
+  - {retrieval: none, prompt: prompts/abstain.md}
+parameters:
+  retrieval: {values: [bm25]}
+  prompt: {values: [prompts/abstain.md, prompts/plain.md]}
+limits: {jobs: 2}
+"""
+
+
+def _case_lines():
+    for case_id, (question, answer, evidence, split) in ANSWERABLE.items():
+        yield {"id": case_id, "inputs": {"question": question}, "expected": {"answers": [answer], "evidence": [evidence]}, "split": split}
+    for case_id, (question, split) in UNANSWERABLE.items():
+        yield {"id": case_id, "inputs": {"question": question}, "expected": {"abstain": True}, "split": split}
+
+
+def pytest_configure(config):
+    # MLflow 3.17 asks SQLAlchemy 2.1 for this; no line of ours can change it.
+    config.addinivalue_line("filterwarnings", "ignore:The ``noload`` loader strategy is deprecated")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_of_the_machine():
+    """Tests start without keys, endpoints and stores that the machine's environment may name."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(NAMES)]:
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+def make_poc():
+    """Return a function that makes a frozen POC: 8 dev cases (6 to answer, 2 to abstain from) and 3 test cases."""
+
+    def make(folder: Path, sweep: str = SWEEP) -> Path:
+        for name, text in DOCUMENTS.items():
+            _write(folder / "docs" / name, text)
+        for name, text in PROMPTS.items():
+            _write(folder / "prompts" / name, text)
+        _write(folder / "charter.yaml", CHARTER)
+        _write(folder / "corpus.yaml", 'source: files\nglob: "docs/*.md"\n')
+        _write(folder / "sweep.yaml", sweep)
+        _write(folder / "cases.jsonl", "".join(json.dumps(line) + "\n" for line in _case_lines()))
+        shutil.copytree(NOTEBOOKS, folder / "notebooks", ignore=shutil.ignore_patterns(".*"))
+        corpus = rag.load_corpus(folder)
+        freezing.freeze(folder / "cases.jsonl", find=corpus.find, corpus_digest=corpus.digest)
+        return folder
+
+    return make
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+@pytest.fixture
+def poc(make_poc, tmp_path):
+    """A POC of the test's own."""
+    return make_poc(tmp_path / "animals")
+
+
+@pytest.fixture(scope="session")
+def run_poclab():
+    """Return a function that runs the command line in a process of its own, as a person does."""
+
+    def run(*arguments, cwd=None, timeout=120, **env):
+        command = [sys.executable, "-m", "poclab", *map(str, arguments)]
+        return subprocess.run(command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=timeout)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def swept(make_poc, run_poclab, tmp_path_factory):
+    """A POC whose sweep of three trials has run: the folder, and what the command printed. Nothing may change it."""
+    folder = make_poc(tmp_path_factory.mktemp("swept") / "animals")
+    done = run_poclab("sweep", folder, POCLAB_TEST_API_KEY="sk-swept-0123456789abcdef")
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+ENV_KEY, GIVEN_KEY = "sk-env-7f3a9c51d2e84b60", "sk-given-1b6e2f9a0c7d4853"
+GITIGNORE = ".poclab/\nmlflow.db*\nmlartifacts/\n"
+
+
+@pytest.fixture(scope="session")
+def recorded(make_poc, tmp_path_factory):
+    """A POC in a git repository with one recorded evaluation, by a system that takes steps, calls a model, and crashes on q09."""
+    import poclab
+    from poclab import scores
+
+    # A name that every address has to escape.
+    repository = tmp_path_factory.mktemp("recorded") / "100% of Zoë's #1 repo"
+    poc = make_poc(repository / "animals")
+    _write(repository / ".gitignore", GITIGNORE)
+    _write(repository / "settings.py", "key = None\n")
+    _git(repository, "init", "-q")
+    _git(repository, "add", ".")
+    _git(repository, "-c", "user.name=Ada", "-c", "user.email=ada@example.org", "commit", "-q", "-m", "First")
+    _write(repository / "settings.py", f"key = '{ENV_KEY}' or '{GIVEN_KEY}'\n")
+    _write(repository / "draft.md", "not added yet\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_API_KEY", ENV_KEY)
+        patch.setenv("ZOO_PLAIN", "plain-value-77")
+        version = poclab.Version(
+            "look-up",
+            model="offline/extractive",
+            prompt=poclab.Prompt.load(poc / "prompts/plain.md"),
+            limits=[1, 2],
+            note="n" * 600,
+            hint=f"never {GIVEN_KEY}",
+        )
+        cases = poclab.TestSet.load(poc / "cases.jsonl").split("dev")
+        given = [scores.contains(), scores.abstains()]
+        report = poclab.evaluate(zoo_keeper(), cases, given, version=version, repeats=2)
+    return poc, report
+
+
+def zoo_keeper():
+    """Return a system that reads every document, in a span of its own, and asks the offline model."""
+    from poclab import models
+    from poclab.system import Reply, step
+
+    client = models.client(api_key=GIVEN_KEY)
+
+    def answer(inputs):
+        if "Fidelio" in inputs["question"]:
+            raise RuntimeError(f"no opera; tried {ENV_KEY} and {GIVEN_KEY}")
+        with step("read", "RETRIEVER", inputs=inputs["question"]) as one:
+            with step("open", "TOOL"):
+                passages = list(DOCUMENTS.values())
+            one.outputs = [{"page_content": text, "metadata": {}} for text in passages]
+        text = client.chat.completions.create(model="offline/extractive", messages=_asked(passages, inputs["question"]))
+        return Reply(text.choices[0].message.content, contexts=passages)
+
+    return answer
+
+
+def _asked(passages, question):
+    blocks = "\n".join(f'<passage source="{number}">{text}</passage>' for number, text in enumerate(passages))
+    asked = PROMPTS["abstain.md"].replace("{{context}}", blocks).replace("{{question}}", question)
+    return [{"role": "user", "content": asked}]
+
+
+def _git(folder, *arguments):
+    subprocess.run(["git", "-C", str(folder), *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def unused_port():
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

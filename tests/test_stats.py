@@ -1,0 +1,269 @@
+import math
+import random
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom, bootstrap
+
+from poclab.stats import bca, design_effect, mean_estimate, quantile_estimate, wilson
+
+SHARES = st.sampled_from([0.0, 0.25, 1 / 3, 0.5, 2 / 3, 1.0])
+#: From the t table in Student's form, two-sided 95%.
+T_AT_1, T_AT_4, Z = 12.706205, 2.776445, 1.959964
+
+
+def interval(estimate):
+    return estimate.low, estimate.high
+
+
+def by_wilson_formula(mean, n, quantile):
+    """Wilson (1927), solved for the edges: the two roots of (p - mean)^2 = quantile^2 p (1 - p) / n."""
+    a, b, c = 1 + quantile**2 / n, -(2 * mean + quantile**2 / n), mean**2
+    root = math.sqrt(b * b - 4 * a * c)
+    return (-b - root) / (2 * a), (-b + root) / (2 * a)
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"),
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        (20, 20, 0.8389, 1.0),
+    ],
+)
+def test_wilson_gives_the_published_intervals(right, n, low, high):
+    """Newcombe (1998), Statistics in Medicine 17, 857-872, table I, method 3; 20 of 20 is 0 of 20 mirrored."""
+    assert wilson(right / n, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_more_confidence_is_a_wider_interval():
+    """At 99% the normal quantile is 2.575829."""
+    assert wilson(0.5, 10, confidence=0.99) == pytest.approx(by_wilson_formula(0.5, 10, 2.575829), abs=1e-6)
+
+
+@pytest.mark.parametrize(("mean", "n"), [(0.5, 0), (0.5, -1), (1.2, 5), (-0.1, 5), (math.nan, 5), (0.5, math.nan)])
+def test_wilson_refuses_what_is_no_share(mean, n):
+    """No interval is made up for no cases, or for a mean that no set of 0..1 values has."""
+    with pytest.raises(ValueError, match="at least one case"):
+        wilson(mean, n)
+
+
+def test_a_mean_of_nothing_is_refused():
+    """An empty mean is not 0 and not nan."""
+    with pytest.raises(ValueError, match="no cases"):
+        mean_estimate([])
+
+
+def test_fractions_below_100_cases_get_wilson_on_their_mean():
+    """The variance of a 0..1 variable is at most p(1-p): 0.5 over 99 cases is 49.5 of 99."""
+    estimate = mean_estimate([0.25, 0.75, 0.5] * 33)
+
+    assert interval(estimate) == pytest.approx(by_wilson_formula(0.5, 99, Z), abs=1e-6)
+    assert estimate.value == 0.5
+    assert estimate.n == 99
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_equal_values_keep_an_interval_of_wilson(value):
+    """A hundred equal values do not prove that the next is equal: the bootstrap would give a width of 0."""
+    assert interval(mean_estimate([value] * 100)) == pytest.approx(wilson(value, 100))
+
+
+def test_values_that_differ_in_the_last_digit_are_equal_values():
+    """A mean of repeats such as 0.1 + 0.2 must not turn certainty about nothing into a width of 0, or nan."""
+    estimate = mean_estimate([0.3] * 50 + [0.1 + 0.2] * 50)
+
+    assert interval(estimate) == pytest.approx(wilson(0.3, 100))
+
+
+def test_nearly_constant_values_keep_an_interval_of_wilson():
+    """99 ones and a 0.99 say no more than 100 of 100, whose interval begins at 0.963; resampled they would say 0.9994."""
+    estimate = mean_estimate([1.0] * 99 + [0.99])
+
+    assert estimate.low == pytest.approx(wilson(0.9999, 100)[0])
+    assert estimate.low < 0.9635
+
+
+def test_proportions_get_wilson_whatever_their_number():
+    """0 and 1 alone are a proportion, at 300 cases too; True and False are 1 and 0."""
+    assert interval(mean_estimate([1.0] * 240 + [0.0] * 60)) == pytest.approx(by_wilson_formula(0.8, 300, Z), abs=1e-6)
+    assert mean_estimate([True, False]) == mean_estimate([1.0, 0.0])
+
+
+def test_the_bootstrap_gives_the_numbers_of_scipy():
+    """From 100 fractional values on: Efron's BCa, as scipy computes it from the same seed."""
+    import numpy
+
+    source = random.Random(7)
+    values = [source.random() ** 3 for _ in range(100)]
+    theirs = bootstrap(
+        (numpy.sort(values),), numpy.mean, confidence_level=0.9, n_resamples=9_999, method="BCa", rng=numpy.random.default_rng(0)
+    )
+
+    ours = mean_estimate(values, confidence=0.9)
+    assert interval(ours) == pytest.approx((theirs.confidence_interval.low, theirs.confidence_interval.high), abs=1e-9)
+
+
+def test_the_bootstrap_refuses_equal_values():
+    """It would answer with an interval of no width, or nan."""
+    with pytest.raises(ValueError, match="all values are equal"):
+        bca([0.5] * 200)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(SHARES, min_size=1, max_size=130), st.randoms(use_true_random=False))
+def test_the_order_of_the_cases_does_not_matter(values, source):
+    """The same cases in another order are the same evidence, to the last bit."""
+    shuffled = source.sample(values, len(values))
+
+    assert mean_estimate(values) == mean_estimate(shuffled)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(SHARES, st.sampled_from([None, "a", "b", "c"])), min_size=1, max_size=130))
+def test_the_interval_holds_the_mean_and_has_a_width(pairs):
+    """Whatever the values and clusters: 0 <= low <= mean <= high <= 1, and never a width of 0."""
+    values, clusters = zip(*pairs, strict=True)
+
+    one = mean_estimate(values, clusters=clusters)
+
+    assert 0 <= one.low <= one.value <= one.high <= 1
+    assert one.high - one.low > 0.001
+    assert one.n == len(values)
+
+
+def test_the_design_effect_is_the_one_worked_by_hand():
+    """Five clusters of two, mean 0.5, cluster sums of deviations 1, 1, -1, -1, 0: 5/4 * 4/100 = 0.05, over 2.5/9/10: 1.8."""
+    values = [1, 1, 1, 1, 0, 0, 0, 0, 1, 0]
+    names = [f"cluster {index // 2}" for index in range(10)]
+
+    assert design_effect(values, names) == pytest.approx(1.8)
+    low, high = by_wilson_formula(0.5, 10 / 1.8, T_AT_4)
+    assert interval(mean_estimate(values, clusters=names)) == pytest.approx((low, high), abs=1e-6)
+
+
+def test_the_design_effect_stays_between_1_and_the_mean_size_of_a_cluster():
+    """Clusters that are each half right would claim no variance at all; clusters of equals claim more than their size."""
+    halves, equals, names = [1, 0, 1, 0], [1, 1, 0, 0], ["a", "a", "b", "b"]
+
+    assert design_effect(halves, names) == 1
+    assert design_effect(equals, names) == 2
+    assert interval(mean_estimate(equals, clusters=names)) == pytest.approx(by_wilson_formula(0.5, 2, T_AT_1), abs=1e-5)
+
+
+def test_equal_values_in_clusters_count_each_cluster_once():
+    """All right in 5 clusters of 4 is 5 of 5, with t at 4 degrees of freedom: n/(n + t^2) = 5/12.7087."""
+    estimate = mean_estimate([1.0] * 20, clusters=[f"c{index // 4}" for index in range(20)])
+
+    assert interval(estimate) == pytest.approx((5 / (5 + T_AT_4**2), 1.0), abs=1e-6)
+
+
+def test_a_single_cluster_tells_nothing():
+    """One cluster is one observation, and there is no spread between clusters to see."""
+    assert interval(mean_estimate([1, 0, 1], clusters=["a"] * 3)) == (0, 1)
+
+
+def test_clusters_of_one_are_no_clusters():
+    """A case without a cluster is a cluster of its own, and is none that happens to be named like its place."""
+    plain = mean_estimate([1, 0, 1])
+
+    assert mean_estimate([1, 0, 1], clusters=[None] * 3) == plain
+    assert mean_estimate([1, 0, 1], clusters=["a", "b", None]) == plain
+    assert mean_estimate([1, 0, 1], clusters=["1", None, "case 1"]) == plain
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=2, max_size=40), st.integers(2, 4))
+def test_copies_inside_a_cluster_buy_no_certainty(values, copies):
+    """Asking every question again in other words, with the same result, leaves the interval no narrower."""
+    once = mean_estimate(values)
+    names = [str(index) for index in range(len(values))]
+    again = mean_estimate(values * copies, clusters=names * copies)
+
+    assert again.value == pytest.approx(once.value)
+    assert again.low <= once.low + 1e-9
+    assert again.high >= once.high - 1e-9
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=4), min_size=2, max_size=12))
+def test_doubling_the_cases_of_each_cluster_buys_no_certainty(groups):
+    """Where the cases of a cluster resemble each other (a design effect of 1 or more), twice as many of them say nothing new."""
+    pairs = [(value, str(index)) for index, group in enumerate(groups) for value in group]
+    values, names = [value for value, _ in pairs], [name for _, name in pairs]
+    n, mean = len(values), Fraction(sum(map(int, values)), len(values))
+    deviations = [sum((Fraction(int(value)) - mean for value in group), Fraction()) for group in groups]
+    simple = mean * (1 - mean) * n / (n - 1) / n
+    robust = Fraction(len(groups), len(groups) - 1) * sum(one * one for one in deviations) / n**2
+    if simple and robust < simple:
+        return
+
+    once, again = mean_estimate(values, clusters=names), mean_estimate(values * 2, clusters=names * 2)
+
+    assert again.low <= once.low + 1e-9
+    assert again.high >= once.high - 1e-9
+
+
+def test_a_percentile_is_the_nearest_rank():
+    """Hyndman and Fan, definition 1: of 20 values the 95th percentile is the 19th, the median the 10th; of 1 it is that one."""
+    values = [float(value) for value in range(20, 0, -1)]
+
+    assert quantile_estimate(values, 0.95).value == 19
+    assert quantile_estimate(values, 0.5).value == 10
+    assert quantile_estimate([3.0], 0.95).value == 3
+    assert quantile_estimate(range(1, 101), 0.07).value == 7  # 0.07 * 100 is 7.000000000000001 to a computer
+    with pytest.raises(ValueError, match="no values"):
+        quantile_estimate([], 0.5)
+
+
+@pytest.mark.parametrize(("n", "open_above"), [(1, True), (20, True), (58, True), (59, False), (72, False), (73, False), (500, False)])
+def test_the_upper_edge_of_p95_is_open_below_59_values(n, open_above):
+    """0.95^58 = 0.051 is above, 0.95^59 = 0.048 below 5%: with 58 values even the slowest need not reach the true p95."""
+    estimate = quantile_estimate([float(value) for value in range(n)], 0.95)
+
+    assert math.isinf(estimate.high) is open_above
+    assert estimate.low <= estimate.value <= estimate.high
+
+
+def test_the_interval_of_a_median_is_the_one_in_the_tables():
+    """Of 10 values ranks 2 and 9 (97.9%), of 20 ranks 6 and 15 (95.9%): Conover (1999), from binomial tables."""
+    for n, low, high in ((10, 2, 9), (20, 6, 15)):
+        assert interval(quantile_estimate(range(1, n + 1), 0.5)) == (low, high)
+
+
+@pytest.mark.parametrize("q", [0.5, 0.95])
+def test_the_chosen_ranks_cover_what_they_promise(q):
+    """P(X_(r) <= quantile <= X_(s)) = F(s - 1) - F(r - 1) of the binomial distribution, exactly, for each n to 300.
+
+    An edge that is open covers its side for certain. Once both can be closed at 2.5%, one rank less would not do.
+    """
+    for n in [*range(1, 301), 1000, 5000]:
+        estimate = quantile_estimate(range(1, n + 1), q)
+        low = 0 if math.isinf(estimate.low) else int(estimate.low)
+        high = n + 1 if math.isinf(estimate.high) else int(estimate.high)
+        upper = 1.0 if high == n + 1 else binom.cdf(high - 1, n, q)
+        lower = binom.cdf(low - 1, n, q) if low else 0.0
+
+        assert upper - lower >= 0.95 - 1e-12, n
+        if q**n <= 0.025 and low:
+            assert binom.cdf(low, n, q) > 0.025
+            assert binom.cdf(high - 2, n, q) < 0.975
+
+
+def test_ranks_are_chosen_from_the_count_alone():
+    """Ties and order change nothing: the edges are always values that were measured."""
+    values = [0.2] * 40 + [0.9] * 40
+
+    estimate = quantile_estimate(values, 0.95)
+
+    assert (estimate.value, *interval(estimate)) == (0.9, 0.9, 0.9)
+    assert quantile_estimate(values[::-1], 0.95) == estimate
+
+
+def test_an_estimate_prints_its_interval_and_its_n():
+    """No number stands alone."""
+    assert str(mean_estimate([1.0] * 20)) == "1.000 (0.839 to 1.000, n = 20)"
