@@ -5,6 +5,7 @@ Exit codes: 0 done, 2 wrong input or something that failed, 130 Ctrl-C.
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,9 @@ def ui(poc: Path | None, port: int) -> None:
     """Start MLflow's UI on the store of POC, on this machine only, and print where to look."""
     from poclab.experiment import show_ui
 
+    # A closed terminal, or `kill`, ends the server too, as Ctrl-C does.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     show_ui(_poc(poc), port, say=click.echo)
 
 

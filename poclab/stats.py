@@ -42,6 +42,11 @@ class Estimate:
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f}, n = {self.n})"
 
 
+def load() -> None:
+    """Import what the functions below need, at a moment of the caller's choosing: it takes up to a second."""
+    import scipy.special  # noqa: F401  imported for later
+
+
 def wilson(mean: float, n: float, *, confidence: float = 0.95, quantile: float | None = None) -> tuple[float, float]:
     """Return the interval for a mean of values between 0 and 1.
 

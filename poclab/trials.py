@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from poclab import kernels, tracking
 from poclab.cases import TestSet
 from poclab.errors import InputError, PocError
-from poclab.experiment import TRIAL_FOLDER, TRIAL_RUN, run_end, run_place
 from poclab.files import WORK, digest, read_json, read_json_lines, read_text, work_folder, write_atomic
+from poclab.recording import TRIAL_FOLDER, TRIAL_RUN, run_end, run_place
 from poclab.redaction import conceal, secrets
 from poclab.report import Report, frame, text_table
 from poclab.sweeps import Sweep, Trial, file_digests

@@ -3,10 +3,13 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -210,3 +213,53 @@ def unused_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def ui(swept, make_poc, tmp_path_factory):
+    """`poclab ui` on the swept POC, from its start to Ctrl-C; meanwhile another POC is evaluated through its server.
+
+    What happened: `lines` that it printed, `pages` by address, `report` and `poc` of that evaluation, `code`, `orphans`.
+    """
+    import poclab
+    from poclab import scores
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "poclab", "ui", str(swept[0]), "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        lines = list(_lines_until(process.stdout, "Ctrl-C ends it."))
+        base = f"http://127.0.0.1:{port}"
+        pages = {path: _get(base + path) for path in ("/", "/health")}
+        poc = make_poc(tmp_path_factory.mktemp("served") / "served")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MLFLOW_TRACKING_URI", base)
+            version = poclab.Version("served", prompt=poclab.Prompt.load(poc / "prompts/plain.md"))
+            report = poclab.evaluate(zoo_keeper(), poclab.TestSet.load(poc / "cases.jsonl"), [scores.contains()], version=version)
+        running = _servers(port)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    found = {"port": port, "lines": lines, "pages": pages, "poc": poc, "report": report, "running": running}
+    return SimpleNamespace(**found, code=process.returncode, errors=errors, orphans=_servers(port))
+
+
+def _lines_until(stream, last):
+    for line in stream:
+        yield line.rstrip("\n")
+        if line.strip() == last:
+            return
+
+
+def _get(url):
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=30) as answer:
+        return answer.read().decode()
+
+
+def _servers(port):
+    """Return the command lines of processes, other than `poclab ui`, that serve this port."""
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    return [line for line in listed if f"--port {port}" in line and "poclab ui" not in line]

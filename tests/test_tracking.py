@@ -67,10 +67,14 @@ def together(make_poc, tmp_path_factory):
         command = [sys.executable, "-c", EVALUATION, way, str(pocs[way])]
         env = {**os.environ, "MLFLOW_TRACKING_URI": uri}
         processes[way] = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for way, number in (("kill", signal.SIGKILL), ("interrupt", signal.SIGINT)):
-        _until((pocs[way] / "reached").exists, f"{way} reaches the fourth case")
-        processes[way].send_signal(number)
-    said = {way: process.communicate(timeout=DEADLINE_S) for way, process in processes.items()}
+    try:
+        for way, number in (("kill", signal.SIGKILL), ("interrupt", signal.SIGINT)):
+            _until((pocs[way] / "reached").exists, f"{way} reaches the fourth case")
+            processes[way].send_signal(number)
+        said = {way: process.communicate(timeout=DEADLINE_S) for way, process in processes.items()}
+    finally:
+        for process in processes.values():
+            process.kill()
     client = store.connect(uri)
 
     def ended():

@@ -182,7 +182,11 @@ def test_both_ways_of_writing_store_the_same(recorded, record):
 
     assert _without_ids(read[0]) == _without_ids(read[1])
     each, bulk = read
-    assert [span.name for span in bulk.data.spans] == [span.name for span in each.data.spans] == ["version", *(s["name"] for s in record["steps"])]
+    assert (
+        [span.name for span in bulk.data.spans]
+        == [span.name for span in each.data.spans]
+        == ["version", *(s["name"] for s in record["steps"])]
+    )
     assert bulk.info.token_usage == each.info.token_usage
     assert sorted(one.name for one in bulk.info.assessments) == sorted(one.name for one in each.info.assessments)
 

@@ -39,19 +39,23 @@ def best_of_each_version(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str,
     return sorted(newest.values(), key=lambda row: -row["metrics"]["accuracy"])
 
 
-@contextlib.contextmanager
-def serve(uri: str, poc: Path, port: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Run `mlflow server` on loopback and yield its address once it answers; it ends with the block.
-
-    Raises:
-        StoreError: the port is taken, or the server does not come up.
-    """
+def check_port(port: int) -> None:
+    """Raise a `StoreError` when another program listens on the port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except OSError:
             raise StoreError(f"port {port} is taken", fix=f"`poclab ui --port {port + 1}`") from None
+
+
+@contextlib.contextmanager
+def serve(uri: str, poc: Path, port: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Run `mlflow server` on loopback and yield its address once it answers; it ends with the block.
+
+    Raises:
+        StoreError: the server does not come up.
+    """
     from poclab.tracking.store import SETTINGS
 
     place = ["--backend-store-uri", uri, "--default-artifact-root", (poc / "mlartifacts").as_uri()]

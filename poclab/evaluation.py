@@ -1,0 +1,206 @@
+"""One evaluation in the making: what is asked, how a reply becomes a result, and what a trace is made of.
+
+No threads and no store here: `runner` calls `answer` in its workers, `recording` keeps what `settle` returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import dataclasses
+import inspect
+import json
+import time
+import traceback
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from poclab import runner
+from poclab.cases import Case, TestSet
+from poclab.charter import Charter
+from poclab.errors import InputError
+from poclab.files import CHARTER
+from poclab.redaction import conceal
+from poclab.report import CaseResult, Report
+from poclab.scores import Score, Scorer
+from poclab.system import CaseContext, Reply, Version, current_case
+
+LONGEST_ERROR = 4000
+
+
+@dataclass(frozen=True)
+class Task:
+    case: Case
+    repeat: int
+    context: CaseContext
+    started_ns: list[int] = field(default_factory=list)
+
+    @property
+    def start_ns(self) -> int:
+        # A very short timeout can end before the worker has looked at the clock.
+        return self.started_ns[0] if self.started_ns else time.time_ns()
+
+
+@dataclass(frozen=True)
+class _Answer:
+    reply: Reply
+    scores: dict[str, Score | None]
+    latency_s: float
+    ended_ns: int
+
+
+class _Malformed(Exception):
+    """A system returned something that is no reply."""
+
+
+class Plan:
+    """One evaluation: what is asked, how a reply becomes a result, and what is known before the first case."""
+
+    def __init__(self, system: Any, test_set: TestSet, scorers: Sequence[Scorer], version: Version, repeats: int, traces: str) -> None:
+        self.system, self.test_set, self.scorers, self.version, self.repeats, self.traces = (
+            system,
+            test_set,
+            scorers,
+            Version.from_json(_concealed(version.to_json())),
+            repeats,
+            traces,
+        )
+        self.poc = test_set.poc
+        charter = self.poc / CHARTER if self.poc else None
+        self.charter = Charter.load(charter) if charter and charter.is_file() else None
+        self.corpus_digest = getattr(system, "corpus_digest", None)
+        self.tasks = [
+            Task(case, repeat, CaseContext(case_id=case.id, repeat=repeat, poc=self.poc)) for case in test_set for repeat in range(repeats)
+        ]
+
+    def answer(self, task: Task) -> _Answer:
+        """Ask the system one case and score its reply. Runs in a worker."""
+        token = current_case.set(task.context)
+        task.started_ns.append(time.time_ns())
+        begun = time.monotonic()
+        try:
+            value = self.system(copy.deepcopy(dict(task.case.inputs)))
+            if inspect.isawaitable(value):
+                value = asyncio.run(_awaited(value))
+        finally:
+            current_case.reset(token)
+        latency_s, ended_ns = time.monotonic() - begun, time.time_ns()
+        try:
+            reply = Reply.of(value)
+        except (TypeError, InputError) as error:
+            raise _Malformed(str(error)) from None
+        scores = {one.name: _score(one, task.case, reply) for one in self.scorers}
+        return _Answer(Reply.from_json(_concealed(reply.to_json())), scores, latency_s, ended_ns)
+
+    def settle(self, outcome: runner.Outcome[Task]) -> tuple[CaseResult, dict[str, Any] | None]:
+        """Return the result of a case, and the record its trace is made of (None when none is kept)."""
+        task = outcome.task
+        task.context.closed = True
+        failure, text = _failure(outcome)
+        answer: _Answer = outcome.value or self._no_answer(task, failure)
+        scores = {name: score for name, score in answer.scores.items() if score is not None}
+        first = scores.get(self.scorers[0].name)
+        wanted = self.traces == "all" or (self.traces == "failed" and (failure is not None or (first is not None and first.value != 1)))
+        result = CaseResult(
+            case_id=task.case.id,
+            case_digest=task.case.digest,
+            repeat=task.repeat,
+            inputs=task.case.inputs,
+            expected=task.case.expected,
+            tags=task.case.tags,
+            cluster=task.case.cluster,
+            reply=answer.reply,
+            scores=scores,
+            latency_s=round(answer.latency_s, 6),
+            failure=failure,
+            error=text,
+            calls=tuple(task.context.calls),
+            request_id=task.context.request_id,
+            trace_id=f"tr-{uuid.uuid4().hex}" if wanted else None,
+        )
+        return result, self._record(result, task, answer.ended_ns) if wanted else None
+
+    def _no_answer(self, task: Task, failure: str | None) -> _Answer:
+        ended_ns = time.time_ns()
+        scores = {one.name: one.failed(task.case, f"failed: {failure}") for one in self.scorers}
+        return _Answer(Reply(), scores, (ended_ns - task.start_ns) / 1e9, ended_ns)
+
+    def _record(self, result: CaseResult, task: Task, ended_ns: int) -> dict[str, Any]:
+        names = ("trace_id", "request_id", "case_id", "repeat", "failure", "error", "inputs", "expected")
+        return {
+            **{name: getattr(result, name) for name in names},
+            "name": self.version.name,
+            "start_ns": task.start_ns,
+            "end_ns": ended_ns,
+            "outputs": result.reply.text or result.reply.data,
+            "scores": {name: dataclasses.asdict(score) for name, score in result.scores.items()},
+            "steps": [vars(step) for step in task.context.steps],
+        }
+
+    def report(self, results: Mapping[int, CaseResult], started_at: str, wall_s: float) -> Report:
+        """Return the report of the results that there are, by the place of their task."""
+        lock = self.test_set.lock
+        warnings = [] if lock else ["the set is not frozen: its numbers cannot be held against later ones"]
+        if lock and lock.corpus_digest and self.corpus_digest and lock.corpus_digest != self.corpus_digest:
+            warnings.append("the corpus is not the one that the evidence was checked against when the set was frozen")
+        return Report(
+            version=self.version,
+            test_set=self.test_set.name,
+            lock_digest=self.test_set.digest,
+            edition=lock.edition if lock else None,
+            split=self.test_set.part,
+            score_names=tuple(scorer.name for scorer in self.scorers),
+            results=tuple(results[index] for index in sorted(results)),
+            planned=len(self.tasks),
+            repeats=self.repeats,
+            corpus_digest=self.corpus_digest,
+            charter_digest=self.charter.digest if self.charter else None,
+            started_at=started_at,
+            wall_s=round(wall_s, 3),
+            warnings=tuple(warnings),
+        )
+
+    def tags(self) -> dict[str, str]:
+        values = {
+            "lock": self.test_set.digest,
+            "edition": self.test_set.lock.edition if self.test_set.lock else "not frozen",
+            "split": self.test_set.part or "all",
+            "version": self.version.digest,
+            "charter": self.charter.digest if self.charter else None,
+            "corpus": self.corpus_digest,
+            "repeats": self.repeats,
+        }
+        return {f"poclab.{key}": str(value) for key, value in values.items() if value is not None}
+
+
+async def _awaited(value: Any) -> Any:
+    return await value
+
+
+def _concealed(data: Any) -> Any:
+    """Return JSON data without any key value that is known. Digests are taken of this, so that what is stored fits them."""
+    text = json.dumps(data)
+    hidden = conceal(text)
+    return data if hidden == text else json.loads(hidden)
+
+
+def _score(scorer: Scorer, case: Case, reply: Reply) -> Score | None:
+    try:
+        score = scorer(case, reply)
+        return score and Score(**_concealed(dataclasses.asdict(score)))
+    except Exception as error:  # a scorer that fails leaves its score incomplete; it must not make the case right or wrong
+        return Score(None, "", conceal(f"the scorer failed: {type(error).__name__}: {error}"))
+
+
+def _failure(outcome: runner.Outcome[Task]) -> tuple[str | None, str]:
+    """Return the class of a failed case and what to read about it."""
+    error = outcome.error
+    if error is None:
+        return None, ""
+    if outcome.timed_out:
+        return "timeout", str(error)
+    if isinstance(error, _Malformed):
+        return "malformed_output", str(error)
+    return "crashed", conceal("".join(traceback.format_exception(error))[-LONGEST_ERROR:])

@@ -1,0 +1,160 @@
+"""What an evaluation leaves behind: a folder while it runs, and the MLflow run that the recorder makes of it.
+
+In a trial of a sweep the folder is the driver's, and so is the run; otherwise both are made here. A set in memory without
+a store leaves nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from pathlib import Path
+from typing import Any, TextIO
+
+from poclab import tracking
+from poclab.cases import lines
+from poclab.errors import PocError, StoreError
+from poclab.evaluation import Plan
+from poclab.files import CHARTER, digest, work_folder, write_atomic
+from poclab.redaction import conceal, secrets
+from poclab.report import Report
+
+#: A parameter longer than this is logged by its digest; the whole stands in `version.json`.
+LONGEST_PARAM = 500
+#: Set by a sweep for the kernel of a trial: the folder that the report belongs in, and the run that it makes.
+TRIAL_FOLDER, TRIAL_RUN = "POCLAB_TRIAL", "POCLAB_RUN_ID"
+
+
+class Recording:
+    """The folder of an evaluation, and the run that is made of it. Without a store it keeps nothing."""
+
+    def __init__(self, plan: Plan, folder: Path | None, uri: str | None) -> None:
+        self.plan, self.folder, self.uri = plan, folder, uri
+        self.trial = os.environ.get(TRIAL_RUN) if folder and not uri else None
+        self.records: TextIO | None = None
+        self.begun: Any = None
+        if folder:
+            (folder / "artifacts").mkdir(parents=True, exist_ok=True)
+            self.records = (folder / "records.jsonl").open("w", encoding="utf-8")
+            begin = self._begin()
+            write_atomic(folder / "begin.json", json.dumps(begin, ensure_ascii=False))
+            if uri:
+                self.recorder = tracking.recorder()
+                self.begun = self.recorder.send("begin", uri=uri, folder=str(folder), run=begin)
+
+    @classmethod
+    def open(cls, plan: Plan) -> Recording:
+        trial = os.environ.pop(TRIAL_FOLDER, None)
+        if trial:  # taken once: a second evaluation of the same notebook makes a run of its own
+            return cls(plan, Path(trial), None)
+        uri = tracking.tracking_uri(plan.poc)
+        if uri is None:
+            return cls(plan, None, None)
+        tracking.check_store(uri)
+        name = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+        folder = work_folder(plan.poc, "evaluations") / name if plan.poc else Path(tempfile.mkdtemp(prefix="poclab-"))
+        return cls(plan, folder, uri)
+
+    def _begin(self) -> dict[str, Any]:
+        plan = self.plan
+        flat = {key: value if isinstance(value, str) else json.dumps(value) for key, value in plan.version.flat().items()}
+        prompts = [
+            {"key": key, "name": f"{plan.test_set.name}-{Path(prompt.name).stem}", "file": prompt.name, "text": prompt.text}
+            for key, prompt in plan.version.prompts.items()
+            if prompt.text
+        ]
+        dataset = {"name": plan.test_set.name, "digest": plan.test_set.digest[:32], "source": json.dumps({"lock": plan.test_set.digest})}
+        return {
+            **run_place(plan.poc, self.uri),
+            "run_id": None,
+            "name": plan.version.name,
+            "tags": plan.tags(),
+            "params": {key: value if len(value) <= LONGEST_PARAM else f"sha256 {digest(value)}" for key, value in flat.items()},
+            "prompts": prompts,
+            "dataset": dataset,
+        }
+
+    def add(self, record: dict[str, Any]) -> None:
+        if self.records:
+            self.records.write(conceal(json.dumps(record, ensure_ascii=False, default=repr)) + "\n")
+            self.records.flush()
+
+    def finish(self, report: Report) -> tuple[Report, Path | None]:
+        """Save the report, have it recorded, and return it with its run; the path tells where a partial one is kept."""
+        if not self.folder:
+            return report, None
+        self.records.close()
+        end = run_end(report)  # before the wait: numbers can be worked out while the recorder still opens the store
+        problem = None
+        if self.uri:
+            try:
+                run_id = self.begun.result()["run_id"]
+            except StoreError as error:
+                problem, run_id = error, None
+        else:
+            run_id = self.trial
+        report = dataclasses.replace(report, run_id=run_id, link=_link(self.uri, run_id))
+        path = report.save(self.folder / "artifacts" / "report.json")
+        self._artifacts()
+        write_atomic(self.folder / "end.json", json.dumps(end))
+        if problem is None and self.uri:
+            try:
+                poc = str(self.plan.poc) if self.plan.poc else None
+                told = {"folder": str(self.folder), "poc": poc, "end": end, "secrets": secrets()}
+                self.recorder.send("finish", run_id=run_id, **told).result()
+            except StoreError as error:
+                problem = error
+                self._close()
+        if problem is not None:
+            raise StoreError(f"{problem.message}; the report is kept in {path}", fix=problem.fix or f"poclab.Report.load({str(path)!r})")
+        if self.uri and not report.partial:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return report, path
+
+    def fail(self) -> None:
+        if self.records:
+            self.records.close()
+        if self.begun is not None:
+            self._close()
+
+    def _close(self) -> None:
+        with contextlib.suppress(PocError):  # the error that stopped the evaluation is the one to show
+            tracking.recorder().send("end", uri=self.uri, run_id=self.begun.result()["run_id"], status="FAILED").result()
+
+    def _artifacts(self) -> None:
+        plan, folder = self.plan, self.folder / "artifacts"
+        write_atomic(folder / "version.json", json.dumps(plan.version.to_json(), ensure_ascii=False, indent=1))
+        write_atomic(folder / "cases.jsonl", lines(plan.test_set))
+        if plan.test_set.lock:
+            write_atomic(folder / "cases.lock.json", json.dumps(plan.test_set.lock.to_json(), ensure_ascii=False, indent=1))
+        if plan.charter and plan.charter.path:
+            shutil.copyfile(plan.charter.path, folder / CHARTER)
+        for prompt in plan.version.prompts.values():
+            write_atomic(folder / "prompts" / Path(prompt.name).name, prompt.text)
+
+
+def run_place(poc: Path | None, uri: str | None) -> dict[str, Any]:
+    """Return the experiment of a POC, and where its artifacts go: inside the POC when the store is a local database."""
+    local = (poc.resolve() / "mlartifacts").as_uri() if poc and uri and uri.startswith(tracking.SQLITE) else None
+    return {"experiment": poc.name if poc else "in_memory", "artifact_location": local}
+
+
+def run_end(report: Report) -> dict[str, Any]:
+    """Return what is known of a run when its report is there: status, numbers and tags."""
+    tags = {
+        "poclab.content": report.content_digest(),
+        "poclab.partial": str(report.partial).lower(),
+        "mlflow.note.content": report.summary(),
+    }
+    traced = sum(result.trace_id is not None for result in report.results)
+    return {"status": "KILLED" if report.partial else "FINISHED", "metrics": report.metrics(), "tags": tags, "traces": traced}
+
+
+def _link(uri: str | None, run_id: str | None) -> str | None:
+    return f"{uri.rstrip('/')}/#/runs/{run_id}" if uri and run_id and uri.startswith("http") else None

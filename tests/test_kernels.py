@@ -1,0 +1,153 @@
+import json
+import os
+
+import pytest
+
+from poclab.errors import InputError
+from poclab.kernels import NotebookError, Parameter, check_parameters, execute, read_parameters
+
+
+def notebook_of(*cells):
+    """Return a notebook's JSON; a cell is its source, or (source, tag)."""
+    made = []
+    for number, cell in enumerate(cells):
+        source, *tags = (cell,) if isinstance(cell, str) else cell
+        made.append({
+            "cell_type": "code", "id": f"c{number}", "metadata": {"tags": tags}, "source": source, "outputs": [], "execution_count": None,
+        })  # fmt: skip
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    return {"cells": made, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_notebook(*cells):
+        path = tmp_path / "notebook.ipynb"
+        path.write_text(json.dumps(notebook_of(*cells)))
+        return path
+
+    return write_notebook
+
+
+def test_parameters_are_read_from_the_source_without_running_it(write):
+    """Names, types and defaults, in order; also a default with `=` in it, and a source given as lines."""
+    source = [
+        "# what it takes\n",
+        "a: str = 'x=y'  # a comment\n",
+        "b: int | None = None\n",
+        "c = [1, 2]\n",
+        "d: 'Path' = 'x'\n",
+        "e: float = -1\n",
+    ]
+    path = write("raise SystemExit('not to be run')", (source, "parameters"))
+
+    assert list(read_parameters(path).values()) == [
+        Parameter("a", ("str",), "x=y"),
+        Parameter("b", ("int", "None"), None),
+        Parameter("c", (), [1, 2]),
+        Parameter("d", (), "x"),
+        Parameter("e", ("float",), -1),
+    ]
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_notebook_has_exactly_one_parameters_cell(write, number):
+    """Without one papermill runs the defaults; of two it takes the first."""
+    with pytest.raises(InputError, match=f"{number} cells are tagged `parameters`, expected exactly one"):
+        read_parameters(write("x = 1", *[("a = 1", "parameters")] * number))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("a = 1\nimport os", "holds 'import os'"),
+        ("a, b = 1, 2", "holds 'a, b = "),
+        ("a: int", "holds 'a: int'"),
+        ("a += 1", "holds"),
+        ("print(1)", "holds"),
+        ("a.b = 1", "holds"),
+        ("a = b = 1", "holds 'a = b = 1'"),
+        ("a = 2 * 3", "the default of 'a' is computed"),
+        ("a = open('x')", "the default of 'a' is computed"),
+        ("a = {[]: 1}", "the default of 'a' is computed"),
+        ("a = ", r"not Python: .* \(its line 1\)"),
+    ],
+)
+def test_a_line_that_is_no_parameter_is_refused(write, source, message):
+    """One `name: type = default` a line, nothing else."""
+    with pytest.raises(InputError, match=message):
+        read_parameters(write((source, "parameters")))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "{}", '{"cells": 1}', '{"cells": [1]}', '{"cells": [{"metadata": null}]}', '{"cells": [{"metadata": {"tags": null}}]}'],
+)
+def test_a_file_that_is_no_notebook_is_refused(tmp_path, content):
+    """No traceback for a wrong file."""
+    path = tmp_path / "notebook.ipynb"
+    path.write_text(content)
+    with pytest.raises(InputError):
+        read_parameters(path)
+
+
+@pytest.mark.parametrize("value", [(1, 2), {1}, float("nan"), float("inf"), b"x", {1: 2}, object()])
+def test_a_value_that_is_not_json_is_refused(value):
+    """papermill would turn it into a text, or write a notebook that is not JSON."""
+    with pytest.raises(InputError, match="is not a JSON value"):
+        check_parameters({"a": value}, {"a": Parameter("a", (), None)}, where="here")
+
+
+@pytest.mark.parametrize(
+    ("types", "value", "fits"),
+    [
+        (("int",), 1, True),
+        (("int",), True, False),
+        (("int",), 1.0, False),
+        (("float",), 1, True),
+        (("float",), True, False),
+        (("bool",), True, True),
+        (("bool",), 1, False),
+        (("str",), 1, False),
+        (("int", "None"), None, True),
+        (("list",), [1], True),
+        (("dict",), {"a": 1}, True),
+        ((), "anything", True),
+    ],
+)
+def test_a_value_has_the_type_that_the_notebook_names(types, value, fits):
+    """A bool is an int in Python, but `chunk_size: true` is a mistake; a whole number is a float."""
+    known = {"a": Parameter("a", types, None)}
+    if fits:
+        check_parameters({"a": value}, known, where="here")
+    else:
+        with pytest.raises(InputError, match="here: a is .* but the notebook takes"):
+            check_parameters({"a": value}, known, where="here")
+
+
+def test_a_notebook_runs_in_its_own_folder_with_its_own_environment(write, tmp_path):
+    """Parameters arrive as they are, whatever characters; this process keeps its folder and environment."""
+    hostile = "quotes \" and ' \\ newline \n null-ish \\0 🦉"
+    cells = ("a: str = ''", "parameters"), "import json, os, pathlib", "pathlib.Path('out').write_text(json.dumps([a, os.environ['OWN']]))"
+    here, folder = os.getcwd(), tmp_path / "folder"
+    folder.mkdir()
+
+    execute(write(*cells), tmp_path / "executed.ipynb", {"a": hostile}, env={**os.environ, "OWN": "mine"}, cwd=folder)
+
+    assert json.loads((folder / "out").read_text()) == [hostile, "mine"]
+    assert os.getcwd() == here
+    assert "OWN" not in os.environ
+
+
+def test_a_cell_that_fails_is_named(write, tmp_path):
+    """The number of the cell, the error and its message; the executed copy shows it."""
+    with pytest.raises(NotebookError, match="^cell 2: ZeroDivisionError: division by zero$") as caught:
+        execute(write(("a = 1", "parameters"), "1 / 0"), tmp_path / "executed.ipynb", {}, env=os.environ, cwd=tmp_path)
+    assert not caught.value.poclab_error
+    assert "ZeroDivisionError" in (tmp_path / "executed.ipynb").read_text()
+
+
+def test_an_error_written_for_a_person_is_known_as_such():
+    """Its message stands alone, without the name of its class."""
+    assert NotebookError(3, "FrozenError", "changed").poclab_error
+    assert not NotebookError(3, "KeyError", "changed").poclab_error

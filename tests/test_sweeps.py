@@ -1,0 +1,323 @@
+import contextlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import SWEEP
+from poclab import sweeps
+from poclab.errors import InputError
+from poclab.sweeps import holds, load_sweep, parse_pairs, single
+
+GRID = """\
+notebook: notebooks/02_evaluate.ipynb
+include:
+  - {retrieval: none, prompt: prompts/abstain.md}
+parameters:
+  retrieval: {values: [bm25, dense]}
+  chunk_size: {values: [100, 200, 400]}
+  overlap: {values: [0, 50]}
+where: ["overlap * 4 <= chunk_size"]
+limits: {jobs: 2}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(make_poc, tmp_path_factory):
+    return make_poc(tmp_path_factory.mktemp("sweeps") / "animals")
+
+
+@pytest.fixture
+def load(folder, tmp_path):
+    """Return a function that loads a sweep file of this text beside the POC's."""
+
+    def load_text(text):
+        path = folder / f"{tmp_path.name[-40:]}.yaml"
+        path.write_text(text, encoding="utf-8")
+        try:
+            return load_sweep(path)
+        finally:
+            path.unlink()
+
+    return load_text
+
+
+def _values(sweep, *names):
+    return [tuple(trial.parameters.get(name) for name in names) for trial in sweep.trials]
+
+
+class TestTrials:
+    def test_are_the_included_ones_and_the_points_of_the_grid_that_hold(self, load):
+        """An overlap of 50 needs a chunk of at least 200: 2 retrievals x (3 + 2) points, after the baseline."""
+        sweep = load(GRID)
+
+        assert _values(sweep, "retrieval", "chunk_size", "overlap") == [("none", None, None)] + [
+            (retrieval, size, overlap)
+            for retrieval in ("bm25", "dense")
+            for size, overlap in ((100, 0), (200, 0), (200, 50), (400, 0), (400, 50))
+        ]
+        assert (sweep.has_baseline, sweep.jobs, sweep.metric, sweep.maximize) == (True, 2, "accuracy", True)
+
+    def test_are_named_by_what_differs_from_the_baseline(self, load):
+        """A parameter that the baseline does not name has the notebook's default there: chunk_size 400, overlap 0."""
+        names = [trial.name for trial in load(GRID).trials]
+
+        assert names[0] == "baseline"
+        assert names[1] == "retrieval none -> bm25, chunk_size 400 -> 100"
+        assert names[4] == "retrieval none -> bm25"
+        assert names[5] == "retrieval none -> bm25, overlap 0 -> 50"
+
+    def test_that_are_the_same_run_once(self, load):
+        """The baseline stands in the grid too; a value is given twice; 1.0 and 1 are different values."""
+        text = "notebook: notebooks/02_evaluate.ipynb\ninclude: [{chunk_size: 200}, {chunk_size: 400}]\n"
+        sweep = load(text + "parameters: {chunk_size: {values: [400, 200, 200, 800]}}\n")
+
+        assert _values(sweep, "chunk_size") == [(200,), (400,), (800,)]
+
+    def test_get_the_fixed_parameters(self, load):
+        """`fixed` is the same for all, the included ones too; a trial's own value comes first."""
+        text = "notebook: notebooks/02_evaluate.ipynb\nfixed: {split: dev, overlap: 10}\ninclude: [{overlap: 0}]\n"
+        sweep = load(text + "parameters: {chunk_size: {values: [200]}}\n")
+
+        assert _values(sweep, "split", "overlap", "chunk_size") == [("dev", 0, None), ("dev", 10, 200)]
+
+    def test_run_in_the_poc_wherever_the_notebook_lies(self, load):
+        """The kernel's folder is the POC's, so `poc` is "." for a notebook that takes it."""
+        assert {trial.parameters["poc"] for trial in load(SWEEP).trials} == {"."}
+
+    def test_what_varies_is_what_the_table_shows(self, load):
+        """`split` is the same everywhere and not shown."""
+        assert load(SWEEP).varied == ("retrieval", "prompt")
+
+    @given(st.lists(st.sampled_from([100, 200, 400, 800]), min_size=1, max_size=8), st.booleans())
+    def test_are_as_many_as_there_are_different_points(self, folder, sizes, included):
+        """Whatever is repeated, each point runs once and none is lost."""
+        data = {"notebook": "notebooks/02_evaluate.ipynb", "parameters": {"chunk_size": {"values": sizes}, "repeats": {"values": [1, 2]}}}
+        data |= {"include": [{"chunk_size": sizes[-1], "repeats": 2}]} if included else {}
+        path = folder / "property.yaml"
+        path.write_text(json.dumps(data))
+
+        found = _values(load_sweep(path), "chunk_size", "repeats")
+
+        assert len(found) == len(set(found)) == 2 * len(set(sizes))
+        assert set(found) == {(size, repeats) for size in sizes for repeats in (1, 2)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("chunk_sise: {values: [1]}", "unknown parameter 'chunk_sise'\n.*did you mean 'chunk_size'"),
+        ("chunk_size: {values: ['400']}", r"chunk_size is '400' \(str\), but the notebook takes int"),
+        ("chunk_size: {values: [400.5]}", r"chunk_size is 400.5 \(float\), but the notebook takes int"),
+        ("chunk_size: {values: [true]}", r"chunk_size is True \(bool\), but the notebook takes int"),
+        ("chunk_size: {values: [null]}", r"chunk_size is None \(NoneType\), but the notebook takes int"),
+        ("chunk_size: {values: [.nan]}", r"chunk_size: nan \(float\) is not a JSON value"),
+        ("chunk_size: {values: [.inf]}", r"chunk_size: inf \(float\) is not a JSON value"),
+        ("prompt: {values: [2026-11-23]}", r"prompt: datetime.date\(2026, 11, 23\) \(date\) is not a JSON value"),
+        ("prompt: {values: [!!python/tuple [1, 2]]}", "not YAML"),
+        ("prompt: {values: [prompts/abstian.md]}", "prompt: no file 'prompts/abstian.md' in .*\n.*prompts/abstain.md, prompts/plain.md"),
+        ("chunk_size: 400", "parameters.chunk_size: found 400\n.*values"),
+        ("chunk_size: {values: []}", "parameters.chunk_size: found"),
+        ("chunk_size: {value: [1]}", "parameters.chunk_size: found"),
+        ("'x = 1; import os': {values: [1]}", "unknown parameter 'x = 1; import os'"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_before_a_kernel_starts(load, change, message):
+    """papermill only warns, and then runs the default."""
+    with pytest.raises(InputError, match=message):
+        load(f"notebook: notebooks/02_evaluate.ipynb\nparameters:\n  {change}\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("parametres: {}", "unknown key 'parametres'\n.*did you mean 'parameters'"),
+        ("metric: {name: acuracy}", "unknown metric 'acuracy'\n.*did you mean 'accuracy'"),
+        ("metric: {name: token_f1}", "unknown metric 'token_f1'"),
+        ("metric: {name: accuracy, goal: maximise}", "unknown goal 'maximise'\n.*maximize"),
+        ("metric: accuracy", "metric: found 'accuracy'\n.*metric: {name: accuracy"),
+        ("method: tpe", "method 'tpe'\n.*grid"),
+        ("fixed: [1]", "fixed holds"),
+        ("fixed: {chunk_sise: 1}", "unknown parameter 'chunk_sise'"),
+        ("include: {chunk_size: 1}", "include is a list"),
+        ("include: [{chunk_sise: 1}]", "unknown parameter 'chunk_sise'"),
+        ("where: chunk_size > 1", "where is a list"),
+        ("where: [chunk_size > 9999]", "no trial is left"),
+        ("limits: {jobs: 0}", "limits.jobs is 0"),
+        ("limits: {jobs: true}", "limits.jobs is True"),
+        ("limits: {job: 2}", "unknown key 'job'\n.*did you mean 'jobs'"),
+        ("limits: 2", "limits: found 2"),
+        ("notebook: notebooks/02_evalute.ipynb", "02_evalute.ipynb: no such file"),
+        ("notebook: cases.jsonl", "not JSON"),
+        ("notebook: cases.lock.json", "not a notebook"),
+        ("notebook: 7", "names no notebook"),
+    ],
+)
+def test_a_wrong_sweep_file_is_refused(load, line, message):
+    """The message names the file, what was found, and what to write."""
+    base = {"notebook": "notebook: notebooks/02_evaluate.ipynb", "parameters": "parameters: {chunk_size: {values: [200, 400]}}"}
+    base[line.partition(":")[0]] = line
+    with pytest.raises(InputError, match=message):
+        load("\n".join(base.values()))
+
+
+def test_a_file_without_parameters_has_no_trial(load):
+    """Nothing to run is an error, not an empty table."""
+    with pytest.raises(InputError, match="no trial is left"):
+        load("notebook: notebooks/02_evaluate.ipynb\n")
+
+
+def test_a_metric_of_the_notebook_may_be_ranked_by(load):
+    """The scores that the notebook computes are named in it."""
+    sweep = load(SWEEP.replace("accuracy, goal: maximize", "evidence_recall"))
+    assert (sweep.metric, sweep.maximize) == ("evidence_recall", True)
+
+
+def test_latency_may_be_minimised(load):
+    """The other direction."""
+    sweep = load(SWEEP.replace("accuracy, goal: maximize", "latency_p95_s, goal: minimize"))
+    assert (sweep.metric, sweep.maximize) == ("latency_p95_s", False)
+
+
+def test_an_empty_sweep_file_is_refused(load):
+    """It was never written."""
+    with pytest.raises(InputError, match="expected `key: value` lines, found nothing"):
+        load("")
+
+
+POINT = {"chunk_size": 400, "overlap": 50, "retrieval": "bm25", "big": True}
+
+
+class TestWhere:
+    @pytest.mark.parametrize(
+        ("expression", "expected"),
+        [
+            ("overlap * 4 <= chunk_size", True),
+            ("overlap * 9 <= chunk_size", False),
+            ("retrieval in ['dense', 'hybrid']", False),
+            ("retrieval == 'bm25' or overlap == 0", True),
+            ("not big", False),
+            ("100 < chunk_size < 500", True),
+            ("chunk_size % 100 == 0 and chunk_size // 100 == 4 and -overlap < 0", True),
+            ("overlap is not None", True),
+        ],
+    )
+    def test_is_python_over_parameters(self, expression, expected):
+        """Comparisons, arithmetic, and, or, not, in."""
+        assert holds(expression, POINT, where="sweep.yaml") is expected
+
+    @pytest.mark.parametrize(
+        "expression",
+        [
+            "__import__('os').system('touch owned')",
+            "().__class__.__base__.__subclasses__()",
+            "retrieval.upper() == 'BM25'",
+            "retrieval.__class__",
+            "open('/etc/passwd')",
+            "[x for x in (1, 2)]",
+            "(lambda: 1)()",
+            "(chunk_size := 7)",
+            "POINT['overlap']",
+            "f'{chunk_size}' == '400'",
+            "chunk_size ** 999999999",
+            "chunk_size << 999999999",
+            "1 if big else 0",
+            "await big",
+            "{1, 2}",
+            "*big",
+        ],
+    )
+    def test_refuses_everything_else(self, expression):
+        """A sweep file cannot run code: no call, attribute, item, comprehension, or power."""
+        with pytest.raises(InputError, match="^sweep.yaml: where: "):
+            holds(expression, POINT, where="sweep.yaml")
+
+    @pytest.mark.parametrize("name", ["__builtins__", "print", "overlapp", "POINT"])
+    def test_knows_only_the_parameters_of_the_point(self, name):
+        """Not even Python's own names."""
+        with pytest.raises(InputError, match=f"unknown parameter '{name}'"):
+            holds(name, POINT, where="sweep.yaml")
+
+    @pytest.mark.parametrize(
+        "expression",
+        [
+            "retrieval < chunk_size",
+            "chunk_size / 0 > 1",
+            "'%z' % chunk_size == 'x'",
+            "1e308 * 10 // 1 == 0 // 0",
+            "'a' * 99999999999999 == 'b'",
+            "big in chunk_size",
+        ],
+    )
+    def test_that_cannot_be_computed_is_an_input_error(self, expression):
+        """No traceback for a wrong type or a division by zero."""
+        with pytest.raises(InputError, match="cannot be computed"):
+            holds(expression, POINT, where="sweep.yaml")
+
+    @pytest.mark.parametrize("expression", ["overlap <=", "", "a b", "x = 1", "import os", "\0", "(" * 500, "1" + "+1" * 100_000])
+    def test_that_is_no_expression_is_an_input_error(self, expression):
+        """Half a line, a statement, a null byte, far too many brackets."""
+        with pytest.raises(InputError, match="where"):
+            holds(expression, POINT, where="sweep.yaml")
+
+    @given(st.text(max_size=60))
+    def test_any_text_is_an_answer_or_an_input_error(self, expression):
+        """Whatever is typed, nothing else comes out."""
+        with contextlib.suppress(InputError):
+            assert holds(expression, POINT, where="sweep.yaml") in (True, False)
+
+
+class TestSingle:
+    def test_is_one_trial_of_the_notebook(self, folder):
+        """`poclab run -p chunk_size=200`."""
+        sweep = single(folder, folder / "notebooks/02_evaluate.ipynb", {"chunk_size": 200})
+
+        assert _values(sweep, "chunk_size", "poc") == [(200, ".")]
+        assert sweep.trials[0].name == "chunk_size = 200"
+        assert not sweep.has_baseline
+
+    def test_refuses_what_a_sweep_refuses(self, folder):
+        """Unknown names, wrong types, missing files."""
+        notebook = folder / "notebooks/02_evaluate.ipynb"
+        for parameters, message in (
+            ({"chunk_sise": 1}, "did you mean"),
+            ({"chunk_size": "x"}, "takes int"),
+            ({"prompt": "no.md"}, "no file"),
+        ):
+            with pytest.raises(InputError, match=message):
+                single(folder, notebook, parameters)
+
+
+class TestParsePairs:
+    def test_reads_values_as_in_the_sweep_file(self):
+        """Numbers, booleans, null, lists, texts; an empty value is an empty text."""
+        pairs = ["a=1", "b=1.5", "c=true", "d=null", "e=[1, x]", "f=two words", "g=", "h=x=y", " i =1"]
+        assert parse_pairs(pairs) == {
+            "a": 1, "b": 1.5, "c": True, "d": None, "e": [1, "x"], "f": "two words", "g": "", "h": "x=y", "i": 1,
+        }  # fmt: skip
+
+    def test_what_is_no_yaml_is_a_text(self):
+        """A prompt in brackets."""
+        assert parse_pairs(["a={question"]) == {"a": "{question"}
+
+    def test_refuses_a_pair_without_equals(self):
+        """The message shows the form."""
+        with pytest.raises(InputError, match="-p 'chunk_size': expected NAME=VALUE"):
+            parse_pairs(["chunk_size"])
+
+
+def test_an_edited_file_is_another_input(folder):
+    """A trial is known by the text of the prompt it names, not by its path."""
+    parameters = {"prompt": "prompts/plain.md", "model": "offline/extractive", "text": "a sentence that ends in .md\n.md"}
+    before = sweeps.file_digests(parameters, folder)
+    prompt = folder / "prompts/plain.md"
+    text = prompt.read_text()
+    prompt.write_text(text + "More.")
+    try:
+        after = sweeps.file_digests(parameters, folder)
+    finally:
+        prompt.write_text(text)
+
+    assert set(before) == set(after) == {"prompt"}
+    assert before != after

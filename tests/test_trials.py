@@ -1,0 +1,338 @@
+"""Trials run for real: a kernel each, in notebooks that behave well and badly."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from conftest import ENV_KEY, PROMPTS
+from poclab import Report, trials
+from poclab.errors import FrozenError, StoreError
+from poclab.sweeps import load_sweep
+from poclab.tracking import store, tracking_uri
+
+DEADLINE_S = 90
+CELLS = [
+    "import os, pathlib, signal, sys, threading, time\nimport poclab\nfrom poclab import scores\n"
+    "records = pathlib.Path(os.environ['POCLAB_TRIAL'], 'records.jsonl')",
+    "if way == 'leaves':\n    sys.exit(0)",
+    "if way == 'dies':\n    os._exit(0)",
+    "if way == 'is killed':\n    os.kill(os.getpid(), signal.SIGKILL)",
+    "def answer(inputs):\n"
+    "    if 'beavers' in inputs['question'] and way.startswith('hangs'):\n"
+    "        while len(records.read_bytes().splitlines()) < 3:\n"
+    "            time.sleep(0.01)\n"
+    "        pathlib.Path(f'{way} {os.getpid()}').touch()\n"
+    "        threading.Event().wait()\n"
+    "    return 'fifteen'",
+    "version = poclab.Version(way, way=way, prompt=poclab.Prompt.load(prompt), size=size + (way == 'misreports'))\n"
+    "cases = poclab.TestSet.load(f'{poc}/cases.jsonl').split('dev')\n"
+    "if way != 'forgets':\n"
+    "    report = poclab.evaluate(answer, cases, [scores.contains()], version=version, workers=1, timeout_s=600)",
+    "print(os.environ['ZOO_TOKEN'])",
+    "if way == 'raises':\n    raise RuntimeError('after the report; ' + os.environ['ZOO_TOKEN'])",
+]
+PARAMETERS = "poc: str = '.'\nway: str = 'goes well'\nprompt: str = 'prompts/plain.md'\nsize: int = 1"
+BAD = ("leaves", "dies", "is killed", "forgets", "misreports, size: 1", "raises")
+WELL = "  - {way: goes well}\n  - {way: goes well, prompt: prompts/abstain.md}\n"
+
+
+def _write_notebook(path):
+    cells = [{"cell_type": "code", "id": "p", "metadata": {"tags": ["parameters"]}, "source": PARAMETERS}]
+    cells += [{"cell_type": "code", "id": f"c{n}", "metadata": {}, "source": source} for n, source in enumerate(CELLS)]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    plain = {"outputs": [], "execution_count": None}
+    path.write_text(json.dumps({"cells": [{**cell, **plain} for cell in cells], "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
+
+
+def _ways_poc(make_poc, folder, include):
+    poc = make_poc(folder / "animals")
+    _write_notebook(poc / "notebooks/ways.ipynb")
+    (poc / "sweep.yaml").write_text(f"notebook: notebooks/ways.ipynb\ninclude:\n{include}limits: {{jobs: 2}}\n")
+    return poc
+
+
+def _run(poc, include=None):
+    """Run the sweep of a POC, with another list of trials if one is given; return the results and what was said."""
+    if include:
+        (poc / "sweep.yaml").write_text(f"notebook: notebooks/ways.ipynb\ninclude:\n{include}limits: {{jobs: 2}}\n")
+    said = []
+    return SimpleNamespace(results=trials.run_sweep(load_sweep(poc), say=said.append), said=said)
+
+
+@pytest.fixture(scope="module")
+def ways(make_poc, tmp_path_factory):
+    """One sweep with two trials that go well and six that do not; then the good ones alone, and after an edited prompt."""
+    include = WELL + "".join(f"  - {{way: {way}}}\n" for way in BAD)
+    poc = _ways_poc(make_poc, tmp_path_factory.mktemp("ways"), include)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZOO_TOKEN", ENV_KEY)
+        first = _run(poc)
+        again = _run(poc, WELL)
+        (poc / "prompts/abstain.md").write_text(PROMPTS["abstain.md"] + "Be brief.\n")
+        with (poc / ".poclab/sweeps/sweep/trials.jsonl").open("ab") as file:
+            file.write('{"trial_id": "half", "name": "Zoë'.encode()[:-1])  # in the middle of a character
+        edited = _run(poc, WELL)
+        last = _run(poc, WELL)
+    return SimpleNamespace(poc=poc, first=first, again=again, edited=edited, last=last, client=store.connect(tracking_uri(poc)))
+
+
+def _record(ways, way):
+    (found,) = [record for record in ways.first.results.records if record.parameters["way"] == way]
+    return found
+
+
+def test_a_trial_that_leaves_no_report_failed_whatever_its_notebook_says(ways):
+    """`sys.exit(0)` and a forgotten call both end with every cell completed."""
+    for way in ("leaves", "forgets"):
+        assert _record(ways, way).outcome == "error"
+        assert "the notebook ended without a report" in _record(ways, way).error
+
+
+def test_a_trial_whose_kernel_dies_failed(ways):
+    """By its own hand or by kill -9; the error names the executed notebook."""
+    for way in ("dies", "is killed"):
+        assert _record(ways, way).outcome == "error"
+        assert "DeadKernel" in _record(ways, way).error
+        assert "executed.ipynb" in _record(ways, way).error
+
+
+def test_a_trial_that_evaluates_something_else_failed(ways):
+    """The sweep asked for size 1 and the version that was evaluated has 2."""
+    assert _record(ways, "misreports").error == "asked for size = 1, but the version that was evaluated has 2"
+
+
+def test_a_trial_that_raises_after_its_report_failed(ways):
+    """The notebook did not do all its work; the error is told, without the key in it."""
+    assert "RuntimeError: after the report; [key removed]" in _record(ways, "raises").error
+
+
+def test_one_failing_trial_does_not_stop_the_others(ways):
+    """All eight were run, two went well, and each was told of."""
+    assert [record.outcome for record in ways.first.results.records] == ["ok"] * 2 + ["error"] * 6
+    assert len(ways.first.said) == 8
+    assert ways.first.results.ran == 8
+    assert len(ways.first.results.errors) == len(BAD)
+
+
+def test_every_run_is_closed_as_what_it_was(ways):
+    """Good trials FINISHED, bad ones and the sweep FAILED; none stays RUNNING; all hang under the sweep's run."""
+    (experiment,) = ways.client.search_experiments(filter_string="name = 'animals'")
+    runs = {run.info.run_id: run for run in ways.client.search_runs([experiment.experiment_id])}
+    parent = ways.first.results.parent_run_id
+
+    for record in ways.first.results.records:
+        assert runs[record.run_id].info.status == ("FINISHED" if record.outcome == "ok" else "FAILED")
+        assert runs[record.run_id].data.tags["mlflow.parentRunId"] == parent
+        assert runs[record.run_id].data.tags["poclab.trial"] == record.trial_id
+    assert runs[parent].info.status == "FAILED"
+    assert {run.info.status for run in runs.values()} == {"FINISHED", "FAILED"}
+
+
+def test_the_cases_that_a_failed_trial_answered_keep_their_traces(ways):
+    """To see what went wrong."""
+    run_id = _record(ways, "raises").run_id
+    experiment = ways.client.get_run(run_id).info.experiment_id
+    assert len(ways.client.search_traces(locations=[experiment], run_id=run_id, include_spans=False, max_results=50)) == 8
+
+
+def test_the_executed_notebook_and_its_source_belong_to_the_run(ways):
+    """Also those of a trial that failed: there it is wanted most."""
+    for way in ("is killed", "raises", "misreports"):
+        run_id = _record(ways, way).run_id
+        found = [one.path for one in ways.client.list_artifacts(run_id, "notebook")]
+        assert found == ["notebook/executed.ipynb", "notebook/source"]
+        assert [one.path for one in ways.client.list_artifacts(run_id, "notebook/source")] == ["notebook/source/ways.ipynb"]
+
+
+def test_key_values_that_a_notebook_prints_or_raises_are_not_kept(ways):
+    """Search every byte: executed notebooks, records, store, artifacts."""
+    for path in ways.poc.rglob("*"):
+        assert not path.is_file() or ENV_KEY.encode() not in path.read_bytes(), path
+
+
+def test_a_finished_sweep_that_is_run_again_runs_nothing(ways):
+    """The record is found; the numbers are the same."""
+    assert ways.again.results.ran == 0
+    assert ways.again.said == []
+    assert ways.again.results.records == ways.first.results.records[:2]
+
+
+def test_an_edited_prompt_runs_only_the_trials_that_name_it(ways):
+    """One of the two; the other keeps its run. A half-written last line of the record does not matter."""
+    plain, abstain = ways.edited.results.records
+
+    assert ways.edited.results.ran == 1
+    assert plain == ways.first.results.records[0]
+    assert abstain.run_id != ways.first.results.records[1].run_id
+    assert abstain.version != ways.first.results.records[1].version
+    assert ways.last.results.ran == 0
+    assert ways.last.results.records == ways.edited.results.records
+
+
+def test_the_failures_are_listed_by_their_error(ways):
+    """Trials with the same error stand together."""
+    listed = ways.first.results.failures()
+
+    assert "2 trial(s) failed (way goes well -> leaves; way goes well -> forgets): the notebook ended without a report" in listed
+    assert "1 trial(s) failed (way goes well -> misreports): asked for size = 1" in listed
+
+
+def test_without_its_store_the_record_is_worth_nothing(ways, tmp_path, monkeypatch):
+    """Trials whose runs went to another store, or to one that was deleted, are to be run again."""
+    assert trials.planned_table(load_sweep(ways.poc)).count("done") == 2
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
+    assert "done" not in trials.planned_table(load_sweep(ways.poc))
+
+
+class TestSwept:
+    """What the sweep of the shared POC left."""
+
+    def test_the_table_is_ranked_with_intervals_and_the_baseline_marked(self, swept):
+        """8 of 8 right: Wilson's interval is (0.676, 1); closed book only the 2 to abstain from: (0.071, 0.591)."""
+        results = trials.run_sweep(load_sweep(swept[0]))
+        rows = [
+            [row[name] for name in ("rank", "accuracy", "interval", "n", "failed", "cost_usd", "retrieval", "")] for row in results.rows()
+        ]
+
+        assert results.ran == 0
+        assert rows == [
+            [1, "1.000", "0.676 to 1.000", 8, 0, "0.00", "bm25", ""],
+            [2, "1.000", "0.676 to 1.000", 8, 0, "0.00", "bm25", ""],
+            [3, "0.250", "0.071 to 0.591", 8, 0, "0.00", "none", "baseline"],
+        ]
+        assert list(results.frame()["rank"]) == [1, 2, 3]
+
+    def test_the_parent_run_holds_the_table(self, swept):
+        """Looking at the sweep's run is enough."""
+        client = store.connect(tracking_uri(swept[0]))
+        (parent,) = client.search_runs(["1"], "tags.`mlflow.runType` = 'poclab_sweep'")
+        (table,) = client.list_artifacts(parent.info.run_id)
+
+        assert parent.info.status == "FINISHED"
+        assert parent.data.tags["poclab.trials"] == "3"
+        assert "0.676 to 1.000" in parent.data.tags["mlflow.note.content"]
+        assert table.path == "ranking.txt"
+
+    def test_a_trial_leaves_what_an_evaluation_leaves(self, swept):
+        """The same run as by hand, and the notebook, executed and source; parameters are those of the system."""
+        results = trials.run_sweep(load_sweep(swept[0]))
+        client = store.connect(tracking_uri(swept[0]))
+        baseline = client.get_run(results.records[0].run_id)
+        report = Report.load(client.download_artifacts(baseline.info.run_id, "report.json"))
+
+        assert {one.path for one in client.list_artifacts(baseline.info.run_id)} == {
+            "report.json", "version.json", "cases.jsonl", "cases.lock.json", "charter.yaml", "prompts", "environment.json", "notebook",
+        }  # fmt: skip
+        assert baseline.info.run_name == "baseline"
+        assert baseline.data.params == {"model": "offline/extractive", "prompt": "prompts/abstain.md", "retrieval": "none"} | {
+            name: baseline.data.params[name] for name in baseline.data.params.keys() - {"model", "prompt", "retrieval"}
+        }
+        assert baseline.data.metrics["accuracy"] == 0.25
+        assert baseline.inputs.dataset_inputs[0].dataset.digest == report.lock_digest[:32]
+        assert baseline.data.tags["poclab.prompt.prompt"] == "prompts:/animals-abstain/1"
+        assert baseline.data.tags["poclab.content"] == report.content_digest() == results.records[0].content
+        assert report.run_id == baseline.info.run_id
+        assert len(client.search_traces(locations=["1"], run_id=baseline.info.run_id, max_results=50)) == 8
+
+    def test_both_prompts_of_the_sweep_are_registered_once(self, swept):
+        """Three trials, two prompts, one version of each."""
+        client = store.connect(tracking_uri(swept[0]))
+        found = {(one.name, client.get_prompt_version_by_alias(one.name, "latest").version) for one in client.search_prompts()}
+        assert found == {("animals-abstain", 1), ("animals-plain", 1)}
+
+
+def test_a_set_that_is_not_frozen_is_refused_before_a_kernel_starts(poc):
+    """Frozen means refused."""
+    (poc / "cases.lock.json").unlink()
+    with pytest.raises(FrozenError, match="not frozen: there is no cases.lock.json\n.*poclab freeze"):
+        trials.run_sweep(load_sweep(poc))
+
+
+def test_an_edited_label_is_refused_with_the_name_of_the_case(poc):
+    """A sweep must not mix two label sets."""
+    cases = poc / "cases.jsonl"
+    cases.write_text(cases.read_text().replace("chimneys", "roofs", 1))
+    with pytest.raises(FrozenError, match="changed after it was frozen as edition 1: 1 changed: q02\n.*git checkout.*--new-edition"):
+        trials.run_sweep(load_sweep(poc))
+
+
+def test_a_store_that_is_no_database_is_refused_before_a_kernel_starts(poc):
+    """Nothing is run that cannot be recorded."""
+    (poc / "mlflow.db").write_text("no database, and longer than a header")
+    with pytest.raises(StoreError, match="not an SQLite database"):
+        trials.run_sweep(load_sweep(poc))
+
+
+@pytest.fixture(scope="module")
+def stopped(make_poc, tmp_path_factory):
+    """A sweep with two trials that hang, stopped by Ctrl-C; then the same command again, killed with -9."""
+    folder = tmp_path_factory.mktemp("stopped")
+    poc = _ways_poc(make_poc, folder, "  - {way: goes well}\n  - {way: hangs A}\n  - {way: hangs B}\n")
+    record, stories = poc / ".poclab/sweeps/sweep/trials.jsonl", []
+    for number in (signal.SIGINT, signal.SIGKILL):
+        command = [sys.executable, "-m", "poclab", "sweep", str(poc)]
+        env = {**os.environ, "ZOO_TOKEN": ENV_KEY}
+        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            _until(lambda: record.exists() and len(list(poc.glob("hangs *"))) == 2, "both hang, one is recorded")
+            kernels = [int(path.name.split()[-1]) for path in poc.glob("hangs *")]
+            process.send_signal(number)
+            began = time.monotonic()
+            out, err = process.communicate(timeout=DEADLINE_S)
+        finally:
+            process.kill()
+        took_s = time.monotonic() - began
+        _until(lambda ids=kernels: not any(_alive(pid) for pid in ids), "the kernels end")
+        stories.append(SimpleNamespace(code=process.returncode, out=out, err=err, took_s=took_s))
+        for path in poc.glob("hangs *"):
+            path.unlink()
+    client = store.connect(tracking_uri(poc))
+    _until(lambda: all(run.info.status != "RUNNING" for run in client.search_runs(["1"])), "every run is closed")
+    return SimpleNamespace(poc=poc, interrupted=stories[0], killed=stories[1], client=client, runs=client.search_runs(["1"]))
+
+
+def _alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _until(condition, what):
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {DEADLINE_S} s: {what}"
+        time.sleep(0.05)
+
+
+def test_ctrl_c_stops_a_sweep_at_once(stopped):
+    """Exit code 130, a word on how to go on, no traceback; a hanging cell would otherwise hold it for ten minutes."""
+    assert stopped.interrupted.code == 130
+    assert "1 of 3 trials are recorded; the same command goes on from there" in stopped.interrupted.err
+    assert "Traceback" not in stopped.interrupted.err
+    assert stopped.interrupted.took_s < 30
+
+
+def test_the_runs_of_a_stopped_sweep_are_killed_and_keep_their_traces(stopped):
+    """After Ctrl-C and after kill -9 alike: per sweep two trials and the parent; the third trial is finished."""
+    statuses = sorted(run.info.status for run in stopped.runs)
+    hanging = [run for run in stopped.runs if "hangs" in run.info.run_name]
+
+    assert statuses == ["FINISHED"] + ["KILLED"] * 6
+    assert len(hanging) == 4
+    for run in hanging:
+        found = stopped.client.search_traces(locations=["1"], run_id=run.info.run_id, include_spans=False)
+        assert sorted(trace.info.tags["poclab.case"] for trace in found) == ["q01", "q02", "q03"]
+
+
+def test_a_stopped_sweep_goes_on_where_it_was(stopped):
+    """The trial that had ended was not run again: the second command ran the other two."""
+    assert "goes well" not in stopped.killed.out
+    assert trials.planned_table(load_sweep(stopped.poc)).count("done") == 1
