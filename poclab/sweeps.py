@@ -40,7 +40,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A validated sweep: trials in the order they run, the first being the baseline if any was included."""
+    """A validated sweep: trials in the order they run, the first being the baseline if any was included.
+
+    The runs of a `nested` one lie below a parent run; the one of `poclab run` stands by itself.
+    """
 
     name: str
     poc: Path
@@ -50,6 +53,7 @@ class Sweep:
     trials: tuple[Trial, ...]
     has_baseline: bool
     jobs: int
+    nested: bool = True
 
     @property
     def varied(self) -> tuple[str, ...]:
@@ -93,7 +97,7 @@ def single(poc: Path, notebook: Path, parameters: Mapping[str, Any]) -> Sweep:
     kernels.check_parameters(parameters, known, where=str(notebook))
     check_files(parameters, poc, where=str(notebook))
     trial = Trial(_with_poc(parameters, known), ", ".join(f"{name} = {value}" for name, value in parameters.items()) or notebook.stem)
-    return Sweep("run", poc, notebook, "accuracy", True, (trial,), False, 1)
+    return Sweep("run", poc, notebook, "accuracy", True, (trial,), False, 1, nested=False)
 
 
 def with_jobs(sweep: Sweep, jobs: int) -> Sweep:

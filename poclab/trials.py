@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from poclab import kernels, tracking
 from poclab.cases import TestSet
-from poclab.errors import InputError, PocError
+from poclab.errors import InputError, PocError, StoreError
 from poclab.files import WORK, digest, read_json, read_json_lines, read_text, work_folder, write_atomic
 from poclab.recording import TRIAL_FOLDER, TRIAL_RUN, run_end, run_place
 from poclab.redaction import conceal, secrets
@@ -178,19 +178,20 @@ def run_sweep(sweep: Sweep, *, say: Callable[[str], None] = lambda line: None) -
     `say` is told of each trial as it ends. A trial that fails does not stop the others.
 
     Raises:
-        StoreError: the store cannot be used.
+        StoreError: the store cannot be used, or the sweep is being run by another process.
     """
     driver = _Driver(sweep, say)
     tracking.check_store(driver.uri)
     planned = plan(sweep)
-    known = driver.known()
-    todo = [(trial_id, trial) for trial_id, trial in planned if trial_id not in known]
-    if todo:
-        driver.begin(planned)
-        known |= driver.run(todo)
-    results = Results(sweep, tuple(known[trial_id] for trial_id, _ in planned), len(todo), driver.parent, *_inputs(sweep.poc).values())
-    if todo:
-        driver.end(results)
+    with driver.alone():
+        known = driver.known()
+        todo = [(trial_id, trial) for trial_id, trial in planned if trial_id not in known]
+        if todo:
+            driver.begin(planned)
+            known |= driver.run(todo)
+        results = Results(sweep, tuple(known[trial_id] for trial_id, _ in planned), len(todo), driver.parent, *_inputs(sweep.poc).values())
+        if todo:
+            driver.end(results)
     return results
 
 
@@ -203,6 +204,21 @@ class _Driver:
         self.parent: str | None = None
         self.place = run_place(sweep.poc, self.uri)
         self.stopped = False
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the sweep's folder: two drivers would take each other's trials away."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.folder / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise StoreError(f"{self.folder}: this sweep is being run already", fix="wait for it, or stop it with Ctrl-C") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def known(self) -> dict[str, Record]:
         """Return the trials that ended well and whose runs are still there."""
@@ -218,7 +234,7 @@ class _Driver:
         }
 
     def begin(self, planned: Sequence[tuple[str, Trial]]) -> None:
-        if self.sweep.name == "run":
+        if not self.sweep.nested:
             return
         tags = {"poclab.sweep": self.sweep.name, "poclab.trials": str(len(planned)), "mlflow.runType": "poclab_sweep"}
         self.parent = self._begin(f"{self.sweep.name} of {len(planned)} trials", tags, None)["run_id"]

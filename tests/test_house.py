@@ -39,7 +39,7 @@ OWNERS = {
     "papermill": {"kernels"},
     "click": {"cli"},
     "tqdm": {"experiment"},
-    "filelock": {"tracking", "rag"},
+    "filelock": {"tracking", "rag", "trials"},
     "numpy": {"stats", "rag"},
 }
 

@@ -336,3 +336,15 @@ def test_a_stopped_sweep_goes_on_where_it_was(stopped):
     """The trial that had ended was not run again: the second command ran the other two."""
     assert "goes well" not in stopped.killed.out
     assert trials.planned_table(load_sweep(stopped.poc)).count("done") == 1
+
+
+def test_a_sweep_that_is_being_run_is_not_run_twice(poc):
+    """Two drivers would take each other's trials away; the second is told so, at once."""
+    from filelock import FileLock
+
+    sweep = load_sweep(poc)
+    folder = poc / ".poclab" / "sweeps" / sweep.name
+    folder.mkdir(parents=True)
+
+    with FileLock(folder / "lock"), pytest.raises(StoreError, match="being run already"):
+        trials.run_sweep(sweep)
