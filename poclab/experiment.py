@@ -144,7 +144,7 @@ def evaluate(
             recording.add(record)
 
     try:
-        stats.load()  # while the first answers are on their way, not after the last
+        runner.in_background(stats.load)  # while the first answers are on their way, not after the last
         for outcome in _progress(iter(run), len(plan.tasks), version.name):
             keep(outcome)
     except KeyboardInterrupt:

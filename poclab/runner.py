@@ -42,12 +42,13 @@ class Run(Generic[Task]):
         self.done = queue.SimpleQueue[Outcome[Task]]()
         self.left = len(tasks)
         self.stopped = False
+        self.workers = min(workers, self.left)
         for job in enumerate(tasks):
             self.waiting.put(job)
-        for _ in range(min(workers, self.left)):
-            self.start_worker()
 
     def __iter__(self) -> Iterator[Outcome[Task]]:
+        for _ in range(self.workers):
+            self.start_worker()
         while self.left:
             for outcome in self.outcomes():
                 self.left -= 1
@@ -99,9 +100,14 @@ class Run(Generic[Task]):
 
 
 def run(tasks: Sequence[Task], work: Callable[[Task], Any], *, workers: int, timeout_s: float) -> Run[Task]:
-    """Start the tasks, and return a run that yields an outcome per task as they end, in any order; `index` tells which task it was.
+    """Return a run that, when it is iterated, yields an outcome per task as they end, in any order; `index` tells which task it was.
 
     A task that took longer than `timeout_s` timed out, even if it ended before anybody looked. After `close` no further
     task is begun; it must follow when the caller stops reading early.
     """
     return Run(tasks, work, workers=workers, timeout_s=timeout_s)
+
+
+def in_background(function: Callable[[], None]) -> None:
+    """Start a function in a thread that holds up nothing, and that Ctrl-C does not reach: an import that is broken off cannot be repeated."""
+    threading.Thread(target=function, daemon=True, name="poclab-background").start()
