@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from poclab import runner, stats, tracking
+from poclab import runner, tracking
 from poclab.cases import Case, TestSet
 from poclab.errors import InputError
 from poclab.evaluation import Plan, Task
@@ -144,7 +144,6 @@ def evaluate(
             recording.add(record)
 
     try:
-        runner.in_background(stats.load)  # while the first answers are on their way, not after the last
         for outcome in _progress(iter(run), len(plan.tasks), version.name):
             keep(outcome)
     except KeyboardInterrupt:

@@ -39,14 +39,16 @@ class Recording:
         self.trial = os.environ.get(TRIAL_RUN) if folder and not uri else None
         self.records: TextIO | None = None
         self.begun: Any = None
-        if folder:
-            (folder / "artifacts").mkdir(parents=True, exist_ok=True)
-            self.records = (folder / "records.jsonl").open("w", encoding="utf-8")
-            begin = self._begin()
-            write_atomic(folder / "begin.json", json.dumps(begin, ensure_ascii=False))
-            if uri:
-                self.recorder = tracking.recorder()
-                self.begun = self.recorder.send("begin", uri=uri, folder=str(folder), run=begin)
+        if not folder:
+            return
+        if uri:
+            self.recorder = tracking.recorder()  # before anything else: it has MLflow to import
+        self._artifacts(folder / "artifacts")
+        self.records = (folder / "records.jsonl").open("w", encoding="utf-8")
+        begin = self._begin()
+        write_atomic(folder / "begin.json", json.dumps(begin, ensure_ascii=False))
+        if uri:
+            self.begun = self.recorder.send("begin", uri=uri, folder=str(folder), poc=plan.poc and str(plan.poc), run=begin)
 
     @classmethod
     def open(cls, plan: Plan) -> Recording:
@@ -101,13 +103,10 @@ class Recording:
             run_id = self.trial
         report = dataclasses.replace(report, run_id=run_id, link=_link(self.uri, run_id))
         path = report.save(self.folder / "artifacts" / "report.json")
-        self._artifacts()
         write_atomic(self.folder / "end.json", json.dumps(end))
         if problem is None and self.uri:
             try:
-                poc = str(self.plan.poc) if self.plan.poc else None
-                told = {"folder": str(self.folder), "poc": poc, "end": end, "secrets": secrets()}
-                self.recorder.send("finish", run_id=run_id, **told).result()
+                self.recorder.send("finish", run_id=run_id, folder=str(self.folder), end=end, secrets=secrets()).result()
             except StoreError as error:
                 problem = error
                 self._close()
@@ -127,16 +126,17 @@ class Recording:
         with contextlib.suppress(PocError):  # the error that stopped the evaluation is the one to show
             tracking.recorder().send("end", uri=self.uri, run_id=self.begun.result()["run_id"], status="FAILED").result()
 
-    def _artifacts(self) -> None:
-        plan, folder = self.plan, self.folder / "artifacts"
+    def _artifacts(self, folder: Path) -> None:
+        """Write what is known of the run before its first answer."""
+        plan = self.plan
         write_atomic(folder / "version.json", json.dumps(plan.version.to_json(), ensure_ascii=False, indent=1))
         write_atomic(folder / "cases.jsonl", lines(plan.test_set))
         if plan.test_set.lock:
             write_atomic(folder / "cases.lock.json", json.dumps(plan.test_set.lock.to_json(), ensure_ascii=False, indent=1))
         if plan.charter and plan.charter.path:
             shutil.copyfile(plan.charter.path, folder / CHARTER)
-        for prompt in plan.version.prompts.values():
-            write_atomic(folder / "prompts" / Path(prompt.name).name, prompt.text)
+        for key, prompt in plan.version.prompts.items():
+            write_atomic(folder / "prompts" / Path(key).name / Path(prompt.name).name, prompt.text)
 
 
 def run_place(poc: Path | None, uri: str | None) -> dict[str, Any]:

@@ -106,8 +106,3 @@ def run(tasks: Sequence[Task], work: Callable[[Task], Any], *, workers: int, tim
     task is begun; it must follow when the caller stops reading early.
     """
     return Run(tasks, work, workers=workers, timeout_s=timeout_s)
-
-
-def in_background(function: Callable[[], None]) -> None:
-    """Start a function in a thread that holds up nothing, and that Ctrl-C does not reach: an import that is broken off cannot be repeated."""
-    threading.Thread(target=function, daemon=True, name="poclab-background").start()

@@ -12,10 +12,12 @@ Comparing two reports is not done here yet: an interval of one report says nothi
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,11 +44,6 @@ class Estimate:
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f}, n = {self.n})"
 
 
-def load() -> None:
-    """Import what the functions below need, at a moment of the caller's choosing: it takes up to a second."""
-    import scipy.special  # noqa: F401  imported for later
-
-
 def wilson(mean: float, n: float, *, confidence: float = 0.95, quantile: float | None = None) -> tuple[float, float]:
     """Return the interval for a mean of values between 0 and 1.
 
@@ -59,9 +56,7 @@ def wilson(mean: float, n: float, *, confidence: float = 0.95, quantile: float |
     """
     if not n > 0 or not 0 <= mean <= 1:
         raise ValueError(f"a mean in 0..1 over at least one case is needed, found {mean!r} over {n!r}")
-    from scipy.special import ndtri
-
-    z = float(ndtri(0.5 + confidence / 2)) if quantile is None else quantile
+    z = NormalDist().inv_cdf(0.5 + confidence / 2) if quantile is None else quantile
     centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
     # Rounding must not leave the point estimate outside its own interval.
@@ -188,10 +183,8 @@ def _ranks(n: int, q: float, confidence: float) -> tuple[int, int]:
 
     Equal tails while both can be had; with too few values for that, the upper edge takes what error it needs to close.
     """
-    from scipy.special import bdtr
-
     tail = (1 - confidence) / 2
-    below = [float(bdtr(k, n, q)) for k in range(n + 1)]
+    below = _binomial_below(n, q)
     low = max((rank for rank in range(1, n + 1) if below[rank - 1] <= tail), default=0)
     high = min((rank for rank in range(1, n + 1) if 1 - below[rank - 1] <= tail), default=n + 1)
     largest_misses = 1 - below[n - 1]
@@ -199,3 +192,11 @@ def _ranks(n: int, q: float, confidence: float) -> tuple[int, int]:
         high, spare = n, 1 - confidence - largest_misses
         low = max((rank for rank in range(1, n + 1) if below[rank - 1] <= spare), default=0)
     return low, high
+
+
+def _binomial_below(n: int, q: float) -> list[float]:
+    """Return P(X <= k) for k of 0 to n, X binomial. In logarithms: the probability of none is too small for a float from n = 1,100 on."""
+    logs = (
+        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) + k * math.log(q) + (n - k) * math.log1p(-q) for k in range(n + 1)
+    )
+    return [min(total, 1.0) for total in itertools.accumulate(map(math.exp, logs))]

@@ -241,7 +241,7 @@ class _Driver:
 
     def _begin(self, name: str, tags: Mapping[str, str], folder: Path | None, run_id: str | None = None, **more: Any) -> dict[str, str]:
         run = {**self.place, "run_id": run_id, "name": name, "tags": dict(tags), "params": {}, "prompts": [], "dataset": None, **more}
-        return tracking.recorder().send("begin", uri=self.uri, folder=str(folder) if folder else None, run=run).result()
+        return tracking.recorder().send("begin", uri=self.uri, folder=folder and str(folder), poc=str(self.sweep.poc), run=run).result()
 
     def run(self, todo: Sequence[tuple[str, Trial]]) -> dict[str, Record]:
         done: dict[str, Record] = {}
@@ -321,9 +321,9 @@ class _Driver:
                 raise InputError(error)
             report = _valid_report(folder, trial, run_id)
             used = read_json(folder / "begin.json")
-            recorder.send("begin", uri=self.uri, folder=str(folder), run={**used, **self.place, "run_id": run_id}).result()
-            end = {"end": run_end(report), "secrets": secrets()}
-            recorder.send("finish", run_id=run_id, folder=str(folder), poc=str(self.sweep.poc), **end).result()
+            begin = {"folder": str(folder), "poc": str(self.sweep.poc), "run": {**used, **self.place, "run_id": run_id}}
+            recorder.send("begin", uri=self.uri, **begin).result()
+            recorder.send("finish", run_id=run_id, folder=str(folder), end=run_end(report), secrets=secrets()).result()
         except PocError as problem:
             recorder.send("end", uri=self.uri, run_id=run_id, status="KILLED" if self.stopped else "FAILED").result()
             return Record(outcome="error", error=str(problem), **common)

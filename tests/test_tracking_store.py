@@ -110,7 +110,7 @@ def test_artifacts_hold_all_that_is_needed_to_look_again(recorded, artifacts):
         "cases.jsonl",
         "cases.lock.json",
         "charter.yaml",
-        "prompts/plain.md",
+        "prompts/prompt/plain.md",
         "git.diff",
         "environment.json",
     }
@@ -121,7 +121,7 @@ def test_artifacts_hold_all_that_is_needed_to_look_again(recorded, artifacts):
     ]  # fmt: skip
     assert json.loads((artifacts / "cases.lock.json").read_text()) == json.loads((poc / "cases.lock.json").read_text())
     assert (artifacts / "charter.yaml").read_text() == CHARTER
-    assert (artifacts / "prompts/plain.md").read_text() == PROMPTS["plain.md"]
+    assert (artifacts / "prompts/prompt/plain.md").read_text() == PROMPTS["plain.md"]
 
 
 def test_the_surroundings_are_packages_and_files_never_variables(artifacts):

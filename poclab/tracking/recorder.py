@@ -21,7 +21,8 @@ from typing import Any, TextIO
 
 from poclab import redaction
 from poclab.errors import PocError, StoreError
-from poclab.tracking import store, surroundings, traces
+from poclab.tracking import store, traces
+from poclab.tracking.surroundings import Surroundings
 
 #: Seconds between two looks at records that are still growing.
 LOOK = 0.1
@@ -34,15 +35,17 @@ COLLECT_EVERY = 50_000
 class Follower:
     """Reads whole lines from a file that another process still writes, and writes them as traces in batches."""
 
-    def __init__(self, uri: str, path: Path | None, experiment_id: str, run_id: str) -> None:
+    def __init__(self, uri: str, path: Path | None, experiment_id: str, run_id: str, surroundings: Surroundings) -> None:
         self.uri, self.path, self.experiment_id, self.run_id = uri, path, experiment_id, run_id
+        self.surroundings = surroundings
         self.offset = 0
         self.pending: list[dict[str, Any]] = []
 
     def follow(self, *, to_the_end: bool = False) -> None:
-        """Write every full batch that has come; at the end also the rest."""
-        self.pending += self._lines()
-        ready = len(self.pending) if to_the_end else len(self.pending) // traces.BATCH * traces.BATCH
+        """Write every full batch that has come; when nothing new has, or at the end, also the rest."""
+        new = list(self._lines())
+        self.pending += new
+        ready = len(self.pending) // traces.BATCH * traces.BATCH if new and not to_the_end else len(self.pending)
         if ready:
             batch, self.pending = self.pending[:ready], self.pending[ready:]
             traces.write(self.uri, batch, experiment_id=self.experiment_id, run_id=self.run_id)
@@ -66,14 +69,15 @@ class Commands:
         #: The runs that were begun and not ended; one without a folder has nothing to follow.
         self.open: dict[str, Follower] = {}
 
-    def begin(self, uri: str, folder: str | None, run: dict[str, Any]) -> dict[str, str]:
+    def begin(self, uri: str, folder: str | None, poc: str | None, run: dict[str, Any]) -> dict[str, str]:
         """Open the store and a run (or take the given one), and follow the records in `folder`, if there is one."""
         found = store.begin(uri, run)
-        records = Path(folder, "records.jsonl") if folder else None
-        self.open.setdefault(found["run_id"], Follower(uri, records, found["experiment_id"], found["run_id"]))
+        if found["run_id"] not in self.open:
+            records, surroundings = Path(folder, "records.jsonl") if folder else None, Surroundings.look(Path(poc) if poc else None)
+            self.open[found["run_id"]] = Follower(uri, records, found["experiment_id"], found["run_id"], surroundings)
         return found
 
-    def finish(self, run_id: str, folder: str, poc: str | None, end: dict[str, Any], secrets: list[str]) -> dict[str, int]:
+    def finish(self, run_id: str, folder: str, end: dict[str, Any], secrets: list[str]) -> dict[str, int]:
         """Write the remaining traces, count them, then the numbers and artifacts, and end the run."""
         for secret in secrets:
             redaction.remember(secret)
@@ -83,8 +87,9 @@ class Commands:
         if stored != end["traces"]:
             store.end(follower.uri, run_id, "FAILED")
             raise StoreError(f"run {run_id}: of {end['traces']} traces {stored} are stored", fix=f"the records are in {folder}")
-        tags = surroundings.record(Path(folder, "artifacts"), Path(poc) if poc else None)
-        store.finish(follower.uri, run_id, Path(folder, "artifacts"), {**end, "tags": {**end["tags"], **tags}})
+        artifacts = Path(folder, "artifacts")
+        tags = {**end["tags"], **follower.surroundings.write(artifacts)}
+        store.finish(follower.uri, run_id, artifacts, {**end, "tags": tags})
         return {"traces": stored}
 
     def artifacts(self, run_id: str, files: dict[str, str]) -> None:

@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from poclab.files import digest
 from poclab.redaction import conceal
@@ -19,20 +22,29 @@ from poclab.redaction import conceal
 LARGEST_DIFF = 1_000_000
 
 
-def record(folder: Path, poc: Path | None) -> dict[str, str]:
-    """Write `environment.json`, and `git.diff` when something differs from the commit; return the run's tags."""
-    environment = {"python": platform.python_version(), "platform": platform.platform(), "packages": _packages()}
-    tags = {"poclab.environment": digest(environment), "poclab.python": environment["python"]}
-    git = _git_state(poc) if poc else {}
-    if not git:
-        tags["poclab.git_commit"] = "none: not in a git repository"
-    else:
-        diff = conceal(git.pop("diff"))
+@dataclass(frozen=True)
+class Surroundings:
+    """What there was when a run began; written at its end, when every key that must not be written is known."""
+
+    environment: Mapping[str, Any]
+    git: Mapping[str, Any]
+
+    @classmethod
+    def look(cls, poc: Path | None) -> Surroundings:
+        environment = {"python": platform.python_version(), "platform": platform.platform(), "packages": _packages()}
+        return cls(environment, _git_state(poc) if poc else {})
+
+    def write(self, folder: Path) -> dict[str, str]:
+        """Write `environment.json`, and `git.diff` when something differs from the commit; return the run's tags."""
+        git = dict(self.git)
+        diff = conceal(git.pop("diff", ""))
         if diff:
             (folder / "git.diff").write_text(diff if len(diff) <= LARGEST_DIFF else f"sha256 {digest(diff)}\n", encoding="utf-8")
-        tags |= {"poclab.git_commit": git["commit"], "poclab.git_dirty": str(bool(diff or git["untracked"])).lower()}
-    (folder / "environment.json").write_text(json.dumps({**environment, "git": git}, indent=1), encoding="utf-8")
-    return tags
+        (folder / "environment.json").write_text(json.dumps({**self.environment, "git": git}, indent=1), encoding="utf-8")
+        tags = {"poclab.environment": digest(self.environment), "poclab.python": self.environment["python"]}
+        if not git:
+            return {**tags, "poclab.git_commit": "none: not in a git repository"}
+        return {**tags, "poclab.git_commit": git["commit"], "poclab.git_dirty": str(bool(diff or git["untracked"])).lower()}
 
 
 @lru_cache(maxsize=1)
@@ -42,7 +54,7 @@ def _packages() -> dict[str, str]:
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
-def _git_state(poc: Path) -> dict[str, object]:
+def _git_state(poc: Path) -> dict[str, Any]:
     """Return commit, diff and untracked files of the repository around a POC; nothing when there is none."""
     commit = _git(poc, "rev-parse", "HEAD")
     if commit is None:

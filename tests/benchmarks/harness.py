@@ -28,7 +28,8 @@ SLOW_LATENCY_S, SLOW_WORKERS = 0.5, 32
 #: What mlflow.genai.evaluate needs for it to keep all rows on sqlite.
 MLFLOW = {"MLFLOW_GENAI_EVAL_MAX_WORKERS": "7", "MLFLOW_GENAI_EVAL_PREDICT_RATE_LIMIT": "0", "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "50"}
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_MODEL_CATALOG_URI": "", "PYTHONWARNINGS": "ignore"}
-MARKS = ("OPENAI_", "MLFLOW_", "POCLAB_")
+#: Not handed on. PYTHONDONTWRITEBYTECODE would have every process compile MLflow again, which an installation by pip has done once.
+MARKS = ("OPENAI_", "MLFLOW_", "POCLAB_", "PYTHONDONTWRITEBYTECODE")
 
 
 # --- the programs, each in a process of its own; imports are part of what is timed
