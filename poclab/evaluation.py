@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import dataclasses
 import inspect
 import json
 import time
@@ -135,7 +134,7 @@ class Plan:
             "start_ns": task.start_ns,
             "end_ns": ended_ns,
             "outputs": result.reply.text or result.reply.data,
-            "scores": {name: dataclasses.asdict(score) for name, score in result.scores.items()},
+            "scores": {name: vars(score) for name, score in result.scores.items()},
             "steps": [vars(step) for step in task.context.steps],
         }
 
@@ -189,7 +188,7 @@ def _concealed(data: Any) -> Any:
 def _score(scorer: Scorer, case: Case, reply: Reply) -> Score | None:
     try:
         score = scorer(case, reply)
-        return score and Score(**_concealed(dataclasses.asdict(score)))
+        return score and Score(**_concealed(vars(score)))
     except Exception as error:  # a scorer that fails leaves its score incomplete; it must not make the case right or wrong
         return Score(None, "", conceal(f"the scorer failed: {type(error).__name__}: {error}"))
 

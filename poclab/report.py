@@ -12,7 +12,7 @@ import html
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,8 +64,8 @@ class CaseResult:
 
     def to_json(self) -> dict[str, Any]:
         data = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        scores = {name: asdict(score) for name, score in self.scores.items()}
-        return {**data, "reply": self.reply.to_json(), "scores": scores, "calls": [asdict(call) for call in self.calls]}
+        scores = {name: vars(score) for name, score in self.scores.items()}
+        return {**data, "reply": self.reply.to_json(), "scores": scores, "calls": [vars(call) for call in self.calls]}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CaseResult:
@@ -236,7 +236,7 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         data = {name: getattr(self, name) for name in self.__dataclass_fields__}
         data |= {"format": FORMAT, "version": self.version.to_json(), "results": [one.to_json() for one in self.results]}
-        aggregates = {name: {key: _finite(value) for key, value in asdict(one).items()} for name, one in self.estimates.items()}
+        aggregates = {name: {key: _finite(value) for key, value in vars(one).items()} for name, one in self.estimates.items()}
         totals = {"failed": self.failed, **{what: self.total(what) for what in TOTALS}}
         return {**data, "partial": self.partial, "aggregates": {**aggregates, **totals}, "content_digest": self.content_digest()}
 
