@@ -14,6 +14,7 @@ import os
 import shutil
 import tempfile
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -44,7 +45,8 @@ class Recording:
         if uri:
             self.recorder = tracking.recorder()  # before anything else: it has MLflow to import
         self._artifacts(folder / "artifacts")
-        self.records = (folder / "records.jsonl").open("w", encoding="utf-8")
+        # A lone surrogate, such as Python puts into the name of a file, is in no database: a question mark stands for it.
+        self.records = (folder / "records.jsonl").open("w", encoding="utf-8", errors="replace")
         begin = self._begin()
         write_atomic(folder / "begin.json", json.dumps(begin, ensure_ascii=False))
         if uri:
@@ -84,7 +86,7 @@ class Recording:
 
     def add(self, record: dict[str, Any]) -> None:
         if self.records:
-            self.records.write(conceal(json.dumps(record, ensure_ascii=False, default=repr)) + "\n")
+            self.records.write(conceal(_line(record)) + "\n")
             self.records.flush()
 
     def finish(self, report: Report) -> tuple[Report, Path | None]:
@@ -154,6 +156,19 @@ def run_end(report: Report) -> dict[str, Any]:
     }
     traced = sum(result.trace_id is not None for result in report.results)
     return {"status": "KILLED" if report.partial else "FINISHED", "metrics": report.metrics(), "tags": tags, "traces": traced}
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(record, ensure_ascii=False, default=repr)
+    except (TypeError, ValueError, RecursionError):  # a system may put anything into its steps: a tuple as a key, a list that holds itself
+        return json.dumps({**record, "steps": [_told(step) for step in record["steps"]]}, ensure_ascii=False, default=repr)
+
+
+def _told(step: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a step with its inputs and outputs as Python shows them, and of its attributes the texts and numbers."""
+    attributes = {key: value for key, value in step["attributes"].items() if isinstance(value, (str, int, float))}
+    return {**step, "inputs": repr(step["inputs"]), "outputs": repr(step["outputs"]), "attributes": attributes}
 
 
 def _link(uri: str | None, run_id: str | None) -> str | None:

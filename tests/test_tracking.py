@@ -13,6 +13,7 @@ import pytest
 import poclab
 from poclab import scores, tracking
 from poclab.errors import StoreError
+from poclab.system import step
 from poclab.tracking import check_store, store, tracking_uri
 
 DEADLINE_S = 90
@@ -186,6 +187,24 @@ def test_records_that_disappear_are_noticed(make_poc, recorded, monkeypatch, tmp
 
     with pytest.raises(StoreError, match="of 8 traces 0 are stored"):
         poclab.evaluate(answer, poclab.TestSet.load(poc / "cases.jsonl").split("dev"), [scores.contains()])
+
+
+@pytest.mark.parametrize("outputs", [{(1, 2): "a tuple as a key"}, (loop := []).append(loop) or loop, "half a character: \udce9"])
+def test_a_step_that_cannot_be_stored_as_it_is_stops_nothing(recorded, monkeypatch, outputs):
+    """What a system says of itself is its own affair: the case that was answered keeps its answer and its trace."""
+
+    def answer(inputs):
+        with step("look", "TOOL") as one:
+            one.outputs = outputs
+        raise OSError("no such file: caf\udce9.txt")
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri(recorded[0]))
+    report = poclab.evaluate(answer, [poclab.Case("q1", {"question": "?"}, {"answers": ["a"]})], [scores.contains()])
+
+    client = store.connect(tracking_uri(recorded[0]))
+    (span,) = (one for one in client.get_trace(report.results[0].trace_id).data.spans if one.name == "look")
+    assert report.failed == 1
+    assert span.outputs is not None
 
 
 def test_one_recorder_serves_every_evaluation_of_a_process(recorded):
