@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import time
@@ -50,15 +51,13 @@ class Record:
     cost_usd: float | None = None
     estimates: Mapping[str, Mapping[str, Any]] | None = None
 
-    def value(self, metric: str) -> float:
-        """Return the value of a metric.
-
-        Raises:
-            InputError: the reports have no such metric.
-        """
-        if metric not in (self.estimates or {}):
-            raise InputError(f"the reports have no metric {metric!r}", fix=f"use one of: {', '.join(self.estimates or {})}")
-        return self.estimates[metric]["value"]
+    def shown(self, metric: str) -> tuple[str, str, int | str]:
+        """Return value, interval and n of a metric for a table; a score that could not be given has none."""
+        found = (self.estimates or {}).get(metric)
+        if found is None:
+            return "none", "", ""
+        low, high = ("open" if edge is None else f"{edge:.3f}" for edge in (found["low"], found["high"]))
+        return f"{found['value']:.3f}", f"{low} to {high}", found["n"]
 
 
 @dataclass(frozen=True)
@@ -77,23 +76,29 @@ class Results:
         return tuple(record for record in self.records if record.outcome != "ok")
 
     def ranked(self) -> list[Record]:
-        """Return the trials that are ok, the best first; equal ones in the order of the sweep."""
+        """Return the trials that are ok, the best first; equal ones in the order of the sweep, those without the metric last.
+
+        Raises:
+            InputError: no report has the metric.
+        """
+        metric, sign = self.sweep.metric, -1 if self.sweep.maximize else 1
         done = [record for record in self.records if record.outcome == "ok"]
-        return sorted(done, key=lambda record: -record.value(self.sweep.metric) if self.sweep.maximize else record.value(self.sweep.metric))
+        if done and not any(metric in record.estimates for record in done):
+            raise InputError(f"the reports have no metric {metric!r}", fix=f"use one of: {', '.join(done[0].estimates)}")
+        return sorted(done, key=lambda record: sign * record.estimates[metric]["value"] if metric in record.estimates else math.inf)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield one line per trial, ranked: rank, metric with interval, n, failed, p95, cost, and what was varied."""
         baseline = self.records[0].trial_id if self.sweep.has_baseline else None
         for rank, record in enumerate(self.ranked(), start=1):
-            estimate, p95 = record.estimates[self.sweep.metric], record.estimates["latency_p95_s"]
-            low, high = (("open" if edge is None else f"{edge:.3f}") for edge in (estimate["low"], estimate["high"]))
+            value, interval, n = record.shown(self.sweep.metric)
             yield {
                 "rank": rank,
-                self.sweep.metric: f"{estimate['value']:.3f}",
-                "interval": f"{low} to {high}",
-                "n": estimate["n"],
+                self.sweep.metric: value,
+                "interval": interval,
+                "n": n,
                 "failed": record.failed,
-                "p95_s": f"{p95['value']:.2f}",
+                "p95_s": f"{record.estimates['latency_p95_s']['value']:.2f}",
                 "cost_usd": "unknown" if record.cost_usd is None else f"{record.cost_usd:.2f}",
                 **{name: record.parameters.get(name, "(default)") for name in self.sweep.varied},
                 "": "baseline" if record.trial_id == baseline else "",
@@ -345,10 +350,12 @@ class _Driver:
         if self.parent is None:
             return
         recorder = tracking.recorder()
-        table = write_atomic(self.folder / "ranking.txt", f"{results}\n")
-        recorder.send("artifacts", run_id=self.parent, files={str(table): ""}).result()
-        recorder.send("annotate", run_id=self.parent, tags={"mlflow.note.content": f"```\n{results}\n```"}, metrics={}).result()
-        recorder.send("end", uri=self.uri, run_id=self.parent, status="FAILED" if results.errors else "FINISHED").result()
+        try:
+            table = write_atomic(self.folder / "ranking.txt", f"{results}\n")
+            recorder.send("artifacts", run_id=self.parent, files={str(table): ""}).result()
+            recorder.send("annotate", run_id=self.parent, tags={"mlflow.note.content": f"```\n{results}\n```"}, metrics={}).result()
+        finally:
+            recorder.send("end", uri=self.uri, run_id=self.parent, status="FAILED" if results.errors else "FINISHED").result()
 
 
 def _valid_report(folder: Path, trial: Trial, run_id: str) -> Report:
@@ -371,9 +378,8 @@ def _outcome(record: Record, metric: str) -> str:
         return f"failed: {record.error}"
     if metric not in record.estimates:
         return f"no {metric}"
-    estimate = record.estimates[metric]
-    low, high = ("open" if edge is None else f"{edge:.3f}" for edge in (estimate["low"], estimate["high"]))
-    return f"{metric} {estimate['value']:.3f} ({low} to {high})"
+    value, interval, _ = record.shown(metric)
+    return f"{metric} {value} ({interval})"
 
 
 def _corpus_digest(poc: Path) -> str | None:
