@@ -129,6 +129,16 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     return value
 
 
+def parse_value(text: str) -> Any:
+    """Return `text` as one value of a YAML file; the text itself where it is none."""
+    import yaml
+
+    try:
+        return yaml.load(text, Loader=_yaml_loader())
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
+
+
 def write_atomic(path: Path | str, text: str) -> Path:
     """Write `text` as UTF-8 so that a reader or a crash sees the old file or the new one, never a half.
 

@@ -18,7 +18,7 @@ from typing import Any
 from poclab import kernels
 from poclab.charter import METRICS
 from poclab.errors import InputError, refuse_unknown
-from poclab.files import canonical, digest, find_poc, read_text, read_yaml
+from poclab.files import canonical, digest, find_poc, parse_value, read_text, read_yaml
 
 KEYS = ("notebook", "metric", "method", "fixed", "parameters", "where", "include", "limits")
 GOALS = ("maximize", "minimize")
@@ -111,17 +111,12 @@ def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
     Raises:
         InputError: a text without `=`.
     """
-    import yaml
-
     found = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
             raise InputError(f"-p {pair!r}: expected NAME=VALUE", fix="-p chunk_size=800")
-        try:
-            found[name.strip()] = yaml.safe_load(value) if value.strip() else ""
-        except yaml.YAMLError:
-            found[name.strip()] = value
+        found[name.strip()] = parse_value(value) if value.strip() else ""
     return found
 
 

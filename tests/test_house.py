@@ -24,7 +24,7 @@ FLOORS = [
 ]
 #: The one module (or package) that may import each heavy package.
 OWNERS = {
-    "yaml": {"files", "sweeps"},
+    "yaml": {"files"},
     "scipy": {"stats", "rag"},
     "pandas": {"report"},
     "matplotlib": {"charts"},

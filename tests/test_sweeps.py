@@ -297,9 +297,10 @@ class TestParsePairs:
             "a": 1, "b": 1.5, "c": True, "d": None, "e": [1, "x"], "f": "two words", "g": "", "h": "x=y", "i": 1,
         }  # fmt: skip
 
-    def test_what_is_no_yaml_is_a_text(self):
-        """A prompt in brackets."""
-        assert parse_pairs(["a={question"]) == {"a": "{question"}
+    @pytest.mark.parametrize("text", ["{question", "2026-02-30", "no", "On"])
+    def test_what_is_no_value_is_a_text(self, text):
+        """A prompt in brackets, a day that no calendar has; and `no` is a word, as in the sweep file."""
+        assert parse_pairs([f"a={text}"]) == {"a": text}
 
     def test_refuses_a_pair_without_equals(self):
         """The message shows the form."""
