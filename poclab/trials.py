@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from poclab import kernels, tracking
 from poclab.cases import TestSet
 from poclab.errors import InputError, PocError, StoreError
-from poclab.files import WORK, digest, read_json, read_json_lines, read_text, work_folder, write_atomic
+from poclab.files import WORK, digest, parse_json, read_json, read_text, work_folder, write_atomic
 from poclab.recording import TRIAL_FOLDER, TRIAL_RUN, run_end, run_place
 from poclab.redaction import conceal, secrets
 from poclab.report import Report, frame, text_table
@@ -221,21 +221,24 @@ class _Driver:
         except Timeout:
             raise StoreError(f"{self.folder}: this sweep is being run already", fix="wait for it, or stop it with Ctrl-C") from None
         try:
+            if self.records.exists():  # without the half line that a killed driver left: the next would be appended to it
+                os.truncate(self.records, self.records.read_bytes().rfind(b"\n") + 1)
             yield
         finally:
             lock.release()
 
     def known(self) -> dict[str, Record]:
-        """Return the trials that ended well and whose runs are still there."""
+        """Return the trials that ended well, in this store, if its database is still there."""
         database = Path(self.uri.removeprefix(tracking.SQLITE))
         gone = self.uri.startswith(tracking.SQLITE) and not database.exists()
         if gone or not self.records.exists():
             return {}
-        # The last line may be a half one, if the driver was killed while it wrote: the next would be appended to it.
-        os.truncate(self.records, self.records.read_bytes().rfind(b"\n") + 1)
-        records = [value for _, value in read_json_lines(self.records)]
+        # The last line may be a half one: the driver that writes it was killed, or is still at it.
+        whole = self.records.read_bytes().rpartition(b"\n")[0].decode()
+        records = [parse_json(line, where=str(self.records)) for line in whole.split("\n") if line]
+        stores = [one.pop("store") for one in records]
         return {
-            one["trial_id"]: Record(**one) for one in records if one["outcome"] == "ok" and one["store"] == self.uri and one.pop("store")
+            one["trial_id"]: Record(**one) for one, uri in zip(records, stores, strict=True) if one["outcome"] == "ok" and uri == self.uri
         }
 
     def begin(self, planned: Sequence[tuple[str, Trial]]) -> None:
@@ -394,7 +397,8 @@ def _code_digest(poc: Path) -> str:
     """Return the digest of poclab's own code and of the POC's: a result of other code is another result."""
     home = Path(__file__).parent
     files = {f"poclab/{path.relative_to(home).as_posix()}": path for path in home.rglob("*.py")}
-    files |= {path.relative_to(poc).as_posix(): path for path in poc.rglob("*.py") if WORK not in path.parts}
+    # An editor's lock on an open file is a link to nowhere of the same ending.
+    files |= {path.relative_to(poc).as_posix(): path for path in poc.rglob("*.py") if WORK not in path.parts and path.is_file()}
     return digest({name: digest(path.read_bytes()) for name, path in files.items()})
 
 

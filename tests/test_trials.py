@@ -366,6 +366,19 @@ def test_a_stopped_sweep_goes_on_where_it_was(stopped):
     assert trials.planned_table(load_sweep(stopped.poc)).count("done") == 1
 
 
+def test_looking_at_a_sweep_leaves_its_record_alone(poc):
+    """`--dry-run` beside a sweep that runs: the line that is just being written is not cut off. An editor's lock is no code."""
+    sweep = load_sweep(poc)
+    (poc / ".#system.py").symlink_to("ada@zoo.1234:5678")
+    (poc / "mlflow.db").touch()
+    record = poc / ".poclab/sweeps/sweep/trials.jsonl"
+    record.parent.mkdir(parents=True)
+    record.write_text('{"trial_id": "half')
+
+    assert trials.planned_table(sweep).count("to run") == 3 + 1
+    assert record.read_text() == '{"trial_id": "half'
+
+
 def test_a_sweep_that_is_being_run_is_not_run_twice(poc):
     """Two drivers would take each other's trials away; the second is told so, at once."""
     from filelock import FileLock
