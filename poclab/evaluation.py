@@ -202,4 +202,4 @@ def _failure(outcome: runner.Outcome[Task]) -> tuple[str | None, str]:
         return "timeout", str(error)
     if isinstance(error, _Malformed):
         return "malformed_output", str(error)
-    return "crashed", conceal("".join(traceback.format_exception(error))[-LONGEST_ERROR:])
+    return "crashed", conceal("".join(traceback.format_exception(error)))[-LONGEST_ERROR:]

@@ -340,7 +340,7 @@ class _Exchange:
         error = answer.get("error") if isinstance(answer, dict) else None
         message = error.get("message") if isinstance(error, dict) else error
         if self.status >= 400:
-            return None, f"HTTP {self.status}: {message or content[:200].decode('utf-8', 'replace')}"
+            return None, f"HTTP {self.status}: {message or redaction.conceal(content.decode('utf-8', 'replace'))[:200]}"
         if not isinstance(answer, dict):
             return None, f"HTTP {self.status}: the answer is not a JSON object"
         return answer, str(message) if error else ""

@@ -13,6 +13,7 @@ import poclab
 from poclab import scores
 from poclab.cases import Case
 from poclab.errors import InputError
+from poclab.evaluation import LONGEST_ERROR
 from poclab.system import Reply, Version, step
 
 TEN = [Case(f"q{n}", {"n": n}, {"answers": [str(n)]}) for n in range(10)]
@@ -316,6 +317,19 @@ def test_late_calls_of_an_abandoned_case_are_discarded():
     assert called.wait(10)
     assert report.results[0].calls == ()
     assert report.results[0].reply == Reply()
+
+
+def test_no_half_of_a_key_is_left_where_an_error_is_cut(monkeypatch):
+    """A long error is kept from its end: what is cut is what was concealed before."""
+    monkeypatch.setenv("ZOO_API_KEY", "sk-0123456789abcdefghij")
+
+    def answer(inputs):
+        raise RuntimeError("sk-0123456789abcdefghij" + "." * (LONGEST_ERROR - 12))
+
+    (result,) = poclab.evaluate(answer, TEN[:1], [scores.exact()]).results
+
+    assert "ghij" not in result.error
+    assert len(result.error) == LONGEST_ERROR
 
 
 def test_keys_are_in_no_part_of_a_report(monkeypatch):
