@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from poclab.errors import FrozenError, InputError, refuse_unknown
-from poclab.files import canonical, check_json, digest, find_poc, read_json, read_json_lines
+from poclab.files import check_json, digest, find_poc, read_json, read_json_lines
 
 CASE_KEYS = ("id", "inputs", "expected", "tags", "split", "cluster", "rubric", "label")
 EXPECTED_KEYS = ("answers", "evidence", "abstain", "data", "effects")
@@ -324,12 +324,5 @@ def lock_path(cases_path: Path) -> Path:
 
 
 def lines(cases: Iterable[Case]) -> str:
-    """Return the cases as the text of a `cases.jsonl`."""
-    return "".join(canonical_line(case) + "\n" for case in cases)
-
-
-def canonical_line(case: Case) -> str:
-    """Return a case's line with the keys in the order that a person reads them."""
-    data = case.to_json()
-    canonical(data)  # raises on what JSON does not have
-    return json.dumps({key: data[key] for key in CASE_KEYS if key in data}, ensure_ascii=False)
+    """Return the cases as the text of a `cases.jsonl`, keys in the order of `CASE_KEYS`."""
+    return "".join(json.dumps(case.to_json(), ensure_ascii=False) + "\n" for case in cases)

@@ -5,6 +5,7 @@ Exit codes: 0 done, 2 wrong input or something that failed, 130 Ctrl-C.
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import sys
 from pathlib import Path
@@ -102,7 +103,7 @@ def sweep(path: Path | None, dry_run: bool, jobs: int | None) -> None:
     from poclab import sweeps, trials
 
     loaded = sweeps.load_sweep(path if path and path.is_file() else _poc(path))
-    loaded = sweeps.with_jobs(loaded, jobs) if jobs else loaded
+    loaded = dataclasses.replace(loaded, jobs=jobs or loaded.jobs)
     if dry_run:
         click.echo(trials.planned_table(loaded))
         return

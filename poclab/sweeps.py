@@ -11,7 +11,7 @@ import ast
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,11 +98,6 @@ def single(poc: Path, notebook: Path, parameters: Mapping[str, Any]) -> Sweep:
     check_files(parameters, poc, where=str(notebook))
     trial = Trial(_with_poc(parameters, known), ", ".join(f"{name} = {value}" for name, value in parameters.items()) or notebook.stem)
     return Sweep("run", poc, notebook, "accuracy", True, (trial,), False, 1, nested=False)
-
-
-def with_jobs(sweep: Sweep, jobs: int) -> Sweep:
-    """Return the sweep with another number of trials side by side."""
-    return replace(sweep, jobs=jobs)
 
 
 def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:

@@ -106,10 +106,6 @@ class Version:
     def prompts(self) -> dict[str, Prompt]:
         return {key: value for key, value in self.parameters.items() if isinstance(value, Prompt)}
 
-    def with_defaults(self, **defaults: Any) -> Version:
-        """Return this version with the parameters it does not name taken from `defaults`."""
-        return Version(self.name, **{**defaults, **self.parameters})
-
     def flat(self) -> dict[str, Any]:
         """Return the parameters for a table: a prompt by its name."""
         return {key: value.name if isinstance(value, Prompt) else value for key, value in self.parameters.items()}

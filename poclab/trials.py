@@ -356,7 +356,7 @@ class _Driver:
         try:
             table = write_atomic(self.folder / "ranking.txt", f"{results}\n")
             recorder.send("artifacts", run_id=self.parent, files={str(table): ""}).result()
-            recorder.send("annotate", run_id=self.parent, tags={"mlflow.note.content": f"```\n{results}\n```"}, metrics={}).result()
+            recorder.send("annotate", run_id=self.parent, tags={"mlflow.note.content": f"```\n{results}\n```"}).result()
         finally:
             recorder.send("end", uri=self.uri, run_id=self.parent, status="FAILED" if results.errors else "FINISHED").result()
 

@@ -141,11 +141,8 @@ def test_a_version_comes_back_from_json(parameters, text):
     assert (back.name, back.parameters, back.digest) == ("v", version.parameters, version.digest)
 
 
-def test_defaults_fill_only_what_is_not_named():
-    """A version that says `None` has said something."""
-    version = Version("v", top_k=None, model="m").with_defaults(top_k=5, chunk_size=400)
-
-    assert version == Version("v", top_k=None, model="m", chunk_size=400)
+def test_a_prompt_stands_in_a_table_by_its_name():
+    """Its text would fill the page."""
     assert Version("v", prompt=Prompt("x.md", "long text")).flat() == {"prompt": "x.md"}
 
 

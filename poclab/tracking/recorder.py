@@ -96,9 +96,9 @@ class Commands:
         """Log files, each given with its folder in the run's artifacts."""
         store.log_files(self.open[run_id].uri, run_id, files)
 
-    def annotate(self, run_id: str, tags: dict[str, str], metrics: dict[str, float]) -> None:
-        """Add tags and metrics to a run."""
-        store.annotate(self.open[run_id].uri, run_id, tags, metrics)
+    def annotate(self, run_id: str, tags: dict[str, str]) -> None:
+        """Add tags to a run."""
+        store.annotate(self.open[run_id].uri, run_id, tags)
 
     def end(self, uri: str, run_id: str, status: str) -> None:
         """End a run that leaves no report; the cases that were answered keep their traces."""

@@ -70,7 +70,7 @@ def begin(uri: str, run: Mapping[str, Any]) -> dict[str, str]:
     tags = {**RUN_TAGS, **run["tags"]}
     if run["run_id"]:
         run_id = run["run_id"]
-        annotate(uri, run_id, tags, {})
+        annotate(uri, run_id, tags)
     else:
         run_id = client.create_run(experiment_id, run_name=run["name"], tags=tags).info.run_id
     for prompt in run["prompts"]:
@@ -92,10 +92,10 @@ def finish(uri: str, run_id: str, artifacts: Path, end: Mapping[str, Any]) -> No
     client.set_terminated(run_id, end["status"])
 
 
-def annotate(uri: str, run_id: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+def annotate(uri: str, run_id: str, tags: Mapping[str, str]) -> None:
     import mlflow
 
-    _log_batch(mlflow.MlflowClient(uri), run_id, tags=tags, metrics=metrics)
+    _log_batch(mlflow.MlflowClient(uri), run_id, tags=tags)
 
 
 def end(uri: str, run_id: str, status: str) -> None:
@@ -161,7 +161,7 @@ def _link_prompt(client: Any, uri: str, prompt: Mapping[str, str], run_id: str) 
 
     mlflow.set_tracking_uri(uri)  # MLflow looks for the run in its global store. Only the recorder's process comes here.
     ModelRegistryClient(uri, uri).link_prompt_version_to_run(name, version.version, run_id)
-    annotate(uri, run_id, {f"poclab.prompt.{prompt['key']}": f"prompts:/{name}/{version.version}"}, {})
+    annotate(uri, run_id, {f"poclab.prompt.{prompt['key']}": f"prompts:/{name}/{version.version}"})
 
 
 def _registered(client: Any, name: str, alias: str) -> Any | None:
