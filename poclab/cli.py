@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from poclab.errors import InputError, PocError
-from poclab.files import CHARTER, find_poc
+from poclab.files import require_poc
 
 
 class _Group(click.Group):
@@ -128,11 +128,7 @@ def ui(poc: Path | None, port: int) -> None:
 def _poc(path: Path | None) -> Path:
     if path is not None and not path.is_dir():
         raise InputError(f"{path}: no such folder", fix="`poclab new DIR`")
-    found = find_poc(path)
-    if found is None:
-        where = (path or Path()).resolve()
-        raise InputError(f"no POC at {where} or above: there is no {CHARTER}", fix="`poclab new DIR`, or name the POC's folder")
-    return found
+    return require_poc(path)
 
 
 def _corpus(poc: Path) -> Any:

@@ -14,11 +14,12 @@ from poclab import runner, tracking
 from poclab.cases import Case, TestSet
 from poclab.errors import InputError
 from poclab.evaluation import Plan, Task
-from poclab.files import CHARTER, find_poc
+from poclab.files import require_poc
 from poclab.recording import TRIAL_RUN, Recording
 from poclab.report import CaseResult, Report, frame
 from poclab.scores import Scorer, as_scorer
 from poclab.system import Version
+from poclab.tracking import queries
 
 if TYPE_CHECKING:
     import pandas
@@ -42,7 +43,7 @@ def runs(poc: Path | str | None = None) -> pandas.DataFrame:
             **{key: one["tags"].get(key) for key in ("lock", "corpus", "version", "content")},
             "run_id": one["run_id"],
         }
-        for one in _queries().runs(uri, folder.name)
+        for one in queries.runs(uri, folder.name)
     ]
     return frame(rows)
 
@@ -53,7 +54,7 @@ def load_run(run_id: str, poc: Path | str | None = None) -> Report:
     Raises:
         InputError: no such run, or it holds no report.
     """
-    return _queries().report(_store_of(poc)[1], run_id)
+    return queries.report(_store_of(poc)[1], run_id)
 
 
 def show_ui(poc: Path, port: int, *, say: Callable[[str], None]) -> None:
@@ -68,7 +69,7 @@ def show_ui(poc: Path, port: int, *, say: Callable[[str], None]) -> None:
     if uri.startswith("http"):
         raise InputError(f"the runs of this POC are at {uri}: its UI is served there already", fix=f"open {uri} in a browser")
     server.check_port(port)
-    found = _queries().runs(uri, folder.name)
+    found = queries.runs(uri, folder.name)
     with server.serve(uri, folder, port) as (base, process):
         ranked = server.best_of_each_version(found)
         shown = server.links(base, found[0]["experiment_id"], ranked) if found else {"nothing is recorded yet": base}
@@ -79,21 +80,10 @@ def show_ui(poc: Path, port: int, *, say: Callable[[str], None]) -> None:
 
 
 def _store_of(poc: Path | str | None) -> tuple[Path, str]:
-    folder = find_poc(poc)
-    if folder is None:
-        raise InputError(
-            f"no POC at {Path(poc or '.').resolve()} or above: there is no {CHARTER}", fix="`poclab new DIR`, or name the POC's folder"
-        )
+    folder = require_poc(poc)
     uri = tracking.tracking_uri(folder)
     tracking.check_store(uri)
     return folder, uri
-
-
-def _queries() -> Any:
-    # Reading needs MLflow in this process; evaluating does not.
-    from poclab.tracking import queries
-
-    return queries
 
 
 class Interrupted(KeyboardInterrupt):

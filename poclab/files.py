@@ -40,6 +40,19 @@ def find_poc(start: Path | str | None = None) -> Path | None:
     return None
 
 
+def require_poc(start: Path | str | None = None) -> Path:
+    """Return what `find_poc` finds.
+
+    Raises:
+        InputError: no POC at `start` or above.
+    """
+    found = find_poc(start)
+    if found is None:
+        where = Path(start or ".").resolve()
+        raise InputError(f"no POC at {where} or above: there is no {CHARTER}", fix="`poclab new DIR`, or name the POC's folder")
+    return found
+
+
 def read_text(path: Path | str) -> str:
     """Return the text of a UTF-8 file (a byte order mark is dropped).
 

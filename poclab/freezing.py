@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from poclab.cases import Case, Difference, Lock, TestSet, difference, lines, lock_path
-from poclab.errors import FrozenError, InputError
+from poclab.errors import InputError
 from poclab.files import canonical, digest, write_atomic
 from poclab.imports import import_cases
 
@@ -62,13 +62,11 @@ def freeze(
         raise InputError(f"test share {test_share}: expected a number between 0 and 1", fix="`--test-share 0.33`")
     old = Lock.load(lock_path(path)) if lock_path(path).is_file() else None
     warnings = validate(test_set, find)
+    held = TestSet(test_set.cases, old, path)
     if old and not (changes := _since(old, test_set)):
-        return Frozen(TestSet(test_set.cases, old, path), changes, tuple(warnings))
+        return Frozen(held, changes, tuple(warnings))
     if old and not new_edition:
-        raise FrozenError(
-            f"{path}: changed after it was frozen as edition {old.edition}: {changes}",
-            fix=f"`git checkout {path.name}`, or `poclab freeze --new-edition` to start edition {old.edition + 1}",
-        )
+        held.verify()  # raises, and names what changed
     cases = assign_splits(test_set.cases, _known_splits(old), test_share=test_share, seed=seed)
     lock = Lock(
         edition=old.edition + 1 if old else 1,
