@@ -39,7 +39,8 @@ class Case:
     rubric: str | None = None
     label: Mapping[str, str] | None = None
 
-    __hash__ = object.__hash__
+    def __hash__(self) -> int:
+        return hash(self.id)
 
     def __post_init__(self) -> None:
         _check_case(self.to_json(), f"case {self.id!r}")

@@ -394,3 +394,11 @@ def test_a_set_says_what_it_is(frozen):
 
     assert repr(test_set.split("dev")) == f"TestSet({name}, 1 cases, dev, edition 1, {test_set.digest[:12]})"
     assert repr(TestSet([Case("q1", {"x": "a"})])) == "TestSet(in_memory, 1 cases, not frozen)"
+
+
+def test_equal_cases_are_one_in_a_set():
+    """Two that are equal have one hash, or sets and dicts would keep both."""
+    one, same, other = (Case(name, {"question": "?"}) for name in ("q1", "q1", "q2"))
+
+    assert {one, same, other} == {one, other}
+    assert len({one, same, other}) == 2
