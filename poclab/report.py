@@ -289,12 +289,12 @@ class Report:
         yield "set", f"{self.test_set} {self.split or ''} (lock {self.lock_digest[:12]}, {edition})"
         for name in self.score_names[1:]:
             try:
-                yield name, _shown(self.estimate(name))
+                yield name, str(self.estimate(name))
             except InputError as error:
                 yield name, f"no number: {error.message}"
         for name in ("failed_share", "latency_p50_s", "latency_p95_s"):
             if name in self.estimates:
-                yield name, _shown(self.estimates[name])
+                yield name, str(self.estimates[name])
         cost = self.total("cost_usd")
         yield "cost", "unknown" if cost is None else f"${cost:.4f}"
         if self.run_id:
@@ -381,11 +381,6 @@ def reply_text(reply: Reply) -> str:
 
 def _first_input(inputs: Mapping[str, Any]) -> str:
     return str(inputs.get("question") or next(iter(inputs.values()), ""))
-
-
-def _shown(estimate: Estimate) -> str:
-    edges = ["open" if not math.isfinite(edge) else f"{edge:.3f}" for edge in (estimate.low, estimate.high)]
-    return f"{estimate.value:.3f} ({edges[0]} to {edges[1]}, n = {estimate.n})"
 
 
 def _finite(value: float) -> float | None:

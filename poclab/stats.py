@@ -41,7 +41,12 @@ class Estimate:
     n: int
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f}, n = {self.n})"
+        return f"{self.value:.3f} ({edges(self.low, self.high)}, n = {self.n})"
+
+
+def edges(low: float | None, high: float | None) -> str:
+    """Return an interval as text; an edge that is infinite, or None as JSON has it, is open."""
+    return " to ".join("open" if edge is None or math.isinf(edge) else f"{edge:.3f}" for edge in (low, high))
 
 
 def wilson(mean: float, n: float, *, confidence: float = 0.95, quantile: float | None = None) -> tuple[float, float]:

@@ -27,6 +27,7 @@ from poclab.files import WORK, digest, parse_json, read_json, read_text, work_fo
 from poclab.recording import TRIAL_FOLDER, TRIAL_RUN, run_end, run_place
 from poclab.redaction import conceal, secrets
 from poclab.report import Report, frame, text_table
+from poclab.stats import edges
 from poclab.sweeps import Sweep, Trial, file_digests
 from poclab.tracking.server import PORT
 
@@ -56,8 +57,7 @@ class Record:
         found = (self.estimates or {}).get(metric)
         if found is None:
             return "none", "", ""
-        low, high = ("open" if edge is None else f"{edge:.3f}" for edge in (found["low"], found["high"]))
-        return f"{found['value']:.3f}", f"{low} to {high}", found["n"]
+        return f"{found['value']:.3f}", edges(found["low"], found["high"]), found["n"]
 
 
 @dataclass(frozen=True)

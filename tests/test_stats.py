@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, bootstrap
 
-from poclab.stats import bca, design_effect, mean_estimate, quantile_estimate, wilson
+from poclab.stats import Estimate, bca, design_effect, mean_estimate, quantile_estimate, wilson
 
 SHARES = st.sampled_from([0.0, 0.25, 1 / 3, 0.5, 2 / 3, 1.0])
 #: From the t table in Student's form, two-sided 95%.
@@ -267,3 +267,8 @@ def test_ranks_are_chosen_from_the_count_alone():
 def test_an_estimate_prints_its_interval_and_its_n():
     """No number stands alone."""
     assert str(mean_estimate([1.0] * 20)) == "1.000 (0.839 to 1.000, n = 20)"
+
+
+def test_an_open_edge_is_called_open():
+    """`inf` would look like a number of seconds."""
+    assert str(Estimate(2.0, 1.0, math.inf, 40)) == "2.000 (1.000 to open, n = 40)"
