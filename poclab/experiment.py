@@ -16,9 +16,10 @@ from poclab.errors import InputError
 from poclab.evaluation import Plan, Task
 from poclab.files import require_poc
 from poclab.recording import TRIAL_RUN, Recording
-from poclab.report import CaseResult, Report, frame
+from poclab.report import CaseResult, Report
 from poclab.scores import Scorer, as_scorer
 from poclab.system import Version
+from poclab.tables import frame
 from poclab.tracking import queries
 
 if TYPE_CHECKING:

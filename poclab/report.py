@@ -2,8 +2,7 @@
 
 A report is data: it goes to JSON and back, and shows itself as a table in a notebook and as text elsewhere. It is
 aggregated here and nowhere else. A case that failed counts as wrong; a score that could not be given (a scorer that
-raised) leaves that score without a number. What a model, a file or a person wrote is shown as text and never as markup
-or as a terminal's commands. Two reports are not compared here.
+raised) leaves that score without a number. Two reports are not compared here.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,13 +23,14 @@ from poclab.redaction import conceal
 from poclab.scores import Score
 from poclab.stats import Estimate, mean_estimate, quantile_estimate
 from poclab.system import Call, Reply, Version
+from poclab.tables import frame, html_table, printable
 
 if TYPE_CHECKING:
     import pandas
 
 FORMAT = 1
 #: What a notebook shows of a report; `report.frame()` holds all of it.
-ROWS_SHOWN, CHARACTERS_SHOWN = 40, 500
+ROWS_SHOWN = 40
 TOTALS = ("cost_usd", "tokens_in", "tokens_out")
 
 
@@ -336,42 +336,6 @@ class Report:
         if score is None:
             return "does not apply"
         return f"{'unscored' if score.value is None else format(float(score.value), 'g')}: {score.reason}"
-
-
-def frame(rows: Iterable[Mapping[str, Any]]) -> pandas.DataFrame:
-    """Return rows as a DataFrame with its columns in the order they first appear: every table of poclab is made here."""
-    import pandas
-
-    return pandas.DataFrame(list(rows))
-
-
-def html_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return an HTML table in which every cell is text: what a model or a file says is never markup. Long cells are cut."""
-    head = f"<thead>{_html_row('th', columns)}</thead>" if columns else ""
-    return f"<table>{head}<tbody>{''.join(_html_row('td', row) for row in rows)}</tbody></table>"
-
-
-def _html_row(tag: str, values: Sequence[Any]) -> str:
-    # No colours: a notebook may be light or dark. Words stay whole, so that a long reply does not squeeze the ids.
-    style = "text-align:left;vertical-align:top;white-space:pre-wrap;overflow-wrap:break-word"
-    cells = (f"<{tag} style='{style}'>{html.escape(_cut(str(value)))}</{tag}>" for value in values)
-    return f"<tr>{''.join(cells)}</tr>"
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= CHARACTERS_SHOWN else f"{text[:CHARACTERS_SHOWN]} ... ({len(text)} characters)"
-
-
-def text_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return a table for a terminal: columns padded, control characters shown as escapes."""
-    shown = [[printable(str(value)) for value in row] for row in (columns, *rows)]
-    widths = [max(len(row[index]) for row in shown) for index in range(len(columns))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown)
-
-
-def printable(text: str) -> str:
-    """Return the text on one line with control characters escaped, so that no reply can drive a terminal."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def reply_text(reply: Reply) -> str:

@@ -26,9 +26,10 @@ from poclab.errors import InputError, PocError, StoreError
 from poclab.files import WORK, digest, parse_json, read_json, read_text, work_folder, write_atomic
 from poclab.recording import TRIAL_FOLDER, TRIAL_RUN, run_end, run_place
 from poclab.redaction import conceal, secrets
-from poclab.report import Report, frame, text_table
+from poclab.report import Report
 from poclab.stats import edges
 from poclab.sweeps import Sweep, Trial, file_digests
+from poclab.tables import frame, text_table
 from poclab.tracking.server import PORT
 
 if TYPE_CHECKING:

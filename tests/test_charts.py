@@ -5,7 +5,7 @@ import pytest
 from poclab import charts
 from poclab.charter import Charter, Criterion
 from poclab.errors import InputError
-from poclab.report import frame
+from poclab.tables import frame
 
 
 def runs(*rows):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import poclab
 from poclab import redaction, scores
 from poclab.errors import InputError
-from poclab.report import CaseResult, Report, frame, html_table, printable, text_table
+from poclab.report import CaseResult, Report
 from poclab.scores import Score
 from poclab.system import Call, Passage, Prompt, Reply, Version
 
@@ -238,11 +238,6 @@ def test_an_input_cannot_take_the_place_of_a_column():
 
     assert (row["case"], row["reply"], row["exact"], row["kind"]) == ("q1", "yes", 1.0, "a")
     assert (row["tag:case"], row["input:reply"], row["tag:exact"], row["input:kind"]) == ("x", "draft", "t", "b")
-
-
-def test_a_frame_keeps_the_columns_of_every_row():
-    """A column that only a later row has is there, after the others."""
-    assert list(frame([{"b": 1}, {"a": 2, "b": 3}]).columns) == ["b", "a"]
 
 
 def full_report():
@@ -522,29 +517,6 @@ def test_nothing_that_somebody_wrote_drives_a_terminal():
 
     assert all(char.isprintable() for line in shown.split("\n") for char in line)
     assert r"\x1b[31m\x1b]0;title\x07\r\u202e" in shown
-
-
-def test_a_text_table_pads_and_escapes():
-    """Columns line up; a cell stays on its line."""
-    table = text_table(["name", "n"], [["a\nb\x1b[2J", 1], ["long name here", 22]])
-
-    assert table.split("\n") == ["name            n", r"a\nb\x1b[2J     1", "long name here  22"]
-    assert text_table(["name"], []) == "name"
-
-
-@given(st.text())
-def test_printable_text_is_one_line_without_control_characters(text):
-    """Whatever the text; and one that is printable already is not touched."""
-    assert printable(text).isprintable()
-    assert printable(printable(text)) == printable(text)
-
-
-def test_an_html_table_cuts_what_is_too_long():
-    """A reply of 200,000 characters does not fill the notebook; the cell says how long it is."""
-    page = html_table(["reply"], [["x" * 200_000]])
-
-    assert len(page) < 2_000
-    assert "(200000 characters)" in page
 
 
 def test_a_notebook_shows_the_worst_cases_first_and_not_all():

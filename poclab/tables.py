@@ -1,0 +1,52 @@
+"""Tables of poclab: a DataFrame, HTML for a notebook, text for a terminal.
+
+What a model, a file or a person wrote is shown as text, and never as markup or as a terminal's commands.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas
+
+#: A longer cell of a notebook's table is cut.
+CHARACTERS_SHOWN = 500
+
+
+def frame(rows: Iterable[Mapping[str, Any]]) -> pandas.DataFrame:
+    """Return rows as a DataFrame with its columns in the order they first appear: every table of poclab is made here."""
+    import pandas
+
+    return pandas.DataFrame(list(rows))
+
+
+def html_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return an HTML table in which every cell is text: what a model or a file says is never markup. Long cells are cut."""
+    head = f"<thead>{_html_row('th', columns)}</thead>" if columns else ""
+    return f"<table>{head}<tbody>{''.join(_html_row('td', row) for row in rows)}</tbody></table>"
+
+
+def _html_row(tag: str, values: Sequence[Any]) -> str:
+    # No colours: a notebook may be light or dark. Words stay whole, so that a long reply does not squeeze the ids.
+    style = "text-align:left;vertical-align:top;white-space:pre-wrap;overflow-wrap:break-word"
+    cells = (f"<{tag} style='{style}'>{html.escape(_cut(str(value)))}</{tag}>" for value in values)
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= CHARACTERS_SHOWN else f"{text[:CHARACTERS_SHOWN]} ... ({len(text)} characters)"
+
+
+def text_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return a table for a terminal: columns padded, control characters shown as escapes."""
+    shown = [[printable(str(value)) for value in row] for row in (columns, *rows)]
+    widths = [max(len(row[index]) for row in shown) for index in range(len(columns))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown)
+
+
+def printable(text: str) -> str:
+    """Return the text on one line with control characters escaped, so that no reply can drive a terminal."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
