@@ -18,7 +18,7 @@ FLOORS = [
     ["errors", "files", "redaction", "tables"],
     ["system", "charter", "cases", "imports", "freezing"],
     ["stats", "scores", "report", "runner", "charts"],
-    ["offline", "models", "rag", "tracking", "evaluation", "recording", "experiment"],
+    ["offline", "transport", "models", "rag", "tracking", "evaluation", "recording", "experiment"],
     ["kernels", "sweeps", "trials", "starter"],
     ["cli", "__main__"],
 ]
