@@ -200,7 +200,10 @@ class _Exchange:
         if self.headers.get("content-encoding"):
             content = self.decode(content, self.headers)
         is_stream = self.headers.get("content-type", "").startswith("text/event-stream")
-        answer = assemble(content) if is_stream else parsed(content)
+        try:
+            answer = assemble(content) if is_stream else parsed(content)
+        except (TypeError, AttributeError) as error:  # an unusual stream is for its reader to understand, and must not fail here
+            return None, f"HTTP {self.status}: the stream cannot be recorded: {error}"
         error = answer.get("error") if isinstance(answer, dict) else None
         message = error.get("message") if isinstance(error, dict) else error
         if self.status >= 400:

@@ -306,6 +306,18 @@ def test_a_stream_read_elsewhere_belongs_to_the_case_that_asked(serve, case):
     assert (len(case.calls), len(case.steps)) == (1, 1)
 
 
+def test_a_stream_of_another_shape_still_reaches_its_reader(serve, case):
+    """Some endpoints stream a list of parts (thinking, text) as content: what cannot be recorded must not fail the case."""
+    parts = delta([{"type": "text", "text": "x"}])
+    endpoint = serve(content=sse(parts), kind="text/event-stream")
+
+    (chunk,) = ask(models.client(base_url=endpoint.url), stream=True)
+
+    assert chunk.choices[0].delta.content == [{"type": "text", "text": "x"}]
+    assert (case.calls[0].status, case.calls[0].tokens_in) == (200, None)
+    assert "the stream cannot be recorded" in case.steps[0].error
+
+
 def test_an_error_inside_a_stream_is_recorded(serve, case):
     """Its HTTP status was 200 long before."""
     endpoint = serve(content=sse(delta("one"), {"error": {"message": "overloaded"}}), kind="text/event-stream")
