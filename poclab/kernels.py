@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from poclab import errors
 from poclab.errors import InputError, refuse_unknown
 from poclab.files import check_json, read_json
 
@@ -43,7 +44,7 @@ class NotebookError(Exception):
 
     @property
     def poclab_error(self) -> bool:
-        return self.name in ("InputError", "FrozenError", "EndpointError", "StoreError", "PocError")
+        return isinstance(kind := getattr(errors, self.name, None), type) and issubclass(kind, errors.PocError)
 
 
 def read_parameters(notebook: Path) -> dict[str, Parameter]:
