@@ -19,7 +19,7 @@ FLOORS = [
     ["system", "charter", "cases", "imports", "freezing"],
     ["stats", "scores", "report", "runner", "charts"],
     ["offline", "transport", "models", "rag", "tracking", "evaluation", "recording", "experiment"],
-    ["kernels", "sweeps", "trials", "starter"],
+    ["kernels", "sweeps", "results", "trials", "starter"],
     ["cli", "__main__"],
 ]
 #: The one module (or package) that may import each heavy package.

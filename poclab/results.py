@@ -1,0 +1,148 @@
+"""What a sweep found: the record of each trial, and the ranked table of them with its notes.
+
+Pure: nothing is run here. Trials are ranked by one number each; whether two of them differ is not told.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from poclab import tracking
+from poclab.errors import InputError
+from poclab.stats import edges
+from poclab.sweeps import Sweep
+from poclab.tables import frame, text_table
+from poclab.tracking.server import PORT
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of a trial. `outcome` is `ok` or `error`; `estimates` holds value, low, high and n by metric."""
+
+    trial_id: str
+    name: str
+    parameters: Mapping[str, Any]
+    outcome: str
+    run_id: str | None = None
+    experiment_id: str | None = None
+    error: str = ""
+    version: str = ""
+    content: str = ""
+    failed: int = 0
+    cost_usd: float | None = None
+    estimates: Mapping[str, Mapping[str, Any]] | None = None
+
+    def shown(self, metric: str) -> tuple[str, str, int | str]:
+        """Return value, interval and n of a metric for a table; a score that could not be given has none."""
+        found = (self.estimates or {}).get(metric)
+        if found is None:
+            return "none", "", ""
+        return f"{found['value']:.3f}", edges(found["low"], found["high"]), found["n"]
+
+    def outcome_text(self, metric: str) -> str:
+        """Return what became of the trial, in a line."""
+        if self.outcome != "ok":
+            return f"failed: {self.error}"
+        value, interval, _ = self.shown(metric)
+        return f"{metric} {value} ({interval})" if interval else f"no {metric}"
+
+
+@dataclass(frozen=True)
+class Results:
+    """The records of a sweep in the order of its trials, how many were run just now, and the parent run."""
+
+    sweep: Sweep
+    records: tuple[Record, ...]
+    ran: int
+    parent_run_id: str | None
+    lock_digest: str
+    corpus_digest: str | None
+
+    @property
+    def errors(self) -> tuple[Record, ...]:
+        return tuple(record for record in self.records if record.outcome != "ok")
+
+    def ranked(self) -> list[Record]:
+        """Return the trials that are ok, the best first; equal ones in the order of the sweep, those without the metric last.
+
+        Raises:
+            InputError: no report has the metric.
+        """
+        metric, sign = self.sweep.metric, -1 if self.sweep.maximize else 1
+        done = [record for record in self.records if record.outcome == "ok"]
+        if done and not any(metric in record.estimates for record in done):
+            raise InputError(f"the reports have no metric {metric!r}", fix=f"use one of: {', '.join(done[0].estimates)}")
+        return sorted(done, key=lambda record: sign * record.estimates[metric]["value"] if metric in record.estimates else math.inf)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield one line per trial, ranked: rank, metric with interval, n, failed, p95, cost, and what was varied."""
+        baseline = self.records[0].trial_id if self.sweep.has_baseline else None
+        for rank, record in enumerate(self.ranked(), start=1):
+            value, interval, n = record.shown(self.sweep.metric)
+            yield {
+                "rank": rank,
+                self.sweep.metric: value,
+                "interval": interval,
+                "n": n,
+                "failed": record.failed,
+                "p95_s": f"{record.estimates['latency_p95_s']['value']:.2f}",
+                "cost_usd": "unknown" if record.cost_usd is None else f"{record.cost_usd:.2f}",
+                **{name: record.parameters.get(name, "(default)") for name in self.sweep.varied},
+                "": "baseline" if record.trial_id == baseline else "",
+                "run": (record.run_id or "")[:8],
+            }
+
+    def frame(self) -> pandas.DataFrame:
+        """Return the ranked table as a DataFrame."""
+        return frame(self.rows())
+
+    def notes(self) -> str:
+        """Return what the table does not say by itself."""
+        done = sum(record.outcome == "ok" for record in self.records)
+        many = (
+            f"{done} of {len(self.records)} trials, {self.ran} run now, the others from {self.sweep.name}'s record. "
+            if self.ran < len(self.records)
+            else ""
+        )
+        documents = f"; corpus {self.corpus_digest[:12]}" if self.corpus_digest else ""
+        return (
+            f"lock {self.lock_digest[:12]}{documents}\n"
+            f"{many}Intervals are 95%, each trial by itself: the best of many looks better than it is,\n"
+            "and where intervals overlap this table does not tell which trial is better."
+        )
+
+    def where(self) -> str:
+        """Return the address of the MLflow UI, and the command that serves it."""
+        ids = [record.experiment_id for record in self.records if record.experiment_id]
+        uri = tracking.tracking_uri(self.sweep.poc)
+        base = uri.rstrip("/") if uri.startswith("http") else f"http://127.0.0.1:{PORT}"
+        serve = "" if uri.startswith("http") else f" (served by `poclab ui {_relative(self.sweep.poc)}`)"
+        return f"MLflow UI: {base}/#/experiments/{ids[0] if ids else ''}/evaluation-runs{serve}"
+
+    def failures(self) -> str:
+        """Return the trials that failed, those with the same error together."""
+        by_error: dict[str, list[str]] = {}
+        for record in self.errors:
+            by_error.setdefault(record.error, []).append(record.name)
+        listed = [
+            f"{len(names)} trial(s) failed ({'; '.join(names[:3])}{' ...' if len(names) > 3 else ''}): {error}"
+            for error, names in by_error.items()
+        ]
+        return "\n".join(listed)
+
+    def __str__(self) -> str:
+        rows = list(self.rows())
+        return text_table(list(rows[0]), [list(row.values()) for row in rows]) if rows else "no trial ended well"
+
+
+def _relative(poc: Path) -> str:
+    """Return a folder as a person would type it from here."""
+    return os.path.relpath(poc) if poc.resolve().is_relative_to(Path.cwd()) else str(poc)
