@@ -141,7 +141,7 @@ def evaluate(
         for outcome in run.close():
             keep(outcome)
         report = plan.report(results, started_at, time.monotonic() - started)
-        report, path = recording.finish(report)
+        report, path = recording.finish(report, stopped=True)
         raise Interrupted(report, path) from None
     except BaseException:
         run.close()

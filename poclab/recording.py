@@ -22,7 +22,7 @@ from poclab import tracking
 from poclab.cases import lines
 from poclab.errors import PocError, StoreError
 from poclab.evaluation import Plan
-from poclab.files import CHARTER, digest, work_folder, write_atomic
+from poclab.files import CHARTER, digest, read_json_lines, work_folder, write_atomic
 from poclab.redaction import conceal, secrets
 from poclab.report import Report
 
@@ -89,11 +89,13 @@ class Recording:
             self.records.write(conceal(_line(record)) + "\n")
             self.records.flush()
 
-    def finish(self, report: Report) -> tuple[Report, Path | None]:
-        """Save the report, have it recorded, and return it with its run; the path tells where a partial one is kept."""
+    def finish(self, report: Report, *, stopped: bool = False) -> tuple[Report, Path | None]:
+        """Save the report, have it recorded, and return it with its run; the path tells where that of a `stopped` one is kept."""
         if not self.folder:
             return report, None
         self.records.close()
+        if stopped:
+            report = self._without_lost_traces(report)
         end = run_end(report)  # before the wait: numbers can be worked out while the recorder still opens the store
         problem = None
         if self.uri:
@@ -114,9 +116,15 @@ class Recording:
                 self._close()
         if problem is not None:
             raise StoreError(f"{problem.message}; the report is kept in {path}", fix=problem.fix or f"poclab.Report.load({str(path)!r})")
-        if self.uri and not report.partial:
+        if self.uri and not stopped:
             shutil.rmtree(self.folder, ignore_errors=True)
         return report, path
+
+    def _without_lost_traces(self, report: Report) -> Report:
+        """Ctrl-C may come after a case was settled and before its record was written: that case has no trace."""
+        written = {record["trace_id"] for _, record in read_json_lines(self.folder / "records.jsonl")}
+        results = (one if one.trace_id in written else dataclasses.replace(one, trace_id=None) for one in report.results)
+        return dataclasses.replace(report, results=tuple(results))
 
     def fail(self) -> None:
         if self.records:

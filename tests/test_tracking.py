@@ -207,6 +207,34 @@ def test_a_step_that_cannot_be_stored_as_it_is_stops_nothing(recorded, monkeypat
     assert span.outputs is not None
 
 
+def test_ctrl_c_while_a_record_is_written_loses_its_trace_alone(make_poc, recorded, monkeypatch, tmp_path):
+    """The case was answered and stands in the partial report; that its trace is missing is no failure of the store."""
+
+    pressed = []
+
+    class Slow:
+        def __repr__(self):
+            if not pressed:
+                pressed.append("Ctrl-C")
+                raise KeyboardInterrupt
+            return "slow"
+
+    def answer(inputs):
+        with step("look", "TOOL") as one:
+            one.outputs = Slow() if "owls" in inputs["question"] else "x"
+        return "fifteen"
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri(recorded[0]))
+    cases = poclab.TestSet.load(make_poc(tmp_path / "stopped") / "cases.jsonl").split("dev")
+    with pytest.raises(poclab.Interrupted) as stop:
+        poclab.evaluate(answer, cases, [scores.contains()], workers=1)
+
+    traces = [(one.case_id, one.trace_id is not None) for one in stop.value.report.results[:3]]
+    assert traces == [("q01", True), ("q02", True), ("q03", False)]
+    (path,) = (tmp_path / "stopped").glob(".poclab/evaluations/*/artifacts/report.json")
+    assert str(path) in str(stop.value)
+
+
 def test_one_recorder_serves_every_evaluation_of_a_process(recorded):
     """Importing MLflow costs seconds: it is paid once."""
     assert tracking.recorder() is tracking.recorder()
