@@ -320,6 +320,11 @@ def expected_text(expected: Mapping[str, Any]) -> str:
     return " | ".join(expected.get("answers", ())) or (json.dumps(expected["data"], ensure_ascii=False) if expected.get("data") else "")
 
 
+def fold(text: str) -> str:
+    """Return the text as evidence is compared, when a set is frozen and when it is scored: any white space is one space."""
+    return " ".join(text.split())
+
+
 def lock_path(cases_path: Path) -> Path:
     return cases_path.with_name(f"{cases_path.stem}.lock.json")
 

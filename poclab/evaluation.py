@@ -58,14 +58,8 @@ class Plan:
     """One evaluation: what is asked, how a reply becomes a result, and what is known before the first case."""
 
     def __init__(self, system: Any, test_set: TestSet, scorers: Sequence[Scorer], version: Version, repeats: int, traces: str) -> None:
-        self.system, self.test_set, self.scorers, self.version, self.repeats, self.traces = (
-            system,
-            test_set,
-            scorers,
-            Version.from_json(_concealed(version.to_json())),
-            repeats,
-            traces,
-        )
+        self.system, self.test_set, self.scorers, self.repeats, self.traces = system, test_set, scorers, repeats, traces
+        self.version = Version.from_json(_concealed(version.to_json()))
         self.poc = test_set.poc
         charter = self.poc / CHARTER if self.poc else None
         self.charter = Charter.load(charter) if charter and charter.is_file() else None

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from poclab.cases import Case
+from poclab.cases import Case, fold
 from poclab.errors import InputError
 from poclab.system import Reply
 
@@ -217,8 +217,8 @@ def evidence_recall() -> Scorer:
 
     def score(case: Case, reply: Reply) -> Score:
         wanted = case.expected["evidence"]
-        given = [_fold(passage.text) for passage in reply.contexts]
-        lost = [phrase for phrase in wanted if not any(_fold(phrase) in text for text in given)]
+        given = [fold(passage.text) for passage in reply.contexts]
+        lost = [phrase for phrase in wanted if not any(fold(phrase) in text for text in given)]
         reason = f"not in the passages: {'; '.join(lost)}" if lost else "all evidence was given to the model"
         return Score(1 - len(lost) / len(wanted), f"{len(given)} passages", reason)
 
@@ -296,7 +296,3 @@ def _equal(wanted: Any, given: Any) -> bool:
     if isinstance(wanted, list) and isinstance(given, list):
         return len(wanted) == len(given) and all(map(_equal, wanted, given))
     return wanted == given
-
-
-def _fold(text: str) -> str:
-    return " ".join(text.split())

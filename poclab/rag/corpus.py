@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from poclab.cases import fold
 from poclab.errors import InputError, StoreError, refuse_unknown
 from poclab.files import canonical, digest, read_text, read_yaml, work_folder, write_atomic
 
@@ -50,14 +51,14 @@ class Corpus:
 
     @cached_property
     def _folded(self) -> list[tuple[str, str]]:
-        return [(one.id, _fold(one.text)) for one in self.documents]
+        return [(one.id, fold(one.text)) for one in self.documents]
 
     def find(self, phrase: str) -> list[str]:
         """Return the ids of the documents that hold `phrase`: any white space counts as one space, all else is exact.
 
         A phrase without a character that prints is found nowhere.
         """
-        wanted = _fold(phrase)
+        wanted = fold(phrase)
         return [id for id, text in self._folded if wanted in text] if wanted else []
 
 
@@ -135,7 +136,3 @@ def _keep(corpus: Corpus, poc: Path) -> None:
     if not path.exists():
         documents = {one.id: one.text for one in corpus.documents}
         write_atomic(path, canonical({"source": "pydoc", "python": sys.version.split()[0], "documents": documents}))
-
-
-def _fold(text: str) -> str:
-    return " ".join(text.split())
