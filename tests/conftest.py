@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,8 @@ import pytest
 from poclab import freezing, rag
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+#: How long a test waits for what must happen.
+DEADLINE_S = 90
 NAMES = ("MLFLOW_", "OPENAI_", "POCLAB_")
 
 DOCUMENTS = {
@@ -206,6 +209,27 @@ def _asked(passages, question):
 
 def _git(folder, *arguments):
     subprocess.run(["git", "-C", str(folder), *arguments], check=True, capture_output=True)
+
+
+def until(condition, what):
+    """Wait for something that happens by itself, and return it."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {DEADLINE_S} s: {what}"
+        time.sleep(0.05)
+    return found
+
+
+def notebook_of(*cells):
+    """Return a notebook's JSON; a cell is its source, or (source, tag)."""
+    made = []
+    for number, cell in enumerate(cells):
+        source, *tags = (cell,) if isinstance(cell, str) else cell
+        made.append({
+            "cell_type": "code", "id": f"c{number}", "metadata": {"tags": tags}, "source": source, "outputs": [], "execution_count": None,
+        })  # fmt: skip
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    return {"cells": made, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
 
 
 @pytest.fixture

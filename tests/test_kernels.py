@@ -3,20 +3,9 @@ import os
 
 import pytest
 
+from conftest import notebook_of
 from poclab.errors import InputError
 from poclab.kernels import NotebookError, Parameter, check_parameters, execute, read_parameters
-
-
-def notebook_of(*cells):
-    """Return a notebook's JSON; a cell is its source, or (source, tag)."""
-    made = []
-    for number, cell in enumerate(cells):
-        source, *tags = (cell,) if isinstance(cell, str) else cell
-        made.append({
-            "cell_type": "code", "id": f"c{number}", "metadata": {"tags": tags}, "source": source, "outputs": [], "execution_count": None,
-        })  # fmt: skip
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    return {"cells": made, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
 
 
 @pytest.fixture

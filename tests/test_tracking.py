@@ -5,18 +5,17 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import pytest
 
 import poclab
+from conftest import DEADLINE_S, until
 from poclab import scores, tracking
 from poclab.errors import StoreError
 from poclab.system import step
 from poclab.tracking import check_store, store, tracking_uri
 
-DEADLINE_S = 90
 #: Answers q01 to q03; what happens at q04 is the first argument. One worker, so that the order is known.
 EVALUATION = """
 import contextlib, os, pathlib, signal, sys, threading, time
@@ -49,14 +48,6 @@ except poclab.PocError as error:
 """
 
 
-def _until(condition, what):
-    deadline = time.monotonic() + DEADLINE_S
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {DEADLINE_S} s: {what}"
-        time.sleep(0.05)
-    return found
-
-
 @pytest.fixture(scope="module")
 def together(make_poc, tmp_path_factory):
     """Four processes that meet one fresh store: one finishes, one loses its recorder, one is killed, one is interrupted."""
@@ -70,7 +61,7 @@ def together(make_poc, tmp_path_factory):
         processes[way] = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         for way, number in (("kill", signal.SIGKILL), ("interrupt", signal.SIGINT)):
-            _until((pocs[way] / "reached").exists, f"{way} reaches the fourth case")
+            until((pocs[way] / "reached").exists, f"{way} reaches the fourth case")
             processes[way].send_signal(number)
         said = {way: process.communicate(timeout=DEADLINE_S) for way, process in processes.items()}
     finally:
@@ -82,7 +73,7 @@ def together(make_poc, tmp_path_factory):
         runs = {run.info.run_name: run for run in client.search_runs([client.get_experiment_by_name("animals").experiment_id])}
         return runs if len(runs) == 4 and all(run.info.status != "RUNNING" for run in runs.values()) else None
 
-    runs = _until(ended, "every run is closed")
+    runs = until(ended, "every run is closed")
     return SimpleNamespace(uri=uri, pocs=pocs, said=said, runs=runs, client=client)
 
 

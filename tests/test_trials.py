@@ -10,13 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from conftest import ENV_KEY, PROMPTS
+from conftest import DEADLINE_S, ENV_KEY, PROMPTS, notebook_of, until
 from poclab import Report, trials
 from poclab.errors import FrozenError, StoreError
 from poclab.sweeps import load_sweep
 from poclab.tracking import store, tracking_uri
 
-DEADLINE_S = 90
 CELLS = [
     "import os, pathlib, signal, sys, threading, time\nimport poclab\nfrom poclab import scores\n"
     "records = pathlib.Path(os.environ['POCLAB_TRIAL'], 'records.jsonl')",
@@ -42,17 +41,9 @@ BAD = ("leaves", "dies", "is killed", "forgets", "misreports, size: 1", "raises"
 WELL = "  - {way: goes well}\n  - {way: goes well, prompt: prompts/abstain.md}\n"
 
 
-def _write_notebook(path):
-    cells = [{"cell_type": "code", "id": "p", "metadata": {"tags": ["parameters"]}, "source": PARAMETERS}]
-    cells += [{"cell_type": "code", "id": f"c{n}", "metadata": {}, "source": source} for n, source in enumerate(CELLS)]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    plain = {"outputs": [], "execution_count": None}
-    path.write_text(json.dumps({"cells": [{**cell, **plain} for cell in cells], "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
-
-
 def _ways_poc(make_poc, folder, include):
     poc = make_poc(folder / "animals")
-    _write_notebook(poc / "notebooks/ways.ipynb")
+    (poc / "notebooks/ways.ipynb").write_text(json.dumps(notebook_of((PARAMETERS, "parameters"), *CELLS)))
     (poc / "sweep.yaml").write_text(f"notebook: notebooks/ways.ipynb\ninclude:\n{include}limits: {{jobs: 2}}\n")
     return poc
 
@@ -284,7 +275,7 @@ def stopped(make_poc, tmp_path_factory):
         env = {**os.environ, "ZOO_TOKEN": ENV_KEY}
         process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         try:
-            _until(lambda: record.exists() and len(list(poc.glob("hangs *"))) == 2, "both hang, one is recorded")
+            until(lambda: record.exists() and len(list(poc.glob("hangs *"))) == 2, "both hang, one is recorded")
             kernels = [int(path.name.split()[-1]) for path in poc.glob("hangs *")]
             process.send_signal(number)
             began = time.monotonic()
@@ -292,12 +283,12 @@ def stopped(make_poc, tmp_path_factory):
         finally:
             process.kill()
         took_s = time.monotonic() - began
-        _until(lambda ids=kernels: not any(_alive(pid) for pid in ids), "the kernels end")
+        until(lambda ids=kernels: not any(_alive(pid) for pid in ids), "the kernels end")
         stories.append(SimpleNamespace(code=process.returncode, out=out, err=err, took_s=took_s))
         for path in poc.glob("hangs *"):
             path.unlink()
     client = store.connect(tracking_uri(poc))
-    _until(lambda: all(run.info.status != "RUNNING" for run in client.search_runs(["1"])), "every run is closed")
+    until(lambda: all(run.info.status != "RUNNING" for run in client.search_runs(["1"])), "every run is closed")
     return SimpleNamespace(poc=poc, interrupted=stories[0], killed=stories[1], client=client, runs=client.search_runs(["1"]))
 
 
@@ -307,13 +298,6 @@ def _alive(pid):
     except ProcessLookupError:
         return False
     return True
-
-
-def _until(condition, what):
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {DEADLINE_S} s: {what}"
-        time.sleep(0.05)
 
 
 def test_ctrl_c_stops_a_sweep_at_once(stopped):
