@@ -4,7 +4,7 @@ The evaluating process writes a folder: `begin.json` (what is known before the f
 case as it ends) and at last `artifacts/`. A recorder process, which alone imports MLflow here, follows the records while
 they grow and writes runs and traces in bulk. When either process dies, the folder still holds everything.
 
-    tracking   the client side: light, knows no MLflow     recorder   the process and its commands
+    tracking   the client side: light, knows no MLflow     process    the recorder process and its commands
     store      runs, metrics, prompts, artifacts           traces     traces in bulk
     surroundings   git, packages and platform              queries    reading runs back
 """
@@ -91,7 +91,7 @@ class Recorder:
         # The child's words go to a file: a pipe that nobody empties would stop it.
         self._words = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "poclab.tracking.recorder"],
+            [sys.executable, "-m", "poclab.tracking.process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._words,

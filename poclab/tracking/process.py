@@ -1,6 +1,6 @@
 """The process that writes to MLflow: takes commands as JSON lines, follows growing records, answers in order.
 
-Started by `poclab.tracking.Recorder` as `python -m poclab.tracking.recorder`. When its input ends it writes what is left
+Started by `poclab.tracking.Recorder` as `python -m poclab.tracking.process`. When its input ends it writes what is left
 and closes the runs that were never finished as KILLED: the process that owned them is gone.
 """
 
