@@ -15,6 +15,8 @@ from poclab import scores, tracking
 from poclab.errors import StoreError
 from poclab.system import step
 from poclab.tracking import check_store, store, tracking_uri
+from poclab.tracking.process import Follower
+from poclab.tracking.surroundings import Surroundings
 
 #: Answers q01 to q03; what happens at q04 is the first argument. One worker, so that the order is known.
 EVALUATION = """
@@ -164,6 +166,19 @@ def test_traces_can_be_kept_for_failed_cases_only(recorded, monkeypatch, keep, k
     assert sorted(trace.info.tags["poclab.case"] for trace in found) == kept
     assert [one.case_id for one in report.results if one.trace_id] == kept
     assert len(report.results) == 3
+
+
+def test_a_run_that_cannot_be_written_stops_no_other(tmp_path):
+    """One recorder serves all trials of a sweep: what goes wrong with one run while it grows is told when that run ends."""
+    records = tmp_path / "records.jsonl"
+    records.write_text("half a line that ends all the same\n")
+    follower = Follower("sqlite:///none.db", records, "1", "run", Surroundings({}, {}))
+
+    follower.look()
+    follower.look()
+
+    with pytest.raises(ValueError, match="Expecting value"):
+        follower.follow(to_the_end=True)
 
 
 def test_records_that_disappear_are_noticed(make_poc, recorded, monkeypatch, tmp_path):

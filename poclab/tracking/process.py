@@ -40,9 +40,20 @@ class Follower:
         self.surroundings = surroundings
         self.offset = 0
         self.pending: list[dict[str, Any]] = []
+        self.problem: Exception | None = None
+
+    def look(self) -> None:
+        """Follow while the records grow. What goes wrong is told to whoever ends this run; the other runs go on."""
+        try:
+            if self.problem is None:
+                self.follow()
+        except Exception as error:  # every backend has its own errors
+            self.problem = error
 
     def follow(self, *, to_the_end: bool = False) -> None:
         """Write every full batch that has come; when nothing new has, or at the end, also the rest."""
+        if self.problem is not None:
+            raise self.problem
         new = list(self._lines())
         self.pending += new
         ready = len(self.pending) // traces.BATCH * traces.BATCH if new and not to_the_end else len(self.pending)
@@ -128,7 +139,7 @@ def serve(requests: TextIO, answers: TextIO) -> None:
             line = waiting.get(timeout=LOOK)
         except queue.Empty:
             for follower in commands.open.values():
-                follower.follow()
+                follower.look()
             continue
         if line is None:
             commands.abandon()
