@@ -1,7 +1,9 @@
 """Scores that need no judge: pure functions from a case and a reply to a value, the answer that was extracted, and why.
 
 A scorer is any callable `(case, reply) -> Score | bool | float | None` with a name; None means that the score does not
-apply to the case (no evidence was labelled), and the case is left out of that score's n.
+apply to the case (no evidence was labelled), and the case is left out of that score's n. A case that failed has no reply
+to ask a function about: it counts 0 in every score, lest a system gain by failing. A score that does not apply to all
+cases says so by the case alone: `Scorer("cites", cites, applies=lambda case: bool(case.expected.get("evidence")))`.
 
 In every answer score a case that expects abstention is right when the reply abstains, and one that expects an answer is
 wrong when it does. A reply abstains when it is empty or begins with one of the `abstentions`.
@@ -10,6 +12,7 @@ Not covered: whether a reply is true beyond its labels, or well put. `contains` 
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import re
@@ -38,12 +41,16 @@ TAKEN = (
     "accuracy cases failed failed_share latency_p50_s latency_p95_s cost_usd cost_usd_per_case tokens_in tokens_out "
     "case repeat expected reply failure latency_s trace_id"
 ).split()
-# A sign after a letter or digit is a dash (3-4), and what has a digit and a dot before it or behind it is a version (3.12.1).
-_NUMBER = re.compile(
-    r"(?<!\d)(?<!\d\.)(?:(?<!\w)[-+])?"
-    r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<![\w.])\.\d+)(?![,.]?\d)"
-    r"(?:[eE][-+]?\d+)?"
+# What holds a digit, with all that hangs together with it. A sign after a letter or digit is a dash (3-4).
+_NUMERAL = re.compile(
+    r"(?:(?<!\w)[-+])?(?:"
+    r"(?<![\w.,])\d{1,3}(?:[ \u00a0\u2009\u202f]\d{3})+(?:[.,]\d+)?(?!\d)"
+    r"|(?:(?<![\w.])\.(?=\d))?\w(?:\w|(?<=\d)[.,](?=\d)|(?<=\d[eE])[-+](?=\d))*)"
 )
+# The last letters are a unit (5kg).
+_NUMBER = re.compile(r"([-+]?(?:(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?)[^\W\d_]*")
+# A name (CO2, 3b2) or a version (3.12.1) is passed over; a number that can be read in two ways (3,5) is not.
+_PASSED = re.compile(r"[-+]?(?:[^\W\d]\w*.*|\d+(?:\.\d+){2,}|[^\W_]*)", re.DOTALL)
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -58,7 +65,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Scorer:
-    """A named scoring function, and the cases it applies to.
+    """A named scoring function, and the cases it applies to (all of them, unless `applies` says otherwise).
 
     Raises:
         InputError: a name that no metric can have, or that every report has already.
@@ -102,17 +109,28 @@ def as_scorer(function: Any) -> Scorer:
     """Return any callable as a named scorer.
 
     Raises:
-        InputError: it cannot be called, or has no name (or no fit one) to report under.
+        InputError: it cannot be called with a case and a reply, or has no name (or no fit one) to report under.
     """
     if isinstance(function, Scorer):
         return function
     name = getattr(function, "name", None) or getattr(function, "__name__", "")
-    if not callable(function) or not name or name == "<lambda>":
+    if not callable(function) or not name or name == "<lambda>" or not _takes_two(function):
         raise InputError(
             f"{function!r} is not a scorer",
             fix="pass a function `def my_score(case, reply)`, or one of poclab.scores, called: scores.exact()",
         )
     return Scorer(str(name), function)
+
+
+def _takes_two(function: Callable[..., Any]) -> bool:
+    # Seen here, and not after every case was asked and paid for.
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # a function in C that does not tell
+        pass
+    return True
 
 
 def exact(*, abstentions: Sequence[str] = ABSTENTIONS) -> Scorer:
@@ -161,15 +179,20 @@ def contains(*, abstentions: Sequence[str] = ABSTENTIONS) -> Scorer:
 def number(*, rel_tol: float = 1e-6, abs_tol: float = 0.0, abstentions: Sequence[str] = ABSTENTIONS) -> Scorer:
     """Right when the last number in the reply equals that of an accepted answer within a tolerance.
 
-    Reads `1,234.5`, `-3`, `.5` and `1e5`; `50%` is read as 50. Units are not looked at. Of a range or a date (`3-4`,
-    `2026-11-23`) it reads the last part, without a sign. `3.12` is a number, a version of three parts such as `3.12.1` none.
+    Reads `1,234.5`, `-3`, `.5`, `1e5` and `5kg`; `50%` is read as 50. Units are not looked at. Of a range or a date (`3-4`,
+    `2026-11-23`) it reads the last part, without a sign. `3.12` is a number, a version of three parts such as `3.12.1` none,
+    and neither is the digit of a name (`CO2`). A last number that can be read in two ways (`3,5`, `1.234,5`, `1 234`,
+    `1_000`), or is too large, is not read at all: the case is wrong and the reason says so.
     """
 
     def score(gold: str, reply: str) -> tuple[float, str]:
         wanted, given = last_number(gold), last_number(reply)
         if wanted is None:
-            raise InputError(f"the accepted answer {gold!r} holds no number", fix="label a number, or use another score")
-        close = given is not None and math.isclose(wanted, given, rel_tol=rel_tol, abs_tol=abs_tol)
+            raise InputError(f"the accepted answer {gold!r} holds no number", fix="label a number such as 1234.5, or use another score")
+        if given is None:
+            numeral = _last_numeral(reply)
+            return 0.0, f"{numeral!r} can be read in more than one way, or is too large, and is not" if numeral else "no number, and not"
+        close = math.isclose(wanted, given, rel_tol=rel_tol, abs_tol=abs_tol)
         return float(close), f"{given!r} is {'close to' if close else 'not'}"
 
     return _best_answer("number", score, abstentions, binary=True)
@@ -245,9 +268,16 @@ def abstained(reply: Reply, abstentions: Sequence[str] = ABSTENTIONS) -> bool:
 
 
 def last_number(text: str) -> float | None:
-    """Return the last number in a text, None when there is none."""
-    found = _NUMBER.findall(text.replace("\u2212", "-"))  # the minus sign that word processors and models write
-    return float(found[-1].replace(",", "")) if found else None
+    """Return the last number in a text; None when there is none, or when the last one cannot be read in one way only."""
+    number = _NUMBER.fullmatch(_last_numeral(text) or "")
+    value = float(number[1].replace(",", "")) if number else math.inf
+    return value if math.isfinite(value) else None
+
+
+def _last_numeral(text: str) -> str | None:
+    plain = text.replace("\u2212", "-")  # the minus sign that word processors and models write
+    found = [one for one in _NUMERAL.findall(plain) if _NUMBER.fullmatch(one) or not _PASSED.fullmatch(one)]
+    return found[-1] if found else None
 
 
 def _stands_in(gold: str, reply: str) -> bool:

@@ -178,15 +178,30 @@ def test_contains_keeps_to_word_borders(gold, reply, right):
         ("3.12", 3.12),
         ("3.12.1", None),
         ("10 of 3.12.1", 10),
-        ("1,2345", 2345),
+        ("40 tons of CO2", 40),
+        ("7, as GPT4 (3b2) says", 7),
+        ("in 2024 100 people", 100),
         ("no number", None),
         ("", None),
         ("- . , e", None),
     ],
 )
 def test_the_last_number_of_a_text(text, found):
-    """What is documented: grouped thousands, signs, exponents; of a range or a date the last part; no version of three parts."""
+    """What is documented: grouped thousands, signs, exponents, units; of a range or a date the last part; no version, no name."""
     assert last_number(text) == found
+
+
+@pytest.mark.parametrize(
+    "numeral",
+    ["3,5", "0,500", "1,23", "1,2345", "1.234,5", "12,34,567", "1,2,3", "1 234", "1 234 567", "1 234,5", "1\u202f234", "1_000", "1e400"],
+)
+def test_a_number_that_can_be_read_in_two_ways_is_not_read(numeral):
+    """Neither as what stands after its comma or space, nor as a number before it; the reason quotes it. Infinity equals nothing."""
+    assert last_number(f"between 1 and {numeral}kg") is None
+    assert last_number(numeral) is None
+
+    score = scores.number()(case("5", "500", "1"), Reply(f"It is 1, or {numeral}."))
+    assert (score.value, score.reason.startswith(f"{numeral!r} can be read in more than one way")) == (False, True)
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
@@ -334,6 +349,19 @@ def test_a_failed_case_scores_0(score):
     assert score().failed(case(abstain=True), "failed: timeout").value == 0
 
 
+def test_a_function_tells_by_the_case_alone_where_it_does_not_apply():
+    """A failed case has no reply to ask it about: it counts 0 there, unless `applies` leaves it out with or without a reply."""
+
+    def cites(case, reply):
+        return "[1]" in reply.text if case.expected.get("evidence") else None
+
+    told = Scorer("cites", cites, applies=lambda case: bool(case.expected.get("evidence")))
+
+    assert as_scorer(cites)(case("x"), Reply("y")) is told(case("x"), Reply("y")) is None
+    assert as_scorer(cites).failed(case("x"), "crashed") == told.failed(case("x", evidence=["e"]), "crashed") == Score(0.0, "", "crashed")
+    assert told.failed(case("x"), "crashed") is None
+
+
 @pytest.mark.parametrize(("given_value", "kept"), [(True, True), (0, 0.0), (1, 1.0), (0.25, 0.25), (numpy.float32(0.5), 0.5)])
 def test_a_plain_value_is_a_score(given_value, kept):
     """A bool stays a bool; a number becomes a float."""
@@ -386,9 +414,15 @@ def test_an_object_with_a_name_is_a_scorer():
     assert as_scorer(Long())(case(), Reply("12345")) == Score(0.5)
 
 
-@pytest.mark.parametrize("bad", [7, "exact", None, lambda case, reply: 1, functools.partial(max, 1)])
+def of_the_reply_alone(reply):
+    return 1
+
+
+@pytest.mark.parametrize(
+    "bad", [7, "exact", None, lambda case, reply: 1, functools.partial(max, 1), scores.contains, scores.exact, of_the_reply_alone]
+)
 def test_what_has_no_name_or_cannot_be_called_is_refused(bad):
-    """A number without a name cannot be reported."""
+    """A number without a name cannot be reported; forgotten brackets are noticed before a case is asked and paid for."""
     with pytest.raises(InputError, match="is not a scorer"):
         as_scorer(bad)
 
