@@ -8,18 +8,20 @@ Reading foreign files is in `imports`; what makes a set fit to freeze is in `fre
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from poclab.errors import FrozenError, InputError, refuse_unknown
+from poclab.errors import FrozenError, InputError, printable, refuse_unknown
 from poclab.files import check_json, digest, find_poc, read_json, read_json_lines
 
 CASE_KEYS = ("id", "inputs", "expected", "tags", "split", "cluster", "rubric", "label")
 EXPECTED_KEYS = ("answers", "evidence", "abstain", "data", "effects")
 SPLITS = ("dev", "test")
+LINE = 'one JSON object a line: {"id": "q001", "inputs": {"question": "..."}, "expected": {"answers": ["..."]}}'
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ class Lock:
         if not intact:
             raise FrozenError(
                 f"{path}: not a lock that poclab wrote, or edited since",
-                fix=f"`git checkout {path.name}` brings it back",
+                fix=f"put the old file back (`git checkout {path}`)",
             )
         return lock
 
@@ -179,7 +181,7 @@ class Difference:
     def __str__(self) -> str:
         parts = [(len(ids), word, ids) for word, ids in vars(self).items() if ids]
         listed = [f"{n} {word}: {', '.join(ids[:12])}{' ...' if n > 12 else ''}" for n, word, ids in parts]
-        return "; ".join(listed) or "no difference"
+        return printable("; ".join(listed)) or "no difference"
 
 
 def difference(old: Mapping[str, str], new: Mapping[str, str]) -> Difference:
@@ -202,6 +204,8 @@ class TestSet:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cases", tuple(self.cases))
+        # Wherever the process goes later, the set belongs to the POC that it was read from.
+        object.__setattr__(self, "path", self.path and Path(self.path).absolute())
         seen: set[str] = set()
         for case in self.cases:
             if case.id in seen:
@@ -210,7 +214,7 @@ class TestSet:
 
     @classmethod
     def load(cls, path: Path | str) -> TestSet:
-        """Load a frozen set and verify every case against the lock beside it.
+        """Load a frozen set (`cases.jsonl`, when `path` is a folder) and verify every case against the lock beside it.
 
         Raises:
             FrozenError: no lock, or a case changed, was added or removed since it was frozen; names the ids.
@@ -219,7 +223,9 @@ class TestSet:
         test_set = cls.read(path)
         lock_file = lock_path(test_set.path)
         if not lock_file.is_file():
-            raise FrozenError(f"{path}: not frozen: there is no {lock_file.name}", fix="`poclab freeze`")
+            back = f"if it was frozen, put {lock_file.name} back (`git checkout {lock_file}`); if it never was: "
+            split = any(case.split for case in test_set)
+            raise FrozenError(f"{path}: not frozen: there is no {lock_file.name}", fix=f"{back if split else ''}`poclab freeze`")
         frozen = cls(test_set.cases, Lock.load(lock_file), test_set.path)
         frozen.verify()
         return frozen
@@ -229,12 +235,14 @@ class TestSet:
         """Read a case file as it stands, frozen or not.
 
         Raises:
-            InputError: empty, a broken line (with its number), an unknown key, a duplicate id.
+            InputError: missing, empty, a broken line (with its number), an unknown key, a duplicate id.
         """
-        path = Path(path)
+        path = Path(path) / "cases.jsonl" if os.path.isdir(path) else Path(path)
+        if not os.path.exists(path):  # also false of a name that no file can have
+            raise InputError(f"{path}: no such file", fix=f"check the path, or write your cases there, {LINE}")
         cases = [Case.from_json(value, where=f"{path}, line {number}") for number, value in read_json_lines(path)]
         if not cases:
-            raise InputError(f"{path}: no cases", fix='write one JSON object a line: {"id": "q001", "inputs": {...}, "expected": {...}}')
+            raise InputError(f"{path}: no cases", fix=f"write {LINE}")
         return cls(tuple(cases), path=path)
 
     def verify(self) -> None:
@@ -251,7 +259,7 @@ class TestSet:
         if changes:
             raise FrozenError(
                 f"{self.path}: changed after it was frozen as edition {self.lock.edition}: {changes}",
-                fix=f"`git checkout {self.path.name if self.path else 'cases.jsonl'}`, or `poclab freeze --new-edition` "
+                fix=f"put the old lines back (`git checkout {self.path or 'cases.jsonl'}`), or `poclab freeze --new-edition` "
                 f"to start edition {self.lock.edition + 1}",
             )
 
@@ -310,7 +318,7 @@ class TestSet:
 
     def __repr__(self) -> str:
         edition = f"edition {self.lock.edition}, {self.digest[:12]}" if self.lock else "not frozen"
-        return f"TestSet({self.name}, {len(self)} cases{f', {self.part}' if self.part else ''}, {edition})"
+        return printable(f"TestSet({self.name}, {len(self)} cases{f', {self.part}' if self.part else ''}, {edition})")
 
 
 def expected_text(expected: Mapping[str, Any]) -> str:

@@ -7,6 +7,8 @@ work begins: `missing` names what a decision will ask for.
 from __future__ import annotations
 
 import datetime
+import difflib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,8 @@ NESTED = {"signed": ("by", "on", "where"), "data": ("source", "pii"), "timebox":
 CRITERION_KEYS = ("metric", "at_least", "at_most", "confidence", "split")
 #: What a criterion may be about besides the name of a score.
 METRICS = ("accuracy", "failed", "failed_share", "latency_p50_s", "latency_p95_s", "cost_usd_per_case", "cost_usd")
+#: The scores that come with poclab.
+SCORES = ("exact", "contains", "token_f1", "number", "json_fields", "abstains", "evidence_recall")
 # Every other metric is a rate or a score.
 BEYOND_1 = ("failed", "latency_p50_s", "latency_p95_s", "cost_usd_per_case", "cost_usd")
 
@@ -76,7 +80,7 @@ class Charter:
             InputError: unknown keys (with the nearest valid one), or a criterion without exactly one bound that can be reached.
         """
         path = Path(path)
-        path = path / CHARTER if path.is_dir() else path
+        path = path / CHARTER if os.path.isdir(path) else path
         data = {key: _plain(value) for key, value in read_yaml(path).items()}
         refuse_unknown(data, KEYS, where=str(path))
         check_json(data, where=str(path))
@@ -100,6 +104,10 @@ def _criterion(data: Any, where: str) -> Criterion:
     refuse_unknown(data, CRITERION_KEYS, where=where)
     if not isinstance(data.get("metric"), str):
         raise InputError(f"{where}: names no metric", fix=f"use the name of a score, or one of: {', '.join(METRICS)}")
+    known = (*METRICS, *SCORES)
+    # Any other name may be a score of one's own; one that is nearly a known name is a slip.
+    if difflib.get_close_matches(data["metric"], known, n=1, cutoff=0.85):
+        refuse_unknown([data["metric"]], known, where=where, what="metric")
     if len({"at_least", "at_most"} & set(data)) != 1:
         raise InputError(f"{where}: {data['metric']} needs exactly one of at_least and at_most", fix="at_least: 0.8")
     for key in ("at_least", "at_most", "confidence"):

@@ -18,9 +18,9 @@ COLOURS = {"dev": "#1f77b4", "test": "#d62728", "all": "#7f7f7f"}
 
 
 def accuracy_over_time(runs: pandas.DataFrame, *, charter: Charter | None = None) -> Figure:
-    """Return the accuracy of each run in the order they were made, with intervals, dev and test apart.
+    """Return the accuracy of each run in the order they were made, with intervals, splits and editions of the cases apart.
 
-    `runs` is what `poclab.runs` returns. The first run of each split is drawn as its baseline; the charter's target as a line.
+    `runs` is what `poclab.runs` returns. The first run of each is drawn as its baseline; the charter's target as a line.
 
     Raises:
         InputError: there are no runs to draw.
@@ -32,8 +32,12 @@ def accuracy_over_time(runs: pandas.DataFrame, *, charter: Charter | None = None
 
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    for split, part in drawn.groupby(drawn["split"].fillna("all"), sort=False):
-        _draw_split(axes, str(split), part)
+    sets = drawn.assign(split=drawn["split"].fillna("all"), **({} if "lock" in drawn else {"lock": "", "edition": ""}))
+    for (split, _), part in sets.groupby(["split", "lock"], sort=False):
+        name = split if sets["lock"].nunique() == 1 else f"{split}, edition {part['edition'].iloc[0]}"
+        _draw_set(axes, name, part, COLOURS.get(split, "#7f7f7f"))
+    for changed in sets.index[1:][sets["lock"].ne(sets["lock"].shift())[1:]]:
+        axes.axvline(changed - 0.5, color="#7f7f7f", linewidth=1)  # other cases from here on
     for criterion in charter.criteria if charter else ():
         if criterion.metric == "accuracy" and criterion.at_least is not None:
             axes.axhline(
@@ -53,13 +57,12 @@ def _png(figure: Figure) -> bytes:
     return picture.getvalue()
 
 
-def _draw_split(axes: Any, split: str, part: pandas.DataFrame) -> None:
-    colour = COLOURS.get(split, "#7f7f7f")
+def _draw_set(axes: Any, name: str, part: pandas.DataFrame, colour: str) -> None:
     below, above = part["accuracy"] - part["accuracy_low"], part["accuracy_high"] - part["accuracy"]
     style: Mapping[str, Any] = {"fmt": "o", "markersize": 4, "capsize": 2, "linewidth": 1, "color": colour}
     # Rounded numbers may put an edge a hair inside the point.
-    axes.errorbar(part.index, part["accuracy"], yerr=[below.clip(lower=0), above.clip(lower=0)], label=f"{split} (95% interval)", **style)
-    axes.axhline(part["accuracy"].iloc[0], color=colour, linestyle=":", linewidth=1, label=f"first run on {split}")
+    axes.errorbar(part.index, part["accuracy"], yerr=[below.clip(lower=0), above.clip(lower=0)], label=f"{name} (95% interval)", **style)
+    axes.axhline(part["accuracy"].iloc[0], color=colour, linestyle=":", linewidth=1, label=f"first run on {name}")
 
 
 def _short(name: Any) -> str:

@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 wrong input or something that failed, 130 Ctrl-C.
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
 import sys
 from pathlib import Path
@@ -13,8 +14,13 @@ from typing import Any
 
 import click
 
-from poclab.errors import InputError, PocError
+from poclab.errors import InputError, PocError, printable
 from poclab.files import require_poc
+
+
+def _say(text: str, *, err: bool = False) -> None:
+    # Ids, names and error texts come from files and endpoints: none of them may drive the terminal.
+    click.echo("\n".join(printable(line) for line in text.split("\n")), err=err)
 
 
 class _Group(click.Group):
@@ -26,11 +32,13 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except PocError as error:
-            click.echo(f"error: {error}", err=True)
+        except BrokenPipeError:
+            raise  # click ends in silence when nobody reads on
+        except (PocError, OSError) as error:
+            _say(f"error: {error}", err=True)
             sys.exit(2)
         except KeyboardInterrupt as stop:
-            click.echo(f"stopped. {stop}".strip(), err=True)
+            _say(f"stopped. {stop}".strip(), err=True)
             sys.exit(130)
 
 
@@ -44,11 +52,13 @@ def main() -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--docs", type=click.Path(path_type=Path), help="A folder of Markdown and text files to answer from, instead of the example.")
 def new(folder: Path, docs: Path | None) -> None:
-    """Make a new POC in FOLDER: charter, corpus, cases, prompts, sweep and notebooks."""
+    """Make a new POC in FOLDER, with an example in it.
+
+    That is a charter, a corpus, cases, prompts, a sweep and notebooks.
+    """
     from poclab.starter import make_poc
 
-    for line in make_poc(folder, docs):
-        click.echo(line)
+    _say("\n".join(make_poc(folder, docs)))
 
 
 @main.command()
@@ -57,13 +67,13 @@ def new(folder: Path, docs: Path | None) -> None:
 @click.option("--new-edition", is_flag=True, help="Freeze the changed cases as the next edition.")
 @click.option("--test-share", default=1 / 3, show_default="1/3", help="Share of new cases that is held out.")
 def freeze(poc: Path | None, source: Path | None, new_edition: bool, test_share: float) -> None:
-    """Check the cases of POC, split them into dev and test, and lock them."""
+    """Check the cases of POC, split them and lock them."""
     from poclab import freezing
 
     folder = _poc(poc)
     corpus = _corpus(folder)
     if source:
-        freezing.take_over(source, folder / "cases.jsonl")
+        freezing.take_over(source, folder / "cases.jsonl", find=corpus.find if corpus else None)
     frozen = freezing.freeze(
         folder / "cases.jsonl",
         find=corpus.find if corpus else None,
@@ -72,12 +82,12 @@ def freeze(poc: Path | None, source: Path | None, new_edition: bool, test_share:
         new_edition=new_edition,
     )
     for warning in frozen.warnings:
-        click.echo(f"warning: {warning}", err=True)
-    splits = [case.split for case in frozen.test_set]
-    click.echo(
-        f"{frozen.test_set.name}: edition {frozen.test_set.lock.edition}, {splits.count('dev')} dev and {splits.count('test')} test cases"
-    )
-    click.echo(f"lock {frozen.test_set.digest}; since the edition before: {frozen.changes}")
+        _say(f"warning: {warning}", err=True)
+    splits, edition = [case.split for case in frozen.test_set], frozen.test_set.lock.edition
+    first = " (the first)" if edition == 1 else ""
+    _say(f"{frozen.test_set.name}: edition {edition}{first}, {splits.count('dev')} dev and {splits.count('test')} test cases")
+    since = "" if first else f"; since the edition before: {frozen.changes}"
+    _say(f"lock {frozen.test_set.digest}{since if frozen.changes else '; unchanged'}")
 
 
 @main.command()
@@ -85,12 +95,19 @@ def freeze(poc: Path | None, source: Path | None, new_edition: bool, test_share:
 @click.option("-p", "--parameter", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter of the notebook; may be given often.")
 @click.option("--notebook", type=click.Path(path_type=Path), help="The notebook to run.  [default: that of sweep.yaml]")
 def run(poc: Path | None, pairs: tuple[str, ...], notebook: Path | None) -> None:
-    """Evaluate one version of POC headlessly: one notebook, one MLflow run."""
+    """Evaluate one version of POC: one notebook, one MLflow run.
+
+    It starts from the `fixed` parameters of sweep.yaml, and takes its notebook, unless another one is named.
+    """
     from poclab import sweeps, trials
 
     folder = _poc(poc)
-    notebook = notebook.resolve() if notebook else sweeps.load_sweep(folder).notebook
-    results = trials.run_sweep(sweeps.single(folder, notebook, sweeps.parse_pairs(pairs)), say=click.echo)
+    loaded = None if notebook else sweeps.load_sweep(folder)
+    found = loaded.notebook if loaded else sweeps.find_notebook(notebook, Path.cwd(), folder)
+    single = sweeps.single(folder, found, sweeps.parse_pairs(pairs), fixed=loaded.fixed if loaded else {})
+    results = trials.run_sweep(single)
+    for record in results.ranked():
+        _say(repr(trials.report_of(single, record)))
     _end(results)
 
 
@@ -99,34 +116,40 @@ def run(poc: Path | None, pairs: tuple[str, ...], notebook: Path | None) -> None
 @click.option("--dry-run", is_flag=True, help="Print the trials and run nothing.")
 @click.option("--jobs", type=click.IntRange(1, 256), help="How many trials run side by side.  [default: limits.jobs of the file]")
 def sweep(path: Path | None, dry_run: bool, jobs: int | None) -> None:
-    """Run the sweep at PATH (a file, or a POC folder with a sweep.yaml) and print the trials, the best first."""
+    """Run the sweep at PATH and print the trials, the best first.
+
+    PATH is a file, or a POC folder with a sweep.yaml.
+    """
     from poclab import sweeps, trials
 
-    loaded = sweeps.load_sweep(path if path and path.is_file() else _poc(path))
+    loaded = sweeps.load_sweep(path if path and os.path.isfile(path) else _poc(path))
     loaded = dataclasses.replace(loaded, jobs=jobs or loaded.jobs)
     if dry_run:
-        click.echo(trials.planned_table(loaded))
+        _say(trials.planned_table(loaded))
         return
-    results = trials.run_sweep(loaded, say=click.echo)
-    click.echo(f"\n{results}\n\n{results.notes()}")
+    results = trials.run_sweep(loaded, say=_say)
+    _say(f"\n{results}\n\n{results.notes()}")
     _end(results)
 
 
 @main.command()
 @click.argument("poc", required=False, type=click.Path(path_type=Path))
-@click.option("--port", default=5000, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def ui(poc: Path | None, port: int) -> None:
-    """Start MLflow's UI on the store of POC, on this machine only, and print where to look."""
+    """Start MLflow's UI on the store of POC, and print where to look.
+
+    It is served on this machine only.
+    """
     from poclab.experiment import show_ui
 
     # A closed terminal, or `kill`, ends the server too, as Ctrl-C does.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    show_ui(_poc(poc), port, say=click.echo)
+    show_ui(_poc(poc), port, say=_say)
 
 
 def _poc(path: Path | None) -> Path:
-    if path is not None and not path.is_dir():
+    if path is not None and not os.path.isdir(path):
         raise InputError(f"{path}: no such folder", fix="`poclab new DIR`")
     return require_poc(path)
 
@@ -138,6 +161,6 @@ def _corpus(poc: Path) -> Any:
 
 
 def _end(results: Any) -> None:
-    click.echo(results.where())
+    _say(results.where())
     if results.errors:
         raise InputError(results.failures())

@@ -49,3 +49,8 @@ def refuse_unknown(found: Iterable[str], known: Iterable[str], *, where: str, wh
             near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
             fix = f"did you mean {near[0]!r}?" if near else f"use one of: {', '.join(known)}"
             raise InputError(f"{where}: unknown {what} {name!r}", fix=fix)
+
+
+def printable(text: str) -> str:
+    """Return the text on one line with control characters escaped, so that no reply can drive a terminal."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

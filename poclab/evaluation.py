@@ -1,19 +1,17 @@
 """One evaluation in the making: what is asked, how a reply becomes a result, and what a trace is made of.
 
-No threads and no store here: `runner` calls `answer` in its workers, `recording` keeps what `settle` returns.
+No store here: `runner` calls `ask` and `score` in its workers, `recording` keeps what `settle` returns.
 """
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import inspect
-import json
 import time
 import traceback
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from poclab import runner
@@ -21,7 +19,7 @@ from poclab.cases import Case, TestSet
 from poclab.charter import Charter
 from poclab.errors import InputError
 from poclab.files import CHARTER
-from poclab.redaction import conceal
+from poclab.redaction import conceal, conceal_json
 from poclab.report import CaseResult, Report
 from poclab.scores import Score, Scorer
 from poclab.system import CaseContext, Reply, Version, current_case
@@ -44,10 +42,14 @@ class Task:
 
 @dataclass(frozen=True)
 class _Answer:
-    reply: Reply
-    scores: dict[str, Score | None]
+    """A reply as it was `given`, and as it is kept: a copy without keys. `scores` is None until it is scored."""
+
+    task: Task
+    given: Reply
+    kept: Reply
     latency_s: float
     ended_ns: int
+    scores: dict[str, Score | None] | None = None
 
 
 class _Malformed(Exception):
@@ -59,7 +61,7 @@ class Plan:
 
     def __init__(self, system: Any, test_set: TestSet, scorers: Sequence[Scorer], version: Version, repeats: int, traces: str) -> None:
         self.system, self.test_set, self.scorers, self.repeats, self.traces = system, test_set, scorers, repeats, traces
-        self.version = Version.from_json(_concealed(version.to_json()))
+        self.version = Version.from_json(conceal_json(version.to_json()))
         self.poc = test_set.poc
         charter = self.poc / CHARTER if self.poc else None
         self.charter = Charter.load(charter) if charter and charter.is_file() else None
@@ -68,15 +70,15 @@ class Plan:
             Task(case, repeat, CaseContext(case_id=case.id, repeat=repeat, poc=self.poc)) for case in test_set for repeat in range(repeats)
         ]
 
-    def answer(self, task: Task) -> _Answer:
-        """Ask the system one case and score its reply. Runs in a worker."""
+    def ask(self, task: Task) -> _Answer:
+        """Ask the system one case. Runs in a worker, on the case's time."""
         token = current_case.set(task.context)
         task.started_ns.append(time.time_ns())
         begun = time.monotonic()
         try:
             value = self.system(copy.deepcopy(dict(task.case.inputs)))
             if inspect.isawaitable(value):
-                value = asyncio.run(_awaited(value))
+                value = runner.result_of(value)
         finally:
             current_case.reset(token)
         latency_s, ended_ns = time.monotonic() - begun, time.time_ns()
@@ -84,16 +86,21 @@ class Plan:
             reply = Reply.of(value)
         except (TypeError, InputError) as error:
             raise _Malformed(str(error)) from None
-        scores = {one.name: _score(one, task.case, reply) for one in self.scorers}
-        return _Answer(Reply.from_json(_concealed(reply.to_json())), scores, latency_s, ended_ns)
+        return _Answer(task, reply, Reply.from_json(conceal_json(reply.to_json())), latency_s, ended_ns)
+
+    def score(self, answer: _Answer) -> _Answer:
+        """Score a reply. Runs in the same worker, on time of its own: a slow judge must not make a right answer late."""
+        return replace(answer, scores={one.name: _score(one, answer.task.case, answer.given) for one in self.scorers})
 
     def settle(self, outcome: runner.Outcome[Task]) -> tuple[CaseResult, dict[str, Any] | None]:
         """Return the result of a case, and the record its trace is made of (None when none is kept)."""
         task = outcome.task
-        task.context.closed = True
-        failure, text = _failure(outcome)
+        task.context.close()
+        failure, text = (None, "") if outcome.value else _failure(outcome)
         answer: _Answer = outcome.value or self._no_answer(task, failure)
-        scores = {name: score for name, score in answer.scores.items() if score is not None}
+        unscored = Score(None, "", conceal(f"the scorers failed: {type(outcome.error).__name__}: {outcome.error}"))
+        given = answer.scores or {one.name: unscored for one in self.scorers}
+        scores = {name: score for name, score in given.items() if score is not None}
         first = scores.get(self.scorers[0].name)
         wanted = self.traces == "all" or (self.traces == "failed" and (failure is not None or (first is not None and first.value != 1)))
         result = CaseResult(
@@ -104,7 +111,7 @@ class Plan:
             expected=task.case.expected,
             tags=task.case.tags,
             cluster=task.case.cluster,
-            reply=answer.reply,
+            reply=answer.kept,
             scores=scores,
             latency_s=round(answer.latency_s, 6),
             failure=failure,
@@ -118,7 +125,7 @@ class Plan:
     def _no_answer(self, task: Task, failure: str | None) -> _Answer:
         ended_ns = time.time_ns()
         scores = {one.name: one.failed(task.case, f"failed: {failure}") for one in self.scorers}
-        return _Answer(Reply(), scores, (ended_ns - task.start_ns) / 1e9, ended_ns)
+        return _Answer(task, Reply(), Reply(), max(0.0, (ended_ns - task.start_ns) / 1e9), ended_ns, scores)
 
     def _record(self, result: CaseResult, task: Task, ended_ns: int) -> dict[str, Any]:
         names = ("trace_id", "request_id", "case_id", "repeat", "failure", "error", "inputs", "expected")
@@ -168,21 +175,10 @@ class Plan:
         return {f"poclab.{key}": str(value) for key, value in values.items() if value is not None}
 
 
-async def _awaited(value: Any) -> Any:
-    return await value
-
-
-def _concealed(data: Any) -> Any:
-    """Return JSON data without any key value that is known. Digests are taken of this, so that what is stored fits them."""
-    text = json.dumps(data)
-    hidden = conceal(text)
-    return data if hidden == text else json.loads(hidden)
-
-
 def _score(scorer: Scorer, case: Case, reply: Reply) -> Score | None:
     try:
         score = scorer(case, reply)
-        return score and Score(**_concealed(vars(score)))
+        return score and Score(**conceal_json(vars(score)))
     except Exception as error:  # a scorer that fails leaves its score incomplete; it must not make the case right or wrong
         return Score(None, "", conceal(f"the scorer failed: {type(error).__name__}: {error}"))
 
@@ -195,5 +191,5 @@ def _failure(outcome: runner.Outcome[Task]) -> tuple[str | None, str]:
     if outcome.timed_out:
         return "timeout", str(error)
     if isinstance(error, _Malformed):
-        return "malformed_output", str(error)
+        return "malformed_output", conceal(str(error))
     return "crashed", conceal("".join(traceback.format_exception(error)))[-LONGEST_ERROR:]

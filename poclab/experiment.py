@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from poclab import runner, tracking
 from poclab.cases import Case, TestSet
-from poclab.errors import InputError
+from poclab.errors import InputError, printable
 from poclab.evaluation import Plan, Task
 from poclab.files import require_poc
 from poclab.recording import TRIAL_RUN, Recording
+from poclab.redaction import shown
 from poclab.report import CaseResult, Report
 from poclab.scores import Scorer, as_scorer
 from poclab.system import Version
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     import pandas
 
 TRACES = ("all", "failed", "none")
+#: MLflow knows no whole numbers.
+COUNTS = ("cases", "failed", "tokens_in", "tokens_out")
 
 
 def runs(poc: Path | str | None = None) -> pandas.DataFrame:
@@ -38,9 +41,9 @@ def runs(poc: Path | str | None = None) -> pandas.DataFrame:
         {
             "run": one["name"],
             "started": datetime.datetime.fromtimestamp(one["started_ms"] / 1000),
-            **{key: one["tags"].get(key) for key in ("split", "sweep")},
+            **{key: one["tags"].get(key) for key in ("split", "edition", "score", "sweep")},
             **one["params"],
-            **one["metrics"],
+            **{key: int(value) if key in COUNTS else value for key, value in one["metrics"].items()},
             **{key: one["tags"].get(key) for key in ("lock", "corpus", "version", "content")},
             "run_id": one["run_id"],
         }
@@ -50,12 +53,13 @@ def runs(poc: Path | str | None = None) -> pandas.DataFrame:
 
 
 def load_run(run_id: str, poc: Path | str | None = None) -> Report:
-    """Return the report of a recorded run.
+    """Return the report of a recorded run; the first characters of its id are enough, as tables show them.
 
     Raises:
         InputError: no such run, or it holds no report.
     """
-    return queries.report(_store_of(poc)[1], run_id)
+    folder, uri = _store_of(poc)
+    return queries.report(uri, run_id, folder.name)
 
 
 def show_ui(poc: Path, port: int, *, say: Callable[[str], None]) -> None:
@@ -68,13 +72,13 @@ def show_ui(poc: Path, port: int, *, say: Callable[[str], None]) -> None:
 
     folder, uri = _store_of(poc)
     if uri.startswith("http"):
-        raise InputError(f"the runs of this POC are at {uri}: its UI is served there already", fix=f"open {uri} in a browser")
+        raise InputError(f"the runs of this POC are at {shown(uri)}: its UI is served there already", fix=f"open {shown(uri)} in a browser")
     server.check_port(port)
     found = queries.runs(uri, folder.name)
     with server.serve(uri, folder, port) as (base, process):
         ranked = server.best_of_each_version(found)
-        shown = server.links(base, found[0]["experiment_id"], ranked) if found else {"nothing is recorded yet": base}
-        for what, address in shown.items():
+        links = server.links(base, found[0]["experiment_id"], ranked) if found else {"nothing is recorded yet": base}
+        for what, address in links.items():
             say(f"{what}: {address}")
         say("Ctrl-C ends it.")
         process.wait()
@@ -88,11 +92,11 @@ def _store_of(poc: Path | str | None) -> tuple[Path, str]:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during an evaluation: `report` holds the cases that were answered, and says that it is partial."""
+    """Ctrl-C during an evaluation: `report` holds the cases that were answered, and says when it is partial."""
 
     def __init__(self, report: Report, path: Path | None) -> None:
         self.report = report
-        kept = f"; the partial report is in {path}" if path else ""
+        kept = f"; the {'partial ' if report.partial else ''}report is in {path}" if path else ""
         super().__init__(f"stopped after {len(report.results)} of {report.planned} cases{kept}")
 
 
@@ -110,15 +114,17 @@ def evaluate(
     """Ask a system every case, score the replies, and record the whole as one MLflow run.
 
     The first score is the accuracy. A case whose system raises, returns nothing or takes longer than `timeout_s`
-    counts as wrong. `workers` cases are answered side by side; a coroutine function is awaited. `traces` keeps `all`
-    traces, those of `failed` or wrong cases, or `none`. A set with a file is recorded in its POC's store; one built in
-    memory only where `MLFLOW_TRACKING_URI` is set.
+    counts as wrong; scoring has as much time of its own. A run in which every case failed is marked as failed. `workers`
+    cases are answered side by side; coroutines are awaited in one event loop. `traces` keeps `all` traces, those of
+    `failed` or wrong cases, or `none`. A set with a file is recorded in its POC's store; one built in memory only where
+    `MLFLOW_TRACKING_URI` is set.
 
     Raises:
         InputError: something about the arguments, before any case is asked.
         StoreError: the store cannot be used (before any case is asked), or lost something (the report is kept in a file).
         Interrupted: Ctrl-C; it carries the partial report.
     """
+    _check_kinds(system, cases, scores, version)
     test_set = cases if isinstance(cases, TestSet) else TestSet(tuple(cases))
     scorers = [as_scorer(one) for one in scores]
     version = _version(system, version)
@@ -127,7 +133,7 @@ def evaluate(
     recording = Recording.open(plan)
     results: dict[int, CaseResult] = {}
     started, started_at = time.monotonic(), datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    run = runner.run(plan.tasks, plan.answer, workers=workers, timeout_s=timeout_s)
+    run = runner.run(plan.tasks, plan.ask, then=plan.score, workers=workers, timeout_s=timeout_s)
 
     def keep(outcome: runner.Outcome[Task]) -> None:
         results[outcome.index], record = plan.settle(outcome)
@@ -138,16 +144,21 @@ def evaluate(
         for outcome in _progress(iter(run), len(plan.tasks), version.name):
             keep(outcome)
     except KeyboardInterrupt:
+        recording.stopped = True
         for outcome in run.close():
             keep(outcome)
-        report = plan.report(results, started_at, time.monotonic() - started)
-        report, path = recording.finish(report, stopped=True)
-        raise Interrupted(report, path) from None
     except BaseException:
         run.close()
         recording.fail()
         raise
-    return recording.finish(plan.report(results, started_at, time.monotonic() - started))[0]
+    report = plan.report(results, started_at, time.monotonic() - started)
+    try:
+        report, path = recording.finish(report)
+    except KeyboardInterrupt:
+        raise Interrupted(report, recording.leave(report)) from None
+    if recording.stopped:
+        raise Interrupted(report, path)
+    return report
 
 
 def _version(system: Any, version: Version | None) -> Version:
@@ -162,6 +173,17 @@ def _version(system: Any, version: Version | None) -> Version:
                 fix="build the system from the version that is evaluated",
             )
     return Version(version.name if version else used.name, **used.parameters)
+
+
+def _check_kinds(system: Any, cases: Any, scores: Any, version: Any) -> None:
+    if not callable(system):
+        raise InputError(f"the system is a {type(system).__name__}, which cannot be called", fix="def answer(inputs): return ...")
+    if isinstance(cases, (str, os.PathLike)):
+        raise InputError(f"cases={str(cases)!r} is a path", fix=f"poclab.TestSet.load({str(cases)!r})")
+    if isinstance(scores, (str, Scorer)) or not isinstance(scores, Iterable):
+        raise InputError("scores is a list, also of one", fix="[scores.contains()]")
+    if version is not None and not isinstance(version, Version):
+        raise InputError(f"version={version!r} is a {type(version).__name__}", fix=f"poclab.Version({str(version)!r}, model=...)")
 
 
 def _check(test_set: TestSet, scorers: Sequence[Scorer], *, repeats: int, timeout_s: float, workers: int, traces: str) -> None:
@@ -186,4 +208,6 @@ def _progress(outcomes: Iterator[Any], total: int, name: str) -> Iterator[Any]:
     from tqdm.auto import tqdm
 
     # None: only on a terminal. A notebook's output is no terminal, but somebody looks.
-    return iter(tqdm(outcomes, total=total, desc=name, unit="case", leave=False, disable=False if "ipykernel" in sys.modules else None))
+    return iter(
+        tqdm(outcomes, total=total, desc=printable(name), unit="case", leave=False, disable=False if "ipykernel" in sys.modules else None)
+    )

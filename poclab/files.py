@@ -24,16 +24,31 @@ CHARTER = "charter.yaml"
 WORK = ".poclab"
 #: How deep a JSON or YAML value may be nested: far beyond what people write, far below where Python gives up.
 DEEPEST = 100
+#: How booleans and numbers look in our YAML, and what they may begin with. YAML 1.1 reads `0400` as 256, `1:30` as 90, a key `on` as True.
+PLAIN = {
+    "bool": ("true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": ("[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
+    "float": (
+        r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+}
 
 
 def find_poc(start: Path | str | None = None) -> Path | None:
     """Return the POC folder: `POCLAB_POC`, else the nearest folder from `start` upwards with a charter.
 
     `start` given (a file or folder) comes before the environment. None when there is no such folder.
+
+    Raises:
+        InputError: the current folder was removed.
     """
     if start is None and os.environ.get("POCLAB_POC"):
-        return Path(os.environ["POCLAB_POC"]).resolve()
-    here = Path(start or ".").resolve()
+        return Path(os.path.realpath(os.environ["POCLAB_POC"]))
+    try:
+        here = Path(os.path.realpath(start or "."))
+    except FileNotFoundError:
+        raise InputError("the current folder was removed", fix="cd into a folder that is there") from None
     for folder in (here, *here.parents):
         if (folder / CHARTER).is_file():
             return folder
@@ -44,11 +59,13 @@ def require_poc(start: Path | str | None = None) -> Path:
     """Return what `find_poc` finds.
 
     Raises:
-        InputError: no POC at `start` or above.
+        InputError: no POC at `start` or above, or none where `POCLAB_POC` says.
     """
     found = find_poc(start)
+    if found and not (found / CHARTER).is_file():
+        raise InputError(f"POCLAB_POC is {str(found)!r}: there is no {CHARTER}", fix="unset POCLAB_POC, or let it name the POC's folder")
     if found is None:
-        where = Path(start or ".").resolve()
+        where = os.path.realpath(start or ".")
         raise InputError(f"no POC at {where} or above: there is no {CHARTER}", fix="`poclab new DIR`, or name the POC's folder")
     return found
 
@@ -117,38 +134,47 @@ def read_json_lines(path: Path | str) -> Iterator[tuple[int, Any]]:
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
-    """Return the mapping that a YAML file holds. Only `true` and `false` are booleans: `on`, `off`, `yes` and `no` are words.
+    """Return the mapping that a YAML file holds.
 
     Raises:
-        InputError: not YAML (with line and column), a key that is there twice, or its top level is not a mapping.
+        InputError: as `parse_yaml`, or its top level is not a mapping.
     """
-    import yaml
-
-    text = read_text(path)
-    try:
-        # The loader is a SafeLoader: it makes plain values and nothing else.
-        value = yaml.load(text, Loader=_yaml_loader())
-        json.dumps(value, default=str, skipkeys=True)  # raises on an alias that holds itself
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        at = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise InputError(f"{path}{at}: not YAML: {getattr(error, 'problem', error)}") from None
-    except ValueError as error:  # such as a date that no calendar has
-        raise InputError(f"{path}: not YAML: {error}") from None
-    except RecursionError:
-        raise InputError(f"{path}: nested too deeply") from None
+    value = parse_yaml(read_text(path), where=str(path))
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected `key: value` lines, found {'nothing' if value is None else type(value).__name__}")
     return value
 
 
-def parse_value(text: str) -> Any:
-    """Return `text` as one value of a YAML file; the text itself where it is none."""
+def parse_yaml(text: str, *, where: str) -> Any:
+    """Return the value of a YAML text: what reads as one thing in YAML 1.1 and as another to a person is a text.
+
+    Booleans are `true` and `false`, not `on` or `no`; numbers are decimal, so `0400`, `0x1F`, `1:30` and `1_000` are texts.
+
+    Raises:
+        InputError: not YAML (with line and column), a key that is there twice, or an alias.
+    """
     import yaml
 
     try:
+        # The loader is a SafeLoader: it makes plain values and nothing else.
         return yaml.load(text, Loader=_yaml_loader())
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        at = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise InputError(f"{where}{at}: not YAML: {getattr(error, 'problem', error)}") from None
+    except ValueError as error:  # such as a date that no calendar has
+        raise InputError(f"{where}: not YAML: {error}") from None
+    except (LookupError, AttributeError):  # such as `!!bool foo`
+        raise InputError(f"{where}: not YAML: a value does not fit its tag", fix="remove the `!!...` before it") from None
+    except RecursionError:
+        raise InputError(f"{where}: nested too deeply") from None
+
+
+def parse_value(text: str) -> Any:
+    """Return `text` as one value of a YAML file; the text itself where it is none."""
+    try:
+        return parse_yaml(text, where="")
+    except InputError:
         return text
 
 
@@ -161,17 +187,18 @@ def write_atomic(path: Path | str, text: str) -> Path:
         StoreError: the folder cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target = Path(os.path.realpath(path))  # of a link, the file that it leads to: the link stays one
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
         try:
             with temporary.open("xb") as file:
                 file.write(text.encode("utf-8", "backslashreplace"))
                 file.flush()
                 os.fsync(file.fileno())
-            if path.is_file():
-                temporary.chmod(path.stat().st_mode & 0o777)
-            temporary.replace(path)
+            if target.is_file():
+                temporary.chmod(target.stat().st_mode & 0o777)
+            temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
@@ -264,14 +291,20 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @functools.cache
 def _yaml_loader() -> type:
-    """Return a `yaml.SafeLoader` with the booleans of YAML 1.2 (in 1.1 the charter's key `on` is `True`) and no double keys."""
+    """Return a `yaml.SafeLoader` with the booleans and numbers of YAML 1.2, without double keys and aliases."""
     import yaml
 
     class Loader(yaml.SafeLoader):
         yaml_implicit_resolvers = {
-            first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:bool"]
+            first: [(tag, pattern) for tag, pattern in rules if tag.rpartition(":")[2] not in PLAIN]
             for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
         }
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            # Eight lines of ten aliases each are a value of a hundred million parts; an alias inside its anchor has no end.
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.MarkedYAMLError(problem="an alias: write the value out", problem_mark=self.peek_event().start_mark)
+            return super().compose_node(parent, index)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             seen: set[str] = set()
@@ -281,5 +314,6 @@ def _yaml_loader() -> type:
                 seen.add(key.value)
             return super().construct_mapping(node, deep)
 
-    Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+    for kind, (pattern, first) in PLAIN.items():
+        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(f"^(?:{pattern})$"), list(first))
     return Loader

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from poclab.cases import Case, Difference, Lock, TestSet, difference, lines, lock_path
+from poclab.cases import SPLITS, Case, Difference, Lock, TestSet, difference, lines, lock_path
 from poclab.errors import InputError
-from poclab.files import canonical, digest, write_atomic
+from poclab.files import canonical, digest, read_text, write_atomic
 from poclab.imports import import_cases
 
 FEW = 50
@@ -56,8 +56,8 @@ def freeze(
         FrozenError: the set changed since it was frozen and `new_edition` is not given; names the ids.
         InputError: the set is not fit to freeze; names the case and what to write.
     """
-    path = Path(path)
     test_set = TestSet.read(path)
+    path = test_set.path
     if not 0 < test_share < 1:
         raise InputError(f"test share {test_share}: expected a number between 0 and 1", fix="`--test-share 0.33`")
     old = Lock.load(lock_path(path)) if lock_path(path).is_file() else None
@@ -75,6 +75,7 @@ def freeze(
         corpus_digest=corpus_digest,
         lineage=(*old.lineage, old.summary()) if old else (),
     )
+    warnings += [f"no case has the split {name!r}" for name in SPLITS if not any(case.split == name for case in cases)]
     write_atomic(path, lines(cases))
     write_atomic(lock_path(path), _pretty(lock))
     frozen = TestSet(cases, lock, path)
@@ -161,12 +162,15 @@ def assign_splits(cases: Sequence[Case], known: Mapping[str, str], *, test_share
         else:
             fresh.append(group)
     fresh.sort(key=lambda group: (canonical([dict(group[0].tags), group[0].abstain]), digest(f"{seed} {group[0].id}")))
-    # Where the drawing of the earlier cases ended: cases that are added one at a time reach the share as well.
-    position = len(splits)
-    taken = int(position * test_share + 0.5)
+    # The drawing goes on where that of the earlier cases ended, so that cases added one at a time reach the share as well;
+    # what they hold out too many or too few (some have left) is made up for evenly by the new ones.
+    known_cases = position = len(splits)
+    taken = list(splits.values()).count("test")
+    surplus = taken - int(position * test_share + 0.5)
     for group in fresh:
         position += len(group)
-        held_out = int(position * test_share + 0.5) > taken
+        left = (len(cases) - position) / (len(cases) - known_cases)
+        held_out = int(position * test_share + surplus * left + 0.5) > taken
         taken += len(group) if held_out else 0
         splits.update({case.id: "test" if held_out else "dev" for case in group})
     return tuple(replace(case, split=splits[case.id]) for case in cases)
@@ -198,12 +202,15 @@ def _pretty(lock: Lock) -> str:
     return json.dumps(lock.to_json(), indent=1, ensure_ascii=False) + "\n"
 
 
-def take_over(source: Path, path: Path) -> None:
-    """Write the cases of a foreign file as `path`, which must not exist yet: labels are never overwritten.
+def take_over(source: Path, path: Path, *, find: Callable[[str], Sequence[str]] | None = None) -> None:
+    """Write the cases of a foreign file that are fit to freeze as `path`. Labels that are there are never overwritten.
 
     Raises:
-        InputError: `path` exists, or `source` cannot be imported.
+        InputError: `path` holds something else, or `source` cannot be imported or is not fit to freeze.
     """
-    if path.exists():
+    imported = import_cases(source)
+    if path.exists() and read_text(path) != lines(imported):
         raise InputError(f"{path}: exists already", fix=f"move it away, or add the new cases to it: each line of {path.name} is one case")
-    write_atomic(path, lines(import_cases(source)))
+    validate(imported, find)
+    assign_splits(imported.cases, {}, test_share=0.5, seed=0)  # refuses a cluster whose marks lie in both splits
+    write_atomic(path, lines(imported))

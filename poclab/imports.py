@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,7 @@ def _csv_cases(path: Path) -> Iterator[Case]:
     rows = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         header = [name.strip() for name in next(rows, [])]
-        for name in header:
-            if header.count(name) > 1:
-                raise InputError(
-                    f"{path}: two columns are named {name!r}", fix="remove or rename one; several answers go into one cell: a | b"
-                )
+        _refuse_header(header, path)
         for row in rows:
             if not any(cell.strip() for cell in row):
                 continue
@@ -55,6 +51,19 @@ def _csv_cases(path: Path) -> Iterator[Case]:
             yield _flat_case(dict(zip(header, row, strict=True)), where=where, number=rows.line_num - 1)
     except csv.Error as error:
         raise InputError(f"{path}, line {rows.line_num}: not CSV: {error}") from None
+
+
+def _refuse_header(header: Sequence[str], path: Path) -> None:
+    where = f"{path}, line 1"
+    separator = next((mark for mark in ";\t" if len(header) == 1 and mark in header[0]), None)
+    if separator:
+        raise InputError(f"{where}: the file is separated by {separator!r}", fix="save it as CSV with commas, without a `sep=` line")
+    for number, name in enumerate(header, start=1):
+        if not name:
+            raise InputError(f"{where}: column {number} has no name", fix="name it, or remove it (the comma) from every line")
+        if header.count(name) > 1:
+            raise InputError(f"{path}: two columns are named {name!r}", fix="remove or rename one; several answers go into one cell: a | b")
+    _refuse_columns(header, where)
 
 
 def _jsonl_cases(path: Path) -> Iterator[Case]:
@@ -79,15 +88,23 @@ def _squad_cases(path: Path) -> Iterator[Case]:
 
 def _squad_case(title: str, context: str, question: Mapping[str, Any], *, where: str) -> Case:
     answers = list(dict.fromkeys(one["text"] for one in question.get("answers", ())))
-    expected = {"abstain": True} if question.get("is_impossible") else {"answers": answers}
+    impossible = question.get("is_impossible", False)
+    if not isinstance(impossible, bool):
+        raise InputError(f"{where}: question {question['id']!r}: is_impossible is {impossible!r}", fix="use true or false, without quotes")
+    expected = {"abstain": True} if impossible else {"answers": answers}
     label = {"source": f"SQuAD: {title}"}
     data = {"id": question["id"], "inputs": {"question": question["question"], "context": context}, "expected": expected, "label": label}
     return Case.from_json(data, where=where)
 
 
+def _refuse_columns(names: Collection[str], where: str) -> None:
+    refuse_unknown([name for name in names if not name.startswith(("tag:", "input:"))], PLAIN, where=where, what="column")
+    if "question" in names and "input:question" in names:
+        raise InputError(f"{where}: 'question' and 'input:question' are the same input", fix="remove one of them")
+
+
 def _flat_case(row: Mapping[str, Any], *, where: str, number: int) -> Case:
-    named = [key for key in row if not key.startswith(("tag:", "input:"))]
-    refuse_unknown(named, PLAIN, where=where, what="column")
+    _refuse_columns(row.keys(), where)
     given = {key: value for key, value in row.items() if value is not None and value != ""}
     inputs = {key[6:]: row[key] for key in row if key.startswith("input:")}
     if "question" in given:

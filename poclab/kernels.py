@@ -53,24 +53,41 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
     Raises:
         InputError: no notebook, not exactly one cell tagged `parameters`, or a line in it that is no assignment.
     """
-    data = read_json(notebook)
-    if not isinstance(data, dict) or not isinstance(data.get("cells"), list):
-        raise InputError(f"{notebook}: not a notebook")
-    try:
-        tagged = [cell for cell in data["cells"] if "parameters" in cell["metadata"].get("tags", ())]
-    except (TypeError, KeyError, AttributeError):
-        raise InputError(f"{notebook}: not a notebook: a cell has no metadata") from None
-    if len(tagged) != 1:
+    sources = [source for source, tags in code_cells(notebook) if "parameters" in tags]
+    if len(sources) != 1:
         raise InputError(
-            f"{notebook}: {len(tagged)} cells are tagged `parameters`, expected exactly one",
+            f"{notebook}: {len(sources)} cells are tagged `parameters`, expected exactly one",
             fix="in JupyterLab: select the cell, Property Inspector, add the tag `parameters`",
         )
-    source = tagged[0]["source"]
     try:
-        body = ast.parse(source if isinstance(source, str) else "".join(source)).body
+        return {one.name: one for one in (_parameter(statement, notebook) for statement in ast.parse(sources[0]).body)}
     except SyntaxError as error:
         raise InputError(f"{notebook}: the parameters cell is not Python: {error.msg} (its line {error.lineno})") from None
-    return {one.name: one for one in (_parameter(statement, notebook) for statement in body)}
+    except ValueError as error:  # such as half a character
+        raise InputError(f"{notebook}: the parameters cell is not Python: {error}") from None
+    except (MemoryError, RecursionError):
+        raise InputError(f"{notebook}: the parameters cell is not Python: nested too deeply") from None
+
+
+def code_cells(notebook: Path) -> list[tuple[str, list[str]]]:
+    """Return the source and the tags of each code cell.
+
+    Raises:
+        InputError: no notebook of format 4, or one in another language than Python.
+    """
+    data = read_json(notebook)
+    try:
+        about = data["metadata"]
+        language = about.get("kernelspec", {}).get("language") or about.get("language_info", {}).get("name") or "python"
+        readable = data["nbformat"] == 4
+        cells = [("".join(cell["source"]), list(cell["metadata"].get("tags", ()))) for cell in data["cells"] if cell["cell_type"] == "code"]
+    except (TypeError, KeyError, AttributeError):
+        readable = False
+    if not readable:
+        raise InputError(f"{notebook}: not a notebook of format 4", fix="open it in JupyterLab and save it")
+    if language != "python":
+        raise InputError(f"{notebook}: a notebook in {language!r}", fix="trials run in Python: name a Python notebook")
+    return cells
 
 
 def _parameter(statement: ast.stmt, notebook: Path) -> Parameter:
@@ -125,6 +142,7 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any], *, env:
             parameters=dict(parameters),
             engine_name="poclab",
             kernel_name="python3",
+            language="python",
             progress_bar=False,
             request_save_on_cell_execute=False,
             kernel_env=dict(env),

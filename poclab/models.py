@@ -14,9 +14,10 @@ import re
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from poclab import offline, redaction
+from poclab import offline, redaction, runner
 from poclab.errors import EndpointError
-from poclab.transport import FIX_KEY, FIX_URL, NO_KEY, adapter, not_an_api, parsed, shown
+from poclab.redaction import shown
+from poclab.transport import FIX_KEY, FIX_URL, NO_KEY, adapter, not_an_api, parsed
 
 if TYPE_CHECKING:
     import openai
@@ -46,7 +47,7 @@ def client(*, api_key: str | None = None, base_url: str | None = None, timeout_s
 
 
 def async_client(*, api_key: str | None = None, base_url: str | None = None, timeout_s: float = 60.0, **options: Any) -> openai.AsyncOpenAI:
-    """Return the `openai.AsyncOpenAI` client of a system that is a coroutine; as `client`, but close it, or use it in `async with`."""
+    """Return the `openai.AsyncOpenAI` client of a system that is a coroutine, as `client`. All cases may share it; close it, or use it in `async with`."""
     import httpx2
     import openai
 
@@ -61,6 +62,7 @@ def check(model: str, *, api_key: str | None = None, base_url: str | None = None
 
     A model that is missing from the list is not refused, since gateways list in part and route by aliases; neither is an endpoint
     without a list (404, 405, or any other JSON). So passing promises a known offline model, or an endpoint that takes the key.
+    `timeout_s` bounds a whole answer; two may be asked for.
 
     Raises:
         EndpointError: unknown offline model, no key, key refused, endpoint out of reach or unavailable, or not an OpenAI-compatible API.
@@ -92,16 +94,26 @@ def _check_offline(model: str) -> None:
 def _get(url: str, key: str, timeout_s: float) -> tuple[int, bytes]:
     import httpx2
 
+    def ask(address: str) -> Any:
+        return httpx2.get(address, headers={"authorization": f"Bearer {key}"}, timeout=timeout_s, follow_redirects=True)
+
     try:
-        response = httpx2.get(url, headers={"authorization": f"Bearer {key}"}, timeout=timeout_s, follow_redirects=True)
+        # In a worker: the library's own timeout is for each read, and an endpoint that sends a byte a second never breaks it.
+        (outcome,) = runner.run([url], ask, workers=1, timeout_s=timeout_s)
+        if outcome.error:
+            raise outcome.error
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
-        reason = f"no answer within {timeout_s:g} s" if isinstance(error, httpx2.TimeoutException) else str(error) or type(error).__name__
+        late = isinstance(error, (httpx2.TimeoutException, TimeoutError))
+        reason = f"no answer within {timeout_s:g} s" if late else str(error) or type(error).__name__
         raise EndpointError(f"cannot reach {shown(url)}: {redaction.conceal(reason)}", fix=FIX_URL) from None
-    return response.status_code, response.content
+    return outcome.value.status_code, outcome.value.content
 
 
 def _endpoint(api_key: str | None, base_url: str | None) -> tuple[str, str]:
     """Return the key to send and the base URL without a slash at its end. Blank values count as absent."""
+    for value in (api_key, base_url):
+        if not isinstance(value, str | None):
+            raise TypeError(f"api_key and base_url are texts, found {type(value).__name__}")
     own_url = (base_url or os.environ.get("OPENAI_BASE_URL") or "").strip().rstrip("/")
     key = (api_key or os.environ.get("OPENAI_API_KEY") or "").strip()
     redaction.remember(key)

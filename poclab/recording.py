@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,7 +24,7 @@ from poclab.cases import lines
 from poclab.errors import PocError, StoreError
 from poclab.evaluation import Plan
 from poclab.files import CHARTER, digest, read_json_lines, work_folder, write_atomic
-from poclab.redaction import conceal, secrets
+from poclab.redaction import conceal_json, secrets, shown
 from poclab.report import Report
 
 #: A parameter longer than this is logged by its digest; the whole stands in `version.json`.
@@ -38,6 +39,8 @@ class Recording:
     def __init__(self, plan: Plan, folder: Path | None, uri: str | None) -> None:
         self.plan, self.folder, self.uri = plan, folder, uri
         self.trial = os.environ.get(TRIAL_RUN) if folder and not uri else None
+        #: Ctrl-C came: while cases were answered, or since.
+        self.stopped = False
         self.records: TextIO | None = None
         self.begun: Any = None
         if not folder:
@@ -86,31 +89,31 @@ class Recording:
 
     def add(self, record: dict[str, Any]) -> None:
         if self.records:
-            self.records.write(conceal(_line(record)) + "\n")
+            self.records.write(json.dumps(conceal_json(json.loads(_line(record))), ensure_ascii=False) + "\n")
             self.records.flush()
 
-    def finish(self, report: Report, *, stopped: bool = False) -> tuple[Report, Path | None]:
-        """Save the report, have it recorded, and return it with its run; the path tells where that of a `stopped` one is kept."""
+    def finish(self, report: Report) -> tuple[Report, Path | None]:
+        """Save the report, have it recorded, and return it with its run; the path tells where it is kept if Ctrl-C stopped it."""
         if not self.folder:
             return report, None
         self.records.close()
-        if stopped:
+        if stopped := self.stopped:
             report = self._without_lost_traces(report)
         end = run_end(report)  # before the wait: numbers can be worked out while the recorder still opens the store
-        problem = None
+        problem, run_id = None, self.trial
         if self.uri:
+            if not self.begun.done():
+                self._save(report)  # whatever becomes of the wait: the answers may have been paid for
             try:
-                run_id = self.begun.result()["run_id"]
+                run_id = self._wait(self.begun)["run_id"]
             except StoreError as error:
-                problem, run_id = error, None
-        else:
-            run_id = self.trial
+                problem = error
         report = dataclasses.replace(report, run_id=run_id, link=_link(self.uri, run_id))
-        path = report.save(self.folder / "artifacts" / "report.json")
+        path = self._save(report)
         write_atomic(self.folder / "end.json", json.dumps(end))
         if problem is None and self.uri:
             try:
-                self.recorder.send("finish", run_id=run_id, folder=str(self.folder), end=end, secrets=secrets()).result()
+                self._wait(self.recorder.send("finish", run_id=run_id, folder=str(self.folder), end=end, secrets=secrets()))
             except StoreError as error:
                 problem = error
                 self._close()
@@ -118,7 +121,32 @@ class Recording:
             raise StoreError(f"{problem.message}; the report is kept in {path}", fix=problem.fix or f"poclab.Report.load({str(path)!r})")
         if self.uri and not stopped:
             shutil.rmtree(self.folder, ignore_errors=True)
-        return report, path
+        return report, path if stopped else None
+
+    def _save(self, report: Report) -> Path:
+        return report.save(self.folder / "artifacts" / "report.json")
+
+    def _wait(self, answer: Future[Any]) -> Any:
+        """Wait for the recorder. The first Ctrl-C is remembered, since what is recorded may have been paid for; the next one leaves."""
+        while True:
+            try:
+                return answer.result()
+            except KeyboardInterrupt:
+                if self.stopped:
+                    raise
+                self.stopped = True
+
+    def leave(self, report: Report) -> Path | None:
+        """Save the report and go, at a second Ctrl-C; the run is closed when the recorder comes to it."""
+        if not self.folder:
+            return None
+        if self.begun is not None:
+            self.begun.add_done_callback(self._kill)
+        return self._save(report)
+
+    def _kill(self, begun: Future[Any]) -> None:
+        if not begun.exception():
+            self.recorder.send("kill", run_id=begun.result()["run_id"])
 
     def _without_lost_traces(self, report: Report) -> Report:
         """Ctrl-C may come after a case was settled and before its record was written: that case has no trace."""
@@ -160,10 +188,13 @@ def run_end(report: Report) -> dict[str, Any]:
     tags = {
         "poclab.content": report.content_digest(),
         "poclab.partial": str(report.partial).lower(),
+        "poclab.score": report.score_names[0],
         "mlflow.note.content": report.summary(),
     }
     traced = sum(result.trace_id is not None for result in report.results)
-    return {"status": "KILLED" if report.partial else "FINISHED", "metrics": report.metrics(), "tags": tags, "traces": traced}
+    # An endpoint that was down is no result: such a run is neither drawn nor ranked.
+    status = "KILLED" if report.partial else "FAILED" if report.failed == len(report.results) else "FINISHED"
+    return {"status": status, "metrics": report.metrics(), "tags": tags, "traces": traced}
 
 
 def _line(record: Mapping[str, Any]) -> str:
@@ -180,4 +211,4 @@ def _told(step: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _link(uri: str | None, run_id: str | None) -> str | None:
-    return f"{uri.rstrip('/')}/#/runs/{run_id}" if uri and run_id and uri.startswith("http") else None
+    return f"{shown(uri).rstrip('/')}/#/runs/{run_id}" if uri and run_id and uri.startswith("http") else None

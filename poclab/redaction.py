@@ -6,13 +6,21 @@ Concealed: the values of environment variables whose names end like a secret, an
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import re
+from collections.abc import Sequence
+from typing import Any
 
 SECRET_NAMES = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD", "_CREDENTIALS")
 CONCEALED = "[key removed]"
 # A shorter value would be found by accident inside ordinary words.
 SHORTEST = 8
+#: What a variable such as SORT_KEY=latency_s or POSTGRES_PASSWORD=postgres holds: to conceal it would tear holes into ordinary text.
+WORD = re.compile(r"[a-z._-]{,20}")
+#: User and password of an address, wherever in a text it stands; a password may hold `/`, `?` and `@`. Databases in files have none.
+LOGIN = re.compile(r"((?<!sqlite)(?<!file)://|^(?!\S*://))\S*@")
 
 _remembered: set[str] = set()
 
@@ -25,14 +33,41 @@ def remember(secret: str) -> None:
 
 def secrets() -> list[str]:
     """Return every known key value, the longest first: for the memory of another process of poclab's own, never for a file."""
-    named = {value for name, value in os.environ.items() if name.upper().endswith(SECRET_NAMES) and len(value) >= SHORTEST}
+    held = [os.environ.get(name, "") for name in os.environ if name.upper().endswith(SECRET_NAMES)]
+    named = {value for value in held if len(value) >= SHORTEST and not WORD.fullmatch(value)}
     return sorted(_remembered | named, key=len, reverse=True)
 
 
 def conceal(text: str) -> str:
     """Return `text` with every known key value replaced, as it stands or as JSON writes it (with or without `\\u` escapes)."""
-    for secret in secrets():
-        for form in (secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]):
-            if form in text:
-                text = text.replace(form, CONCEALED)
-    return text
+    return _replaced(text, _forms())
+
+
+def conceal_json(value: Any) -> Any:
+    """Return a copy of a JSON value with its texts concealed. The keys of objects, numbers and what is no JSON stay as they are."""
+    return _replaced(value, _forms())
+
+
+def shown(address: str) -> str:
+    """Return an address, or a message that holds some, fit to be printed: no user, no password, no key, no query of the address."""
+    return conceal(re.sub(r"(://[^\s?]*)\?\S*", r"\1", LOGIN.sub(r"\1", address)))
+
+
+def _forms() -> list[str]:
+    return [form for secret in secrets() for form in _written(secret)]
+
+
+@functools.lru_cache(maxsize=1000)
+def _written(secret: str) -> Sequence[str]:
+    """Return a secret as it stands and as JSON writes it, each form once."""
+    return tuple(dict.fromkeys((secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1])))
+
+
+def _replaced(value: Any, forms: Sequence[str]) -> Any:
+    if isinstance(value, str):
+        for form in forms:
+            value = value.replace(form, CONCEALED)
+        return value
+    if isinstance(value, dict):
+        return {key: _replaced(one, forms) for key, one in value.items()}
+    return [_replaced(one, forms) for one in value] if isinstance(value, (list, tuple)) else value

@@ -17,20 +17,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from poclab.cases import expected_text
-from poclab.errors import InputError
+from poclab.errors import InputError, printable
 from poclab.files import canonical, digest, read_json, write_atomic
-from poclab.redaction import conceal
+from poclab.redaction import conceal_json
 from poclab.scores import Score
 from poclab.stats import Estimate, mean_estimate, quantile_estimate
-from poclab.system import Call, Reply, Version
-from poclab.tables import frame, html_table, printable
+from poclab.system import UNDER_WAY, Call, Reply, Version
+from poclab.tables import frame, html_table
 
 if TYPE_CHECKING:
     import pandas
 
 FORMAT = 1
-#: What a notebook shows of a report; `report.frame()` holds all of it.
-ROWS_SHOWN = 40
+#: What is shown of a report; `report.frame()` holds all of it.
+ROWS_SHOWN, FAILURES_SHOWN = 40, 3
 TOTALS = ("cost_usd", "tokens_in", "tokens_out")
 
 
@@ -58,9 +58,14 @@ class CaseResult:
     trace_id: str | None = None
 
     @property
-    def answered_calls(self) -> list[Call]:
-        """The model calls that the endpoint answered; it bills no other."""
-        return [call for call in self.calls if 200 <= call.status < 300]
+    def billed_calls(self) -> list[Call]:
+        """The model calls that the endpoint answered, or was still at when the case ran out of time; it bills no other."""
+        return [call for call in self.calls if call.status // 100 == 2 or call.status == UNDER_WAY]
+
+    @property
+    def problem(self) -> str:
+        """The last line of `error`: of a traceback, the exception."""
+        return self.error.strip().rpartition("\n")[2]
 
     def to_json(self) -> dict[str, Any]:
         data = {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -136,8 +141,9 @@ class Report:
             raise InputError(f"this report has no score {score!r}", fix=f"use one of: {', '.join(self.score_names)}")
         if lost := self.unscored(score):
             named = f"{', '.join(lost[:8])}{' ...' if len(lost) > 8 else ''}"
+            why = next(one.scores[score].reason for one in self.results if one.case_id == lost[0])
             raise InputError(
-                f"{score} is incomplete: {len(lost)} case(s) could not be scored: {named}", fix="mend the scorer and evaluate again"
+                f"{score} is incomplete: {len(lost)} case(s) could not be scored: {named}: {why}", fix="mend the scorer and evaluate again"
             )
         values, clusters = [], []
         for results in self.by_case.values():
@@ -179,7 +185,17 @@ class Report:
 
         None when one of them is unknown, or when no call was seen: a system may call models behind poclab's back.
         """
-        return _sum([call for one in self.results for call in one.answered_calls], what)
+        return _sum([call for one in self.results for call in one.billed_calls], what)
+
+    @cached_property
+    def failures(self) -> list[str]:
+        """What went wrong, the commonest first: how often, which class, the error, and the first case."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for one in self.results:
+            if one.failure:
+                found.setdefault((one.failure, one.problem), []).append(one.case_id)
+        ordered = sorted(found.items(), key=lambda item: -len(item[1]))
+        return [f"{len(ids)} {failure}: {problem} (first: case {ids[0]})" for (failure, problem), ids in ordered]
 
     def metrics(self) -> dict[str, float]:
         """Return the flat numbers for MLflow, rounded. What is unknown, or an open edge of an interval, is absent."""
@@ -209,7 +225,7 @@ class Report:
             for one in self.results
         ]
         identity = [self.version.digest, self.lock_digest, self.split, self.repeats, self.corpus_digest, list(self.score_names)]
-        return digest(conceal(canonical([*identity, self.planned, rows])))
+        return digest(canonical(conceal_json([*identity, self.planned, rows])))
 
     def frame(self) -> pandas.DataFrame:
         """Return one line per case and repeat: tags, inputs, expected, reply, scores, failure, latency, tokens, trace.
@@ -225,8 +241,9 @@ class Report:
             "reply": reply_text(one.reply),
             **{name: one.scores[name].value if name in one.scores else None for name in self.score_names},
             "failure": one.failure,
+            "error": one.problem or None,
             "latency_s": one.latency_s,
-            **{what: _sum(one.answered_calls, what) for what in TOTALS},
+            **{what: _sum(one.billed_calls, what) for what in TOTALS},
             "trace_id": one.trace_id,
         }
         for kind, values in (("tag", one.tags), ("input", one.inputs)):
@@ -242,7 +259,7 @@ class Report:
 
     def save(self, path: Path | str) -> Path:
         """Write the report as JSON, whole or not at all, without any key value that is known, and with a digest of it all."""
-        data = json.loads(conceal(json.dumps(self.to_json(), allow_nan=False)))
+        data = json.loads(json.dumps(conceal_json(self.to_json()), allow_nan=False))
         return write_atomic(path, json.dumps({**data, "file_digest": digest(data)}, ensure_ascii=False))
 
     @classmethod
@@ -287,6 +304,8 @@ class Report:
             yield "PARTIAL", f"stopped after {len(self.results)} of {self.planned}: not a result to decide on"
         edition = f"edition {self.edition}" if self.edition else "not frozen"
         yield "set", f"{self.test_set} {self.split or ''} (lock {self.lock_digest[:12]}, {edition})"
+        for line in self.failures[:FAILURES_SHOWN]:
+            yield "failed", line
         for name in self.score_names[1:]:
             try:
                 yield name, str(self.estimate(name))

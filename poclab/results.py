@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from poclab import tracking
 from poclab.errors import InputError
+from poclab.redaction import shown
 from poclab.stats import edges
 from poclab.sweeps import Sweep
 from poclab.tables import frame, text_table
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Record:
-    """What became of a trial. `outcome` is `ok` or `error`; `estimates` holds value, low, high and n by metric."""
+    """What became of a trial. `outcome` is `ok` or `error`; `estimates` holds value, low, high and n by metric.
+
+    A number without an interval has null edges, and no n.
+    """
 
     trial_id: str
     name: str
@@ -45,14 +49,17 @@ class Record:
         found = (self.estimates or {}).get(metric)
         if found is None:
             return "none", "", ""
+        if found.get("n") is None:
+            return f"{found['value']:g}", "", ""
         return f"{found['value']:.3f}", edges(found["low"], found["high"]), found["n"]
 
     def outcome_text(self, metric: str) -> str:
         """Return what became of the trial, in a line."""
         if self.outcome != "ok":
             return f"failed: {self.error}"
-        value, interval, _ = self.shown(metric)
-        return f"{metric} {value} ({interval})" if interval else f"no {metric}"
+        value, interval, n = self.shown(metric)
+        failed = f", {self.failed} failed" if self.failed else ""
+        return f"{metric} {value}{f' ({interval}, n = {n})' if interval else ''}{failed}"
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,7 @@ class Results:
         """Return what the table does not say by itself."""
         done = sum(record.outcome == "ok" for record in self.records)
         many = (
-            f"{done} of {len(self.records)} trials, {self.ran} run now, the others from {self.sweep.name}'s record. "
+            f"{done} of {len(self.records)} trials, {self.ran} of them run now, the others earlier.\n"
             if self.ran < len(self.records)
             else ""
         )
@@ -123,7 +130,7 @@ class Results:
         """Return the address of the MLflow UI, and the command that serves it."""
         ids = [record.experiment_id for record in self.records if record.experiment_id]
         uri = tracking.tracking_uri(self.sweep.poc)
-        base = uri.rstrip("/") if uri.startswith("http") else f"http://127.0.0.1:{PORT}"
+        base = shown(uri).rstrip("/") if uri.startswith("http") else f"http://127.0.0.1:{PORT}"
         serve = "" if uri.startswith("http") else f" (served by `poclab ui {_relative(self.sweep.poc)}`)"
         return f"MLflow UI: {base}/#/experiments/{ids[0] if ids else ''}/evaluation-runs{serve}"
 

@@ -6,8 +6,11 @@ replaced, what it still does is discarded, and the process may end while it hang
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import contextvars
+import functools
+import os
 import queue
 import threading
 import time
@@ -22,7 +25,7 @@ TICK = 0.05
 
 @dataclass(frozen=True)
 class Outcome(Generic[Task]):
-    """What became of one task: its value, or the error that it raised; `timed_out` when its time ran out."""
+    """What became of one task: its value, the error that it raised, or both; `timed_out` when its time ran out."""
 
     index: int
     task: Task
@@ -34,11 +37,14 @@ class Outcome(Generic[Task]):
 class Run(Generic[Task]):
     """Tasks that wait, those that are being worked on, and outcomes. An index leaves `running` once: whoever takes it out reports it."""
 
-    def __init__(self, tasks: Sequence[Task], function: Callable[[Task], Any], *, workers: int, timeout_s: float) -> None:
-        self.function, self.timeout_s = function, timeout_s
+    def __init__(
+        self, tasks: Sequence[Task], function: Callable[[Task], Any], then: Callable[[Any], Any] | None, *, workers: int, timeout_s: float
+    ) -> None:
+        self.function, self.then, self.timeout_s = function, then, timeout_s
         self.context = contextvars.copy_context()
         self.waiting = queue.SimpleQueue[tuple[int, Task]]()
-        self.running: dict[int, tuple[float, Task]] = {}
+        #: When each began, and the value that it has already.
+        self.running: dict[int, tuple[float, Task, Any]] = {}
         self.done = queue.SimpleQueue[Outcome[Task]]()
         self.left = len(tasks)
         self.stopped = False
@@ -72,37 +78,73 @@ class Run(Generic[Task]):
                 index, task = self.waiting.get_nowait()
             except queue.Empty:
                 return
-            started = time.monotonic()
-            self.running[index] = started, task
-            value = error = None
-            try:
-                # A copy for each task: the caller's context variables reach the system, and no case sees those of another.
-                value = self.context.copy().run(self.function, task)
-            except BaseException as raised:  # the one broad catch: a failing case is an answer, and its traceback is kept
-                error = raised
-            late = time.monotonic() - started > self.timeout_s
-            if self.running.pop(index, None) is None:
+            outcome = self.timed(index, task, self.function, task)
+            if outcome and outcome.error is None and self.then:
+                outcome = self.timed(index, task, self.then, outcome.value, outcome.value)
+            if outcome is None:
                 return  # abandoned while it worked, and replaced: nobody waits for this any more
-            self.done.put(self.overdue(index, task) if late else Outcome(index, task, value, error))
+            self.done.put(outcome)
 
-    def overdue(self, index: int, task: Any) -> Outcome[Any]:
-        return Outcome(index, task, error=TimeoutError(f"no reply within {self.timeout_s:g} s"), timed_out=True)
+    def timed(self, index: int, task: Task, function: Callable[[Any], Any], argument: Any, value: Any = None) -> Outcome[Task] | None:
+        """Call a function on the clock; None when its time ran out and that was reported already. `value` stays when it fails."""
+        started = time.monotonic()
+        self.running[index] = started, task, value
+        before, error = value, None
+        try:
+            # A copy for each call: the caller's context variables reach the system, and no case sees those of another.
+            value = self.context.copy().run(function, argument)
+        except BaseException as raised:  # the one broad catch: a failing case is an answer, and its traceback is kept
+            error = raised
+        late = time.monotonic() - started > self.timeout_s
+        if self.running.pop(index, None) is None:
+            return None
+        return self.overdue(index, task, before) if late else Outcome(index, task, value, error)
+
+    def overdue(self, index: int, task: Any, value: Any) -> Outcome[Any]:
+        return Outcome(index, task, value, TimeoutError(f"took longer than {self.timeout_s:g} s"), timed_out=True)
 
     def outcomes(self) -> Iterator[Outcome[Any]]:
         """Yield what has ended since the last call; wait a tick if nothing has."""
         with contextlib.suppress(queue.Empty):
             yield self.done.get(timeout=TICK)
         now = time.monotonic()
-        for index, (started, task) in self.running.copy().items():
+        for index, (started, task, value) in self.running.copy().items():
             if now - started > self.timeout_s and self.running.pop(index, None) is not None:
                 self.start_worker()
-                yield self.overdue(index, task)
+                yield self.overdue(index, task, value)
 
 
-def run(tasks: Sequence[Task], work: Callable[[Task], Any], *, workers: int, timeout_s: float) -> Run[Task]:
+def run(
+    tasks: Sequence[Task], work: Callable[[Task], Any], *, then: Callable[[Any], Any] | None = None, workers: int, timeout_s: float
+) -> Run[Task]:
     """Return a run that, when it is iterated, yields an outcome per task as they end, in any order; `index` tells which task it was.
 
-    A task that took longer than `timeout_s` timed out, even if it ended before anybody looked. After `close` no further
-    task is begun; it must follow when the caller stops reading early.
+    A task that took longer than `timeout_s` timed out, even if it ended before anybody looked. `then` goes on from the value
+    of `work`, in the same thread and with as much time of its own; when it fails, the outcome holds the error beside that
+    value. After `close` no further task is begun; it must follow when the caller stops reading early.
     """
-    return Run(tasks, work, workers=workers, timeout_s=timeout_s)
+    return Run(tasks, work, then, workers=workers, timeout_s=timeout_s)
+
+
+def result_of(awaitable: Any) -> Any:
+    """Await in the one event loop of this process, from a thread: a client that cases share belongs to one loop, for good."""
+    with _starting:
+        loop = _loop(os.getpid())
+    return asyncio.run_coroutine_threadsafe(_awaited(awaitable), loop).result()
+
+
+async def _awaited(awaitable: Any) -> Any:
+    try:
+        return await awaitable
+    except (SystemExit, KeyboardInterrupt) as error:  # either would end the loop under all other cases
+        raise RuntimeError(f"the system raised {error!r}") from error
+
+
+_starting = threading.Lock()
+
+
+@functools.cache
+def _loop(process: int) -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True, name="poclab-coroutines").start()
+    return loop

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import ast
 import itertools
+import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from poclab.files import canonical, digest, find_poc, parse_value, read_text, re
 
 KEYS = ("notebook", "metric", "method", "fixed", "parameters", "where", "include", "limits")
 GOALS = ("maximize", "minimize")
+#: How many points a grid may have.
+MOST = 10_000
 #: What an expression of `where` may be made of: values, parameter names, comparisons, arithmetic, and, or, not, in.
 EXPRESSION = (
     ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.USub, ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div,
@@ -42,7 +46,7 @@ class Trial:
 class Sweep:
     """A validated sweep: trials in the order they run, the first being the baseline if any was included.
 
-    The runs of a `nested` one lie below a parent run; the one of `poclab run` stands by itself.
+    The runs of a `nested` one lie below a parent run; the one of `poclab run` stands by itself, and starts from `fixed`.
     """
 
     name: str
@@ -54,6 +58,7 @@ class Sweep:
     has_baseline: bool
     jobs: int
     nested: bool = True
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def varied(self) -> tuple[str, ...]:
@@ -70,7 +75,7 @@ def load_sweep(path: Path | str) -> Sweep:
             missing notebook or file, an unknown metric, an expression that is not allowed, or no trial left.
     """
     path = Path(path)
-    path = path / "sweep.yaml" if path.is_dir() else path
+    path = path / "sweep.yaml" if os.path.isdir(path) else path
     data = read_yaml(path)
     refuse_unknown(data, KEYS, where=str(path))
     poc = find_poc(path) or path.resolve().parent
@@ -78,51 +83,73 @@ def load_sweep(path: Path | str) -> Sweep:
         raise InputError(f"{path}: method {data['method']!r}", fix="method: grid")
     if not isinstance(data.get("notebook"), str):
         raise InputError(f"{path}: names no notebook", fix="notebook: notebooks/02_evaluate.ipynb")
-    notebook = (poc / data["notebook"]).resolve()
+    notebook = find_notebook(data["notebook"], poc)
     known = kernels.read_parameters(notebook)
     points, included = _points(data, path)
     for point in points:
         kernels.check_parameters(point, known, where=str(path))
-        check_files(point, poc, where=str(path))
+        check_files(point, known, poc, where=str(path))
     metric, maximize = _metric(data.get("metric"), notebook, path)
     trials = _trials(points, known, poc)
     if not trials:
         raise InputError(f"{path}: no trial is left", fix="give `parameters` with `values`, or `include`, and look at `where`")
-    return Sweep(path.stem, poc, notebook, metric, maximize, trials, included > 0, _jobs(data.get("limits"), path))
+    jobs, fixed = _jobs(data.get("limits"), path), data.get("fixed") or {}
+    return Sweep(path.stem, poc, notebook, metric, maximize, trials, included > 0, jobs, fixed=fixed)
 
 
-def single(poc: Path, notebook: Path, parameters: Mapping[str, Any]) -> Sweep:
-    """Return the sweep of one trial that `poclab run` makes."""
+def single(poc: Path, notebook: Path, parameters: Mapping[str, Any], *, fixed: Mapping[str, Any] | None = None) -> Sweep:
+    """Return the sweep of one trial that `poclab run` makes: of `parameters`, and of what a sweep has `fixed` besides."""
     known = kernels.read_parameters(notebook)
-    kernels.check_parameters(parameters, known, where=str(notebook))
-    check_files(parameters, poc, where=str(notebook))
-    trial = Trial(_with_poc(parameters, known), ", ".join(f"{name} = {value}" for name, value in parameters.items()) or notebook.stem)
+    point = {**(fixed or {}), **parameters}
+    kernels.check_parameters(point, known, where=str(notebook))
+    check_files(point, known, poc, where=str(notebook))
+    trial = Trial(_with_poc(point, known), ", ".join(f"{name} = {value}" for name, value in parameters.items()) or "defaults")
     return Sweep("run", poc, notebook, "accuracy", True, (trial,), False, 1, nested=False)
+
+
+def find_notebook(name: Path | str, *folders: Path) -> Path:
+    """Return the notebook of that name in the first of the folders that has it.
+
+    Raises:
+        InputError: none has it.
+    """
+    for folder in folders:
+        if os.path.isfile(folder / name):
+            return Path(os.path.realpath(folder / name))
+    raise InputError(f"{name}: no such file in {' or '.join(map(str, folders))}", fix="check the path of the notebook")
 
 
 def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
     """Return `name=value` texts as parameters; a value is read as in the sweep file.
 
     Raises:
-        InputError: a text without `=`.
+        InputError: a text without `=`, or a name that is given twice.
     """
-    found = {}
+    found: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
             raise InputError(f"-p {pair!r}: expected NAME=VALUE", fix="-p chunk_size=800")
+        if name.strip() in found:
+            raise InputError(f"-p {pair!r}: {name.strip()} is given twice", fix="give it once; `poclab sweep` runs several values")
         found[name.strip()] = parse_value(value) if value.strip() else ""
     return found
 
 
-def check_files(parameters: Mapping[str, Any], poc: Path, *, where: str) -> None:
+def check_files(parameters: Mapping[str, Any], known: Mapping[str, kernels.Parameter], poc: Path, *, where: str) -> None:
     """Refuse a parameter that looks like a file of the POC and is none: a text that ends in .md or .txt."""
     for name, value in parameters.items():
-        if is_file_name(value) and not (poc / value).is_file():
-            near = sorted(one.relative_to(poc).as_posix() for one in (poc / value).parent.glob("*.md"))
+        if is_file_name(value) and not os.path.isfile(poc / value):
+            near = _texts(known[name].default, poc)
             raise InputError(
                 f"{where}: {name}: no file {value!r} in {poc}", fix=f"use one of: {', '.join(near)}" if near else f"write {value}"
             )
+
+
+def _texts(default: Any, poc: Path) -> list[str]:
+    """Return the text files beside the default of a parameter; of one without such a default, those in the POC's folders."""
+    folders = [(poc / default).parent] if is_file_name(default) else poc.glob("[!.]*/")
+    return sorted(os.path.relpath(one, poc) for folder in folders for one in folder.glob("*") if one.suffix in (".md", ".txt"))[:12]
 
 
 def is_file_name(value: Any) -> bool:
@@ -156,6 +183,8 @@ def _grid(parameters: Any, path: Path) -> Iterator[dict[str, Any]]:
     for name, entry in parameters.items():
         if not isinstance(entry, dict) or set(entry) != {"values"} or not isinstance(entry["values"], list) or not entry["values"]:
             raise InputError(f"{path}: parameters.{name}: found {entry!r}", fix=f"{name}: {{values: [..., ...]}}")
+    if (points := math.prod(len(entry["values"]) for entry in parameters.values())) > MOST:
+        raise InputError(f"{path}: parameters span {points:,} points", fix=f"give fewer values: {MOST:,} points are the most")
     if parameters:
         for values in itertools.product(*(entry["values"] for entry in parameters.values())):
             yield dict(zip(parameters, values, strict=True))
@@ -174,6 +203,8 @@ def holds(expression: str, point: Mapping[str, Any], *, where: str) -> bool:
                 raise InputError(
                     f"{where}: where: {expression!r} uses {type(node).__name__}", fix="use comparisons and arithmetic of parameters"
                 )
+            if isinstance(node, ast.Compare) and _is_of_values(node):
+                raise InputError(f"{where}: where: {expression!r}: `is` is for None alone", fix="compare values with == or !=")
             if isinstance(node, ast.Name):
                 refuse_unknown([node.id], point, where=f"{where}: where: {expression!r}", what="parameter")
         # Safe: only the node types above are left, and there is nothing to call.
@@ -182,6 +213,12 @@ def holds(expression: str, point: Mapping[str, Any], *, where: str) -> bool:
         raise InputError(f"{where}: where: {expression!r} is not an expression", fix='such as "overlap * 4 <= chunk_size"') from None
     except (TypeError, ValueError, ArithmeticError, MemoryError, RecursionError) as error:
         raise InputError(f"{where}: where: {expression!r} cannot be computed: {error}") from None
+
+
+def _is_of_values(node: ast.Compare) -> bool:
+    # `chunk_size is 400` is false of a 400 that was read from a file: trials would be dropped in silence.
+    none = [isinstance(side, ast.Constant) and side.value is None for side in (node.left, *node.comparators)]
+    return any(isinstance(one, (ast.Is, ast.IsNot)) and not any(none[at : at + 2]) for at, one in enumerate(node.ops))
 
 
 def _trials(points: Sequence[dict[str, Any]], known: Mapping[str, kernels.Parameter], poc: Path) -> tuple[Trial, ...]:
@@ -213,14 +250,35 @@ def _metric(data: Any, notebook: Path, path: Path) -> tuple[str, bool]:
     refuse_unknown(data, ("name", "goal"), where=f"{path}: metric")
     goal = data.get("goal", "maximize")
     refuse_unknown([goal], GOALS, where=f"{path}: metric", what="goal")
-    words = set(re.findall(r"\w+", read_text(notebook)))
-    # A score is named in the notebook that computes it; anything else is a number that every report has.
-    if data["name"] not in METRICS and data["name"] not in words:
-        scores = [
-            word for word in ("exact", "contains", "token_f1", "number", "json_fields", "abstains", "evidence_recall") if word in words
-        ]
-        refuse_unknown([data["name"]], [*METRICS, *scores], where=str(path), what="metric")
+    refuse_unknown([data["name"]], [*METRICS, *_scores(notebook)], where=str(path), what="metric")
     return data["name"], goal == "maximize"
+
+
+def _scores(notebook: Path) -> list[str]:
+    """Return what a notebook may score by, from its source: what stands in a list, called or by name, and what it defines.
+
+    `[scores.exact(), mine]` gives exact and mine; `def mine(...)` and `Scorer("mine", ...)` give mine.
+    """
+    found: list[str] = []
+    for source, _ in kernels.code_cells(notebook):
+        try:
+            tree = ast.parse(re.sub(r"(?m)^\s*[%!].*", "", source))
+        except (SyntaxError, ValueError, MemoryError, RecursionError):
+            continue  # the trial will say so
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.List, ast.Tuple)):
+                found += [_name(one.func if isinstance(one, ast.Call) else one) for one in node.elts]
+            elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                found.append(node.name)
+            elif isinstance(node, ast.Call) and _name(node.func) == "Scorer":
+                given = [*node.args[:1], *(one.value for one in node.keywords if one.arg == "name")]
+                found += [one.value for one in given if isinstance(one, ast.Constant)]
+    return [name for name in dict.fromkeys(found) if name]
+
+
+def _name(node: ast.expr) -> str:
+    """Return the last name of `name` or `module.name`."""
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
 
 
 def _jobs(limits: Any, path: Path) -> int:

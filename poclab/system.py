@@ -20,6 +20,7 @@ from typing import Any
 
 from poclab.errors import InputError
 from poclab.files import check_json, digest, find_poc, read_text
+from poclab.redaction import conceal
 
 PLACEHOLDER = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}")
 # What was meant as a placeholder and is none, such as {{user question}}: it would reach the model as it stands.
@@ -167,7 +168,7 @@ class Reply:
         elif not isinstance(value, Reply):
             raise TypeError(f"a system returns text, a dict or a Reply; this one returned {type(value).__name__}")
         if not isinstance(value.text, str) or not all(isinstance(one, Passage) and isinstance(one.text, str) for one in value.contexts):
-            raise TypeError(f"a reply has a text, and contexts that are texts or passages; found {value!r:.200}")
+            raise TypeError(f"a reply has a text, and contexts that are texts or passages; found {conceal(repr(value))[:200]}")
         check_json(value.to_json(), where="reply")
         return value
 
@@ -181,11 +182,16 @@ class Reply:
         return cls(text=data["text"], data=data["data"], contexts=contexts, effects=data["effects"])
 
 
+#: The status of a call that was still under way when its case ran out of time.
+UNDER_WAY = -1
+
+
 @dataclass(frozen=True)
 class Call:
     """One model call. `None` means that the endpoint did not say, or that no price is known; it is never taken for 0.
 
-    `latency_s` runs from the request to the last byte of the answer; `status` is the HTTP status, 0 without an answer;
+    `latency_s` runs from the request to the last byte of the answer; `status` is the HTTP status, 0 without
+    an answer, -1 when the case ran out of time before there was one;
     `answered_id` is the id that the endpoint gave its answer.
     """
 
@@ -225,11 +231,19 @@ class CaseContext:
     poc: Path | None = None
     calls: list[Call] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
+    #: The requests that have no answer yet, each with its `model` and `path`.
+    waiting: list[Any] = field(default_factory=list)
     closed: bool = False
 
     def add_call(self, call: Call) -> None:
         if not self.closed:
             self.calls.append(call)
+
+    def close(self) -> None:
+        """Take nothing more. A request that is still under way may be billed: it stands as a call of which nothing is known."""
+        if not self.closed:
+            self.closed = True
+            self.calls += [Call(one.model, one.path, 0.0, UNDER_WAY) for one in self.waiting]
 
     def add_step(self, step: Step) -> None:
         if not self.closed:

@@ -9,6 +9,8 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from poclab.errors import printable
+
 if TYPE_CHECKING:
     import pandas
 
@@ -45,8 +47,3 @@ def text_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     shown = [[printable(str(value)) for value in row] for row in (columns, *rows)]
     widths = [max(len(row[index]) for row in shown) for index in range(len(columns))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown)
-
-
-def printable(text: str) -> str:
-    """Return the text on one line with control characters escaped, so that no reply can drive a terminal."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -17,7 +17,6 @@ import contextlib
 import contextvars
 import functools
 import json
-import re
 import time
 from collections.abc import Iterator
 from types import ModuleType
@@ -147,6 +146,7 @@ class _Exchange:
             # A stream may be read, or closed, where another case or none is current.
             self.context = contextvars.copy_context()
             self.started = self.last = time.perf_counter()
+            self.case.waiting.append(self)
 
     def answer_offline(self) -> tuple[int, str, bytes]:
         """Return status, content type and body of an offline model's answer."""
@@ -181,6 +181,7 @@ class _Exchange:
         if not self.recorded:
             return
         self.recorded = False
+        self.case.waiting.remove(self)
         answer, failure = self._read() if error is None else (None, f"{type(error).__name__}: {error}")
         tokens_in, tokens_out = _tokens(answer, self.path)
         cost_usd = 0.0 if self.offline else None
@@ -255,11 +256,6 @@ def parsed(content: bytes) -> Any:
         return None
 
 
-def shown(url: str) -> str:
-    """Return a URL fit for a message: without user, password and query."""
-    return redaction.conceal(re.sub(r"//[^/@]*@", "//", url.partition("?")[0]))
-
-
 def not_an_api(url: str, content: bytes = b"") -> EndpointError:
     kind = "HTML" if not content or content.lstrip()[:1] == b"<" else "something that is not JSON"
-    return EndpointError(f"{shown(url)} answers {kind}, not an OpenAI-compatible API", fix=FIX_URL)
+    return EndpointError(f"{redaction.shown(url)} answers {kind}, not an OpenAI-compatible API", fix=FIX_URL)

@@ -16,21 +16,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from poclab import kernels, tracking
 from poclab.cases import TestSet
+from poclab.charter import METRICS
 from poclab.errors import InputError, PocError, StoreError
 from poclab.files import WORK, digest, parse_json, read_json, read_text, work_folder, write_atomic
 from poclab.recording import TRIAL_FOLDER, TRIAL_RUN, run_end, run_place
-from poclab.redaction import conceal, secrets
+from poclab.redaction import conceal, conceal_json, secrets, shown
 from poclab.report import Report
 from poclab.results import Record, Results
 from poclab.sweeps import Sweep, Trial, file_digests
 from poclab.tables import text_table
-
-if TYPE_CHECKING:
-    pass
 
 
 def plan(sweep: Sweep) -> list[tuple[str, Trial]]:
@@ -39,7 +37,9 @@ def plan(sweep: Sweep) -> list[tuple[str, Trial]]:
     Raises:
         FrozenError: the POC's cases are not what their lock says.
     """
-    common = {"notebook": read_text(sweep.notebook), "code": _code_digest(sweep.poc), **_inputs(sweep.poc)}
+    # The same model name at another address is another model.
+    endpoint = os.environ.get("OPENAI_BASE_URL", "")
+    common = {"notebook": read_text(sweep.notebook), "code": _code_digest(sweep.poc), "endpoint": endpoint, **_inputs(sweep.poc)}
     return [
         (digest({**common, "parameters": trial.parameters, "files": file_digests(trial.parameters, sweep.poc)})[:16], trial)
         for trial in sweep.trials
@@ -54,7 +54,7 @@ def planned_table(sweep: Sweep) -> str:
     """Return the trials of a sweep as a table, with what is known of each."""
     planned = plan(sweep)
     known = _Driver(sweep, print).known()
-    names = list(dict.fromkeys(name for _, trial in planned for name in trial.parameters))
+    names = list(dict.fromkeys(name for _, trial in planned for name in trial.parameters if name != "poc"))
     rows = [
         [trial_id, "done" if trial_id in known else "to run", *(trial.parameters.get(name, "(default)") for name in names)]
         for trial_id, trial in planned
@@ -72,14 +72,15 @@ def run_sweep(sweep: Sweep, *, say: Callable[[str], None] = lambda line: None) -
     """
     driver = _Driver(sweep, say)
     tracking.check_store(driver.uri)
-    planned = plan(sweep)
+    planned, inputs = plan(sweep), _inputs(sweep.poc)
+    driver.lock_digest = inputs["lock"]
     with driver.alone():
         known = driver.known()
         todo = [(trial_id, trial) for trial_id, trial in planned if trial_id not in known]
         if todo:
             driver.begin(planned)
             known |= driver.run(todo)
-        results = Results(sweep, tuple(known[trial_id] for trial_id, _ in planned), len(todo), driver.parent, *_inputs(sweep.poc).values())
+        results = Results(sweep, tuple(known[trial_id] for trial_id, _ in planned), len(todo), driver.parent, *inputs.values())
         if todo:
             driver.end(results)
     return results
@@ -92,6 +93,7 @@ class _Driver:
         self.records = self.folder / "trials.jsonl"
         self.uri = tracking.tracking_uri(sweep.poc)
         self.parent: str | None = None
+        self.lock_digest = ""
         self.place = run_place(sweep.poc, self.uri)
         self.stopped = False
 
@@ -113,18 +115,15 @@ class _Driver:
             lock.release()
 
     def known(self) -> dict[str, Record]:
-        """Return the trials that ended well, in this store, if its database is still there."""
-        database = Path(self.uri.removeprefix(tracking.SQLITE))
-        gone = self.uri.startswith(tracking.SQLITE) and not database.exists()
-        if gone or not self.records.exists():
+        """Return the trials that ended well and whose runs are still in the store, as far as that can be seen without MLflow."""
+        if not self.records.exists():
             return {}
+        held = tracking.run_ids(self.uri)
         # The last line may be a half one: the driver that writes it was killed, or is still at it.
         whole = self.records.read_bytes().rpartition(b"\n")[0].decode()
         records = [parse_json(line, where=str(self.records)) for line in whole.split("\n") if line]
-        stores = [one.pop("store") for one in records]
-        return {
-            one["trial_id"]: Record(**one) for one, uri in zip(records, stores, strict=True) if one["outcome"] == "ok" and uri == self.uri
-        }
+        ours = [one for one in records if one.pop("store") == shown(self.uri) and one["outcome"] == "ok"]
+        return {one["trial_id"]: Record(**one) for one in ours if held is None or one["run_id"] in held}
 
     def begin(self, planned: Sequence[tuple[str, Trial]]) -> None:
         if not self.sweep.nested:
@@ -170,7 +169,7 @@ class _Driver:
 
     def _append(self, record: Record) -> None:
         with self.records.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**vars(record), "store": self.uri}, ensure_ascii=False) + "\n")
+            file.write(json.dumps(conceal_json({**vars(record), "store": shown(self.uri)}), ensure_ascii=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -180,7 +179,7 @@ class _Driver:
         (folder / "artifacts").mkdir(parents=True)
         tags = {"poclab.sweep": self.sweep.name, "poclab.trial": trial_id}
         tags |= {"mlflow.parentRunId": self.parent} if self.parent else {}
-        begun = self._begin(trial.name, tags, folder)
+        begun = self._begin(conceal(trial.name), tags, folder)
         error = ""
         try:
             kernels.execute(
@@ -189,7 +188,7 @@ class _Driver:
         except kernels.NotebookError as failure:
             error = conceal(failure.message if failure.poclab_error else f"{failure} (see {folder / 'executed.ipynb'})")
         if (folder / "executed.ipynb").exists():
-            write_atomic(folder / "executed.ipynb", conceal(read_text(folder / "executed.ipynb")))
+            _concealed(folder / "executed.ipynb", folder / "executed.ipynb")
         return self._settle(trial_id, trial, folder, begun, error)
 
     def _env(self, folder: Path, begun: Mapping[str, str]) -> dict[str, str]:
@@ -206,23 +205,29 @@ class _Driver:
     def _settle(self, trial_id: str, trial: Trial, folder: Path, begun: Mapping[str, str], error: str) -> Record:
         recorder, run_id = tracking.recorder(), begun["run_id"]
         common = {"trial_id": trial_id, "name": trial.name, "parameters": dict(trial.parameters), **begun}
-        files = {str(path): "notebook" for path in (folder / "executed.ipynb",) if path.exists()}
-        files[str(self.sweep.notebook)] = "notebook/source"
-        recorder.send("artifacts", run_id=run_id, files=files).result()
+        source = _concealed(self.sweep.notebook, folder / "source" / self.sweep.notebook.name)
+        files = {str(source): "notebook/source"}
+        files |= {str(path): "notebook" for path in (folder / "executed.ipynb",) if path.exists()}
         try:
+            recorder.send("artifacts", uri=self.uri, run_id=run_id, files=files).result()
             if error:
                 raise InputError(error)
-            report = _valid_report(folder, trial, run_id)
+            report = _valid_report(folder, trial, run_id, self.lock_digest)
             used = read_json(folder / "begin.json")
             begin = {"folder": str(folder), "poc": str(self.sweep.poc), "run": {**used, **self.place, "run_id": run_id}}
             recorder.send("begin", uri=self.uri, **begin).result()
             recorder.send("finish", run_id=run_id, folder=str(folder), end=run_end(report), secrets=secrets()).result()
+            if report.failed == len(report.results):
+                raise InputError(f"every case failed: {report.failures[0]}")
         except PocError as problem:
             recorder.send("end", uri=self.uri, run_id=run_id, status="KILLED" if self.stopped else "FAILED").result()
             return Record(outcome="error", error=str(problem), **common)
         (folder / "records.jsonl").unlink(missing_ok=True)
         numbers = report.to_json()["aggregates"]
-        estimates = {name: numbers[name] for name in report.estimates}
+        plain = {
+            name: {"value": value, "low": None, "high": None, "n": None} for name, value in report.metrics().items() if name in METRICS
+        }
+        estimates = {**plain, **{name: numbers[name] for name in report.estimates}}
         return Record(
             outcome="ok",
             version=report.version.digest,
@@ -240,21 +245,38 @@ class _Driver:
         recorder = tracking.recorder()
         try:
             table = write_atomic(self.folder / "ranking.txt", f"{results}\n")
-            recorder.send("artifacts", run_id=self.parent, files={str(table): ""}).result()
-            recorder.send("annotate", run_id=self.parent, tags={"mlflow.note.content": f"```\n{results}\n```"}).result()
+            recorder.send("artifacts", uri=self.uri, run_id=self.parent, files={str(table): ""}).result()
+            recorder.send("annotate", uri=self.uri, run_id=self.parent, tags={"mlflow.note.content": f"```\n{results}\n```"}).result()
         finally:
             recorder.send("end", uri=self.uri, run_id=self.parent, status="FAILED" if results.errors else "FINISHED").result()
 
 
-def _valid_report(folder: Path, trial: Trial, run_id: str) -> Report:
-    """Return a trial's report; it must be whole, of this run, and of the parameters that were asked for."""
+def _concealed(notebook: Path, path: Path) -> Path:
+    text = read_text(notebook)
+    with contextlib.suppress(ValueError):  # a broken one is kept as it is
+        text = json.dumps(conceal_json(json.loads(text)), ensure_ascii=False, indent=1) + "\n"
+    return write_atomic(path, conceal(text))
+
+
+def report_of(sweep: Sweep, record: Record) -> Report:
+    """Return the report of a trial that is ok."""
+    return Report.load(work_folder(sweep.poc, "sweeps", sweep.name) / record.trial_id / "artifacts" / "report.json")
+
+
+def _valid_report(folder: Path, trial: Trial, run_id: str, lock_digest: str) -> Report:
+    """Return a trial's report; it must be whole, of this run, of the frozen cases, and of the parameters that were asked for."""
     path = folder / "artifacts" / "report.json"
     if not path.exists():
         raise InputError("the notebook ended without a report", fix="let it call poclab.evaluate once")
     report = Report.load(path)
     if report.run_id != run_id or report.partial:
         raise InputError("the notebook left a report that is partial or of another run")
-    used = report.version.flat()
+    if report.lock_digest != lock_digest:
+        raise InputError(
+            f"the notebook evaluated other cases than the frozen ones ({report.n} cases, not frozen or of another file)",
+            fix="cases.split(split), with cases as TestSet.load returns them",
+        )
+    used = {**report.version.flat(), "split": report.split}
     for name, value in trial.parameters.items():
         if name in used and used[name] != value:
             raise InputError(f"asked for {name} = {value!r}, but the version that was evaluated has {used[name]!r}")

@@ -45,6 +45,12 @@ def test_an_empty_file_is_refused(tmp_path, content):
         TestSet.read(write(tmp_path, content))
 
 
+def test_a_file_that_is_not_there_yet_is_to_be_written(tmp_path):
+    """That is how a POC of one's own documents begins; it may be a misspelt path as well."""
+    with pytest.raises(InputError, match=r'cases.jsonl: no such file\n  fix: check the path, or write your cases .* a line: {"id": "q001"'):
+        TestSet.load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -222,7 +228,7 @@ def test_an_edited_label_is_refused_by_name(frozen):
     with pytest.raises(
         FrozenError,
         match="cases.jsonl: changed after it was frozen as edition 1: 1 changed: q1\n"
-        "  fix: `git checkout cases.jsonl`, or `poclab freeze --new-edition` to start edition 2",
+        rf"  fix: put the old lines back \(`git checkout {frozen}`\), or `poclab freeze --new-edition` to start edition 2",
     ):
         TestSet.load(frozen)
 
@@ -251,6 +257,14 @@ def test_a_set_without_a_lock_is_not_frozen(tmp_path):
         TestSet.read(tmp_path / "cases.jsonl").verify()
 
 
+def test_a_lost_lock_is_to_be_put_back(frozen):
+    """Freezing again would begin at edition 1 and take every edit for the truth: the marks in the cases tell that there was one."""
+    lock_path(frozen).unlink()
+
+    with pytest.raises(FrozenError, match=r"fix: if it was frozen, put cases.lock.json back \(`git checkout /.*\); .* `poclab freeze`$"):
+        TestSet.load(frozen)
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -274,7 +288,9 @@ def test_a_lock_that_is_no_lock_is_refused(frozen, content):
     lock_path(frozen).write_bytes(content)
 
     for use in (TestSet.load, freeze):
-        with pytest.raises(FrozenError, match="cases.lock.json: not a lock that poclab wrote, or edited since\n  fix: `git checkout"):
+        with pytest.raises(
+            FrozenError, match="cases.lock.json: not a lock that poclab wrote, or edited since\n  fix: put the old file back"
+        ):
             use(frozen)
 
 
@@ -322,6 +338,16 @@ def test_a_lock_comes_back_from_its_file(frozen):
     lock = Lock.load(lock_path(frozen))
 
     assert lock.to_json() == json.loads(lock_path(frozen).read_text())
+
+
+def test_a_set_stays_that_of_its_poc_when_the_process_goes_elsewhere(frozen, tmp_path, monkeypatch):
+    """Its runs would be recorded in whatever folder a notebook had gone to."""
+    monkeypatch.chdir(frozen.parent)
+    test_set = TestSet.load("cases.jsonl")
+    monkeypatch.chdir(tmp_path.parent)
+
+    assert test_set.poc == test_set.split("dev").poc == frozen.parent
+    assert TestSet.load(frozen.parent).cases == test_set.cases
 
 
 # --- parts and differences
@@ -394,6 +420,15 @@ def test_a_set_says_what_it_is(frozen):
 
     assert repr(test_set.split("dev")) == f"TestSet({name}, 1 cases, dev, edition 1, {test_set.digest[:12]})"
     assert repr(TestSet([Case("q1", {"x": "a"})])) == "TestSet(in_memory, 1 cases, not frozen)"
+
+
+def test_an_id_cannot_drive_a_terminal(tmp_path):
+    """Ids and folders are shown with control characters as escapes."""
+    (tmp_path / "a\x1b[2J").mkdir()
+    test_set = TestSet.read(write(tmp_path / "a\x1b[2J", FIRST))
+
+    assert str(Difference(added=("q\x1b[31m1\n",))) == "1 added: q\\x1b[31m1\\n"
+    assert repr(test_set) == "TestSet(a\\x1b[2J, 1 cases, not frozen)"
 
 
 def test_equal_cases_are_one_in_a_set():

@@ -1,6 +1,7 @@
 import pytest
 
-from poclab.charter import Charter, Criterion
+from poclab import scores
+from poclab.charter import SCORES, Charter, Criterion
 from poclab.errors import InputError
 
 WHOLE = """
@@ -94,6 +95,9 @@ def test_the_digest_follows_what_is_said_not_how_it_is_laid_out(tmp_path):
         ("criteria: [{metric: a, at_least: 0.1}, {metric: b, at_most: high}]", "criterion 2: at_most is a number, found 'high'"),
         ("criteria: [{metric: a, at_least: true}]", "at_least is a number, found True"),
         ("criteria: [{metric: a, at_least: .nan}]", r"charter.yaml.criteria.at_least: nan \(float\) is not a JSON value"),
+        ("criteria: [{metric: acuracy, at_least: 0.8}]", r"criterion 1: unknown metric 'acuracy'\n  fix: did you mean 'accuracy'\?"),
+        ("criteria: [{metric: evidence_recal, at_least: 0.8}]", "unknown metric 'evidence_recal'"),
+        ("criteria: [{metric: latency_p99_s, at_most: 5}]", "unknown metric 'latency_p99_s'"),
         ("criteria: [{metric: accuracy, at_least: 80}]", "at_least 80: accuracy lies between 0 and 1"),
         ("criteria: [{metric: failed_share, at_most: -0.1}]", "at_most -0.1: failed_share lies between 0 and 1"),
         ("criteria: [{metric: a, at_least: 0.8, confidence: 95}]", "confidence 95: expected at least 0.5 and below 1"),
@@ -108,6 +112,19 @@ def test_a_charter_that_says_something_else_than_was_meant_is_refused(tmp_path, 
         Charter.load(charter(tmp_path, text))
 
 
+def test_a_criterion_may_be_about_a_score_of_ones_own(tmp_path):
+    """The charter is written before the notebook: only what is nearly a known name is taken for a slip."""
+    names = (*SCORES, "helpful", "exact_match", "contains_all", "cost_eur")
+    text = "criteria:\n" + "".join(f"- {{metric: {name}, at_least: 0.5}}\n" for name in names)
+
+    assert tuple(one.metric for one in Charter.load(charter(tmp_path, text)).criteria) == names
+
+
+def test_the_scores_that_a_charter_knows_are_those_of_poclab():
+    """Each is a function of `scores` that reports under its own name."""
+    assert tuple(getattr(scores, name)().name for name in SCORES) == SCORES
+
+
 def test_counts_seconds_and_dollars_may_lie_beyond_one(tmp_path):
     """Only rates and scores end at 1."""
     names = ("failed", "latency_p50_s", "latency_p95_s", "cost_usd_per_case", "cost_usd")
@@ -120,3 +137,5 @@ def test_a_missing_charter_is_named(tmp_path):
     """Whether the file or its folder was given."""
     with pytest.raises(InputError, match="charter.yaml: no such file"):
         Charter.load(tmp_path)
+    with pytest.raises(InputError, match="cannot be read: File name too long"):
+        Charter.load("x" * 300)

@@ -56,6 +56,16 @@ def test_each_split_is_drawn_apart_with_its_intervals():
     assert drawn["test (95% interval)"] == [(pytest.approx((1, 0.4)), pytest.approx((1, 0.7)))]
 
 
+def test_runs_on_other_cases_are_another_series():
+    """A new edition has other cases: its numbers are not held against those of the old one, and a line says where it began."""
+    old, new = ("a", "dev", 0.9, 0.8, 1.0), ("b", "dev", 0.5, 0.4, 0.6)
+    axes = axes_of(charts.accuracy_over_time(runs(old, new).assign(lock=["1f", "2e"], edition=["1", "2"])))
+
+    assert [bars.get_label() for bars in axes.containers] == ["dev, edition 1 (95% interval)", "dev, edition 2 (95% interval)"]
+    assert level_lines(axes) == {"first run on dev, edition 1": 0.9, "first run on dev, edition 2": 0.5}
+    assert [0.5, 0.5] in [list(line.get_xdata()) for line in axes.get_lines()]
+
+
 def test_the_baseline_of_each_split_and_the_target_are_drawn():
     """A point is held against the first run of its split, and against what the charter asks; other criteria are not in this chart."""
     asked = charter(Criterion("accuracy", at_least=0.8, split="test"), Criterion("evidence_recall", at_least=0.9))

@@ -5,14 +5,16 @@ import socket
 import sqlite3
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from conftest import ENV_KEY, SWEEP
 from poclab import trials
-from poclab.cli import main
+from poclab.cli import _Group, main
 from poclab.sweeps import load_sweep
 
 
@@ -52,7 +54,7 @@ class TestSweep:
         done = run_poclab("sweep", folder, timeout=30)
 
         assert done.returncode == 0
-        assert "3 of 3 trials, 0 run now" in done.stdout
+        assert "3 of 3 trials, 0 of them run now" in done.stdout
         assert done.stdout.splitlines()[1:5] == first.stdout.splitlines()[4:8]
 
     def test_dry_run_prints_the_trials_and_leaves_nothing(self, poc, run_poclab):
@@ -116,11 +118,39 @@ class TestBadInput:
             ("prompt=2026-11-23", ("(date) is not a JSON value",)),
             ("prompt=prompts/abstian.md", ("no file 'prompts/abstian.md'", "prompts/abstain.md")),
             ("chunk_size", ("expected NAME=VALUE",)),
+            ("prompt=/nowhere/missing.md", ("no file '/nowhere/missing.md'", "prompts/plain.md")),
+            (f"prompt={'é' * 190}.md", ("prompt: no file",)),
+            (f"chunk_size={'[' * 3_000}", ("but the notebook takes int",)),
         ],
     )
-    def test_a_wrong_parameter(self, swept, run_poclab, pair, words):
+    def test_a_wrong_parameter(self, swept, pair, words):
         """Refused before a kernel starts."""
-        _refused(run_poclab("run", swept[0], "-p", pair), *words)
+        _refused(_invoke("run", swept[0], "-p", pair), *words)
+
+    @pytest.mark.parametrize("verb", ["new", "freeze", "run", "sweep", "ui"])
+    def test_a_name_that_no_file_can_have(self, verb):
+        """300 characters, pasted by mistake."""
+        _refused(_invoke(verb, "x" * 300), "xxx: ")
+
+    def test_a_poc_that_only_the_environment_names(self, tmp_path, monkeypatch):
+        """The variable is named, and no file is read as a sweep."""
+        monkeypatch.setenv("POCLAB_POC", str(tmp_path))
+        for verb in ("freeze", "run", "sweep", "ui"):
+            _refused(_invoke(verb), f"POCLAB_POC is '{tmp_path}': there is no charter.yaml", "unset POCLAB_POC")
+
+    def test_what_the_system_refuses(self):
+        """A full disk, a file that became a folder: the system's own words, and no traceback."""
+        group = _Group(commands=[click.Command("read", callback=lambda: Path("/").read_text())])
+        done = CliRunner().invoke(group, ["read"])
+
+        assert (done.exit_code, done.stderr) == (2, "error: [Errno 21] Is a directory: '/'\n")
+
+    def test_that_would_drive_the_terminal_is_printed_escaped(self, tmp_path):
+        """Names, ids and error texts come from files and endpoints; the lines of a message stay lines."""
+        done = _invoke("freeze", tmp_path / "\x1b]0;title\x07")
+
+        _refused(done, r"\x1b]0;title\x07: no such folder" + "\n  fix: ")
+        assert _invoke("new", tmp_path / "\x1b[2J").stdout.partition("\n")[0].endswith(r"\x1b[2J'")
 
     def test_a_notebook_without_one_parameters_cell(self, poc, run_poclab):
         """The message says how to tag one."""
@@ -160,10 +190,10 @@ class TestBadInput:
             (poc / "sweep.yaml").write_bytes(content)
             _refused(run_poclab("sweep", poc), "sweep.yaml", word)
 
-    def test_a_mistyped_verb_or_option_is_exit_code_2(self, run_poclab):
+    def test_a_mistyped_verb_or_option_is_exit_code_2(self):
         """click's own words."""
-        for arguments in (("swep",), ("sweep", "--jobz", "2"), ("sweep", "--jobs", "0")):
-            done = run_poclab(*arguments)
+        for arguments in (("swep",), ("sweep", "--jobz", "2"), ("sweep", "--jobs", "0"), ("ui", "--port", "70000"), ("ui", "--port", "-1")):
+            done = _invoke(*arguments)
             assert done.returncode == 2
             assert "Traceback" not in done.stderr
 
@@ -202,44 +232,47 @@ class _Page(BaseHTTPRequestHandler):
 
 
 def test_run_is_one_trial_without_a_parent(poc):
-    """One notebook, one run, with the parameters given; the same command again runs nothing."""
+    """One notebook, one run, with the parameters given beside the sweep's fixed ones; its report is printed. Again, nothing runs."""
     arguments = ("run", poc, "-p", "retrieval=bm25", "-p", "split=test")
     done = _invoke(*arguments)
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("[1/1] retrieval = bm25, split = test: accuracy 1.000 (0.439 to 1.000)\n")
+    assert done.stdout.startswith("bm25 400 abstain: 1.000 (0.439 to 1.000, n = 3, 0 failed)")
+    assert _invoke(*arguments).stdout == done.stdout
     with sqlite3.connect(poc / "mlflow.db") as database:
-        assert database.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)]
+        assert database.execute("SELECT name, status FROM runs").fetchall() == [("retrieval = bm25, split = test", "FINISHED")]
         assert database.execute("SELECT value FROM tags WHERE key = 'poclab.split'").fetchall() == [("test",)]
+        assert database.execute("SELECT value FROM params WHERE key = 'context_chars'").fetchall() == [("500",)]
         assert database.execute("SELECT count(*) FROM tags WHERE key = 'mlflow.parentRunId'").fetchone() == (0,)
     database.close()
-    assert "[1/1]" not in _invoke(*arguments).stdout
 
 
 def test_freeze_prints_edition_splits_and_lock(make_poc, tmp_path, run_poclab):
-    """A fresh set, then an edited one with --new-edition."""
+    """A fresh set, the same again, then an edited one with --new-edition."""
     poc = make_poc(tmp_path / "animals")
     (poc / "cases.lock.json").unlink()
     done = run_poclab("freeze", poc)
     lock = json.loads((poc / "cases.lock.json").read_text())
 
     assert done.returncode == 0
-    assert "animals: edition 1, 8 dev and 3 test cases" in done.stdout
-    assert f"lock {lock['digest']}" in done.stdout
+    assert done.stdout == f"animals: edition 1 (the first), 8 dev and 3 test cases\nlock {lock['digest']}\n"
+    assert _invoke("freeze", poc).stdout.endswith("; unchanged\n")
     assert "warning: " in done.stderr  # 11 cases are few
 
     cases = poc / "cases.jsonl"
     cases.write_text(cases.read_text().replace('"chimneys"', '"chimneys", "roofs"', 1))
-    assert "edition 2" in run_poclab("freeze", poc, "--new-edition").stdout
+    second = _invoke("freeze", poc, "--new-edition").stdout
+    assert "animals: edition 2, 8 dev" in second and "since the edition before: 1 changed: q02" in second
 
 
 def test_help_lists_the_verbs_in_the_order_of_the_weeks(run_poclab):
-    """new, freeze, run, sweep, ui."""
-    done = run_poclab("--help")
+    """new, freeze, run, sweep, ui; on 80 columns no sentence is cut."""
+    done = run_poclab("--help", COLUMNS="80")
     listed = [line.split()[0] for line in done.stdout.partition("Commands:")[2].splitlines() if line.strip()]
 
     assert done.returncode == 0
     assert listed == ["new", "freeze", "run", "sweep", "ui"]
+    assert "..." not in done.stdout.partition("Commands:")[2]
 
 
 class TestUi:

@@ -1,8 +1,10 @@
 import pickle
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from poclab.errors import EndpointError, FrozenError, InputError, PocError, StoreError, refuse_unknown
+from poclab.errors import EndpointError, FrozenError, InputError, PocError, StoreError, printable, refuse_unknown
 
 
 def test_an_error_reads_as_what_was_found_and_what_to_type():
@@ -46,6 +48,13 @@ def test_an_unknown_name_comes_with_the_nearest_valid_one(found, hint):
         refuse_unknown(["prompt", found], ("chunk_size", "prompt"), where="sweep.yaml")
 
     assert str(caught.value) == f"sweep.yaml: unknown key {found!r}\n  fix: {hint}"
+
+
+@given(st.text())
+def test_printable_text_is_one_line_without_control_characters(text):
+    """Whatever the text; and one that is printable already is not touched."""
+    assert printable(text).isprintable()
+    assert printable(printable(text)) == printable(text)
 
 
 def test_known_names_pass_and_no_names_pass():

@@ -61,7 +61,7 @@ def test_a_case_without_a_reply_in_time_counts_as_wrong():
 
     assert report.mean("exact") == 0.9
     assert [one.case_id for one in report.results if one.failure == "timeout"] == ["q3"]
-    assert report.results[3].error == "no reply within 0.3 s"
+    assert report.results[3].error == "took longer than 0.3 s"
     assert report.results[3].latency_s >= 0.3
 
 
@@ -94,6 +94,50 @@ def test_a_coroutine_function_is_a_system_also_where_a_loop_is_running():
         return poclab.evaluate(answer, TEN, [scores.exact()])
 
     assert asyncio.run(notebook()).mean("exact") == 1
+
+
+def test_coroutines_of_all_cases_share_one_event_loop():
+    """A client with a connection pool belongs to the loop it was first used in: in another one it fails."""
+    loops = []
+
+    async def answer(inputs):
+        loops.append(asyncio.get_running_loop())
+        if inputs["n"] == 5:
+            raise SystemExit(1)
+        return str(inputs["n"])
+
+    reports = [poclab.evaluate(answer, TEN, [scores.exact()], workers=4) for _ in range(2)]
+
+    assert len(set(loops)) == 1
+    assert [report.mean("exact") for report in reports] == [0.9, 0.9]
+
+
+def test_a_slow_scorer_makes_no_answer_late():
+    """Scoring has as much time of its own; a scorer that takes longer leaves its score without a number, and the reply stays."""
+
+    def slow(case, reply):
+        time.sleep(0.3 if case.id == "q0" else 0.7)
+        return reply.text == "0"
+
+    report = poclab.evaluate(lambda inputs: time.sleep(0.3) or "0", TEN[:2], [scores.exact(), slow], timeout_s=0.5)
+
+    assert [(one.failure, one.reply.text) for one in report.results] == [(None, "0"), (None, "0")]
+    assert report.results[0].scores["exact"].value == 1
+    assert report.unscored("exact") == report.unscored("slow") == ["q1"]
+    assert "took longer than 0.5 s" in report.results[1].scores["slow"].reason
+
+
+def test_a_reply_is_kept_as_it_was_given():
+    """A system may use one dict for all its replies."""
+    data = {}
+
+    def answer(inputs):
+        data["n"] = inputs["n"]
+        return data
+
+    report = poclab.evaluate(answer, TEN, [scores.exact()], workers=1)
+
+    assert [one.reply.data["n"] for one in report.results] == list(range(10))
 
 
 def test_results_stand_in_the_order_of_the_cases_with_their_repeats_together():
@@ -235,6 +279,10 @@ def test_a_system_without_a_version_is_named_after_itself():
         ({"scores": []}, "no scores"),
         ({"scores": [scores.exact(), scores.exact()]}, "two scores have one name"),
         ({"scores": ["exact"]}, "'exact' is not a scorer"),
+        ({"scores": scores.exact()}, r"scores is a list"),
+        ({"cases": "cases.jsonl"}, r"cases='cases.jsonl' is a path\n.*TestSet.load"),
+        ({"version": "v1"}, r"version='v1' is a str\n.*Version"),
+        ({"system": "answer"}, "the system is a str"),
         ({"scores": [lambda case, reply: 1]}, "is not a scorer"),
         ({"cases": [TEN[0], TEN[0]]}, "two cases have the id 'q0'"),
         ({"repeats": 0}, "repeats=0"),

@@ -21,6 +21,7 @@ from poclab.files import (
     read_json_lines,
     read_text,
     read_yaml,
+    require_poc,
     work_folder,
     write_atomic,
 )
@@ -64,6 +65,26 @@ def test_the_environment_names_the_poc_only_where_nothing_else_does(tmp_path, mo
 
     assert find_poc() == tmp_path / "b"
     assert find_poc(tmp_path / "a") == tmp_path / "a"
+
+
+def test_a_folder_that_the_environment_names_must_be_a_poc(tmp_path, monkeypatch):
+    """Whoever typed only `poclab sweep` is told which variable led astray."""
+    monkeypatch.setenv("POCLAB_POC", str(tmp_path / "gone"))
+
+    with pytest.raises(InputError, match=r"POCLAB_POC is '.*gone': there is no charter.yaml\n  fix: unset POCLAB_POC"):
+        require_poc()
+
+
+def test_a_current_folder_that_was_removed_and_a_link_to_itself_are_no_traceback(tmp_path, monkeypatch):
+    """Another terminal deleted the folder; a link was made wrongly."""
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+
+    assert find_poc(tmp_path / "loop") is None
+    with pytest.raises(InputError, match="the current folder was removed\n  fix: cd "):
+        find_poc()
 
 
 # --- reading
@@ -149,6 +170,21 @@ def test_the_words_on_off_yes_and_no_are_words_in_yaml(tmp_path):
     assert read_yaml(tmp_path / "x.yaml") == {"on": datetime.date(2026, 11, 23), "answer": "no", "well": [True, False, "off"]}
 
 
+@pytest.mark.parametrize("text", ["0400", "1:30", "1_000", "0x1F", "0b11", "08", "-0o7", "1:30.5", "on"])
+def test_what_looks_like_another_number_than_it_is_stays_a_text_in_yaml(tmp_path, text):
+    """YAML 1.1 reads 0400 as 256 and 1:30 as 90: as a text it is refused where a number belongs, never another number."""
+    (tmp_path / "x.yaml").write_text(f"a: {text}")
+
+    assert read_yaml(tmp_path / "x.yaml") == {"a": text}
+
+
+def test_decimal_numbers_are_numbers_in_yaml(tmp_path):
+    """Source: the core schema of YAML 1.2.2, 10.3.2, without leading zeros, octal and hexadecimal."""
+    (tmp_path / "x.yaml").write_text("[0, -7, +40, 0.80, -.5, 1., 1e-3, 2E+2, -.inf]".join(("a: ", "\n")))
+
+    assert read_yaml(tmp_path / "x.yaml") == {"a": [0, -7, 40, 0.8, -0.5, 1.0, 0.001, 200.0, float("-inf")]}
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -157,7 +193,11 @@ def test_the_words_on_off_yes_and_no_are_words_in_yaml(tmp_path):
         ("a: [1", r"x.yaml, line 1, column 6: not YAML"),
         ("a: 1\nb: {c: 1, c: 2}", "x.yaml, line 2, column 11: not YAML: the key 'c' is there twice"),
         ("on: 2026-02-30", "x.yaml: not YAML: day is out of range for month"),
-        ("a: &x [*x]", "x.yaml: not YAML: Circular reference"),
+        ("a: &x [*x]", "x.yaml, line 1, column 8: not YAML: an alias: write the value out"),
+        ("a: &x 1\nb: {<<: *x}", "x.yaml, line 2, column 9: not YAML: an alias"),
+        ("a: !!bool foo", "x.yaml: not YAML: a value does not fit its tag"),
+        ("a: !!timestamp foo", "x.yaml: not YAML: a value does not fit its tag"),
+        ("a: !!int foo", "x.yaml: not YAML: invalid literal"),
         ("a: " + "[" * 3_000, "x.yaml: nested too deeply"),
         ("a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
         ("a: \x00", "special characters are not allowed"),
@@ -185,6 +225,18 @@ def test_a_written_file_holds_exactly_the_text_and_is_shared_like_any_other(tmp_
     assert written.read_bytes() == b"\xc3\xa9\xe2\x80\xa8\r\n"
     assert stat.S_IMODE(written.stat().st_mode) == 0o640
     assert [one.name for one in written.parent.iterdir()] == ["x.txt"]
+
+
+def test_a_link_that_is_written_stays_a_link(tmp_path):
+    """Cases that several POCs share are written where they are, not replaced by a copy."""
+    (tmp_path / "shared.jsonl").write_text("old")
+    (tmp_path / "poc").mkdir()
+    link = tmp_path / "poc" / "cases.jsonl"
+    link.symlink_to("../shared.jsonl")
+    write_atomic(link, "new")
+
+    assert link.is_symlink()
+    assert (tmp_path / "shared.jsonl").read_text() == "new"
 
 
 def test_a_file_that_only_its_owner_may_read_stays_so(tmp_path):

@@ -288,9 +288,7 @@ def test_a_changed_set_is_frozen_again_only_when_asked(path):
     lock = lock_path(path).read_bytes()
     write(path, [case(n) for n in range(1, 10)])
 
-    with pytest.raises(
-        FrozenError, match="edition 1: 1 added: q009; 1 removed: q000; 8 changed: q001, .*\n  fix: `git checkout cases.jsonl`, or"
-    ):
+    with pytest.raises(FrozenError, match="edition 1: 1 added: q009; 1 removed: q000; 8 changed: q001, .*\n  fix: put the old lines back"):
         freeze(path)
     assert lock_path(path).read_bytes() == lock
 
@@ -312,7 +310,7 @@ def test_a_new_edition_keeps_lineage_splits_and_says_what_changed(path):
     assert lock.lineage == (old.summary(),)
     assert lock.lineage[0]["digest"] == old.digest != lock.digest
     assert lock.editions() == {1: old.cases, 2: lock.cases}
-    assert Counter(value for key, value in splits(path).items() if key not in first) == {"dev": 10, "test": 5}
+    assert Counter(splits(path).values()) == {"dev": 29, "test": 15}  # a third of 44
 
 
 @pytest.mark.parametrize(("renamed", "reworded"), [(False, False), (True, False), (False, True)])
@@ -342,6 +340,31 @@ def test_cases_that_are_added_a_few_at_a_time_reach_the_share_as_well(start, add
         known |= {one.id: one.split for one in assign_splits(cases, known, test_share=1 / 3, seed=0)}
 
     assert list(known.values()).count("test") == math.floor(len(cases) / 3 + 0.5)
+
+
+@given(st.integers(6, 40), st.lists(st.integers(0, 39), min_size=1, max_size=40))
+def test_cases_that_are_replaced_leave_the_share_as_it_was(n, leaving):
+    """One case leaves and one comes, edition after edition: whichever they are, the held-out part neither runs dry nor grows."""
+    cases = assign_splits([Case(f"q{index}", {"x": index}, {"answers": ["a"]}) for index in range(n)], {}, test_share=1 / 3, seed=0)
+    for edition, place in enumerate(leaving):
+        kept = [one for index, one in enumerate(cases) if index != place % n]
+        cases = assign_splits([*kept, Case(f"new{edition}", {"new": edition}, {"answers": ["a"]})], {}, test_share=1 / 3, seed=0)
+
+        assert [one.split for one in cases].count("test") == math.floor(n / 3 + 0.5)
+
+
+def test_what_old_cases_held_out_too_little_is_made_up_for_evenly():
+    """30 dev cases and 30 new ones of two kinds: 20 of 60 are to be held out, 10 of either kind, not all of the first."""
+    old = [Case(f"old{n}", {"x": n}, {"answers": ["a"]}, split="dev") for n in range(30)]
+    new = [Case(f"new{n}", {"y": n}, {"answers": ["a"]}, {"kind": "ab"[n % 2]}) for n in range(30)]
+    held_out = [one for one in assign_splits([*old, *new], {}, test_share=1 / 3, seed=0) if one.split == "test"]
+
+    assert Counter(one.tags["kind"] for one in held_out) == {"a": 10, "b": 10}
+
+
+def test_a_split_without_cases_is_a_warning(path):
+    """There would be nothing to decide by, and nobody would see it before the day of the decision."""
+    assert freeze(write(path, [case(1)])).warnings[1:] == ("no case has the split 'test'",)
 
 
 def test_a_mark_that_moves_a_case_to_the_other_split_is_refused(path):
@@ -425,15 +448,27 @@ def test_an_import_never_overwrites_labels(path):
     take_over(source, path)
 
     assert [one.id for one in TestSet.read(path)] == ["a"]
+    take_over(source, path)  # the same cases once more: the command may be repeated
+    source.write_text("id,question,answers\na,A?,c\n")
     with pytest.raises(InputError, match="cases.jsonl: exists already\n  fix: move it away"):
         take_over(source, path)
 
 
-def test_an_import_that_fails_writes_nothing(path):
-    """The next try finds the place free."""
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("a,A?", "2 cells under 7 columns"),
+        ("a,A?,b,,,,\nc,a,b,,,,", "cases 'a' and 'c' ask the same"),
+        ("a,A?,b,,x,,", "case 'a' expects an answer and to abstain"),
+        ("a,A?,b,by Eve,,,", "not found in the corpus: case 'a': 'by Eve'"),
+        ("a,A?,b,,,c,dev\nb,B?,b,,,c,test", "cluster 'c': its cases lie in both splits"),
+    ],
+)
+def test_an_import_that_cannot_be_frozen_writes_nothing(path, lines, words):
+    """The next try, with the file mended, finds the place free."""
     source = path.with_name("x.csv")
-    source.write_text("id,question,answers\na,A?\n")
-    with pytest.raises(InputError, match="2 cells under 3 columns"):
-        take_over(source, path)
+    source.write_text(f"id,question,answers,evidence,abstain,cluster,split\n{lines}\n")
+    with pytest.raises(InputError, match=words):
+        take_over(source, path, find=CORPUS.find)
 
     assert not path.exists()

@@ -60,6 +60,8 @@ def test_a_notebook_has_exactly_one_parameters_cell(write, number):
         ("a = open('x')", "the default of 'a' is computed"),
         ("a = {[]: 1}", "the default of 'a' is computed"),
         ("a = ", r"not Python: .* \(its line 1\)"),
+        ("a = '\ud800'", "not Python: .*surrogates not allowed"),
+        ("a = " + "-" * 100_000 + "1", "not Python: nested too deeply"),
     ],
 )
 def test_a_line_that_is_no_parameter_is_refused(write, source, message):
@@ -77,6 +79,28 @@ def test_a_file_that_is_no_notebook_is_refused(tmp_path, content):
     path = tmp_path / "notebook.ipynb"
     path.write_text(content)
     with pytest.raises(InputError):
+        read_parameters(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"nbformat": 3}, "not a notebook of format 4\n  fix: open it in JupyterLab"),
+        ({"nbformat": None}, "not a notebook of format 4"),
+        ({"metadata": None}, "not a notebook of format 4"),
+        ({"metadata": {"kernelspec": {"name": "julia-1.11", "language": "julia"}}}, "a notebook in 'julia'"),
+        ({"metadata": {"language_info": {"name": "R"}}}, "a notebook in 'R'"),
+        ({"cells": [{"cell_type": "code", "metadata": {"tags": ["parameters"]}}]}, "not a notebook of format 4"),
+        ({"cells": [{"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": None}]}, "not a notebook of format 4"),
+        ({"cells": [{"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": [1]}]}, "not a notebook of format 4"),
+        ({"cells": [{"cell_type": "markdown", "metadata": {"tags": ["parameters"]}, "source": "a = 1"}]}, "0 cells are tagged"),
+    ],
+)
+def test_a_notebook_that_could_not_run_is_refused_before_a_kernel_starts(tmp_path, change, message):
+    """papermill ends in a traceback, or runs another language's notebook in Python with the defaults."""
+    path = tmp_path / "notebook.ipynb"
+    path.write_text(json.dumps({**notebook_of(("a = 1", "parameters")), **change}))
+    with pytest.raises(InputError, match=message):
         read_parameters(path)
 
 
@@ -115,13 +139,15 @@ def test_a_value_has_the_type_that_the_notebook_names(types, value, fits):
 
 
 def test_a_notebook_runs_in_its_own_folder_with_its_own_environment(write, tmp_path):
-    """Parameters arrive as they are, whatever characters; this process keeps its folder and environment."""
+    """Parameters arrive as they are, whatever characters; this process keeps its folder and environment. No kernel need be named."""
     hostile = "quotes \" and ' \\ newline \n null-ish \\0 🦉"
     cells = ("a: str = ''", "parameters"), "import json, os, pathlib", "pathlib.Path('out').write_text(json.dumps([a, os.environ['OWN']]))"
     here, folder = os.getcwd(), tmp_path / "folder"
     folder.mkdir()
+    nameless = write(*cells)
+    nameless.write_text(json.dumps({**json.loads(nameless.read_text()), "metadata": {}}))
 
-    execute(write(*cells), tmp_path / "executed.ipynb", {"a": hostile}, env={**os.environ, "OWN": "mine"}, cwd=folder)
+    execute(nameless, tmp_path / "executed.ipynb", {"a": hostile}, env={**os.environ, "OWN": "mine"}, cwd=folder)
 
     assert json.loads((folder / "out").read_text()) == [hostile, "mine"]
     assert os.getcwd() == here

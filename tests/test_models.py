@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import contextvars
 import gzip
 import json
@@ -192,6 +193,22 @@ def test_a_base_url_that_is_none_is_refused_at_once(url):
     """The SDK would retry and then say 'Connection error'."""
     with pytest.raises(EndpointError, match="is not a URL"):
         models.client(base_url=url)
+
+
+@pytest.mark.parametrize("url", ["http://user:s3cr/etpw@host/v1", "user:s3cretpw@host/v1", "http://user:s3cr@etpw@127.0.0.1:1/v1"])
+def test_a_password_in_a_url_is_not_shown(url):
+    """Neither where it makes the URL unreadable nor where nobody answers."""
+    with pytest.raises(EndpointError) as caught:
+        models.check("big-1", api_key=KEY, base_url=url)
+
+    assert "s3c" not in str(caught.value) and "etpw" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [{"api_key": 5}, {"base_url": b"http://host"}])
+def test_a_key_that_is_no_text_is_a_type_error(given):
+    """A programming mistake, named where it was made."""
+    with pytest.raises(TypeError, match="api_key and base_url are texts"):
+        models.client(**given)
 
 
 def test_a_key_that_no_header_can_carry_is_refused_without_showing_it():
@@ -533,3 +550,29 @@ def test_check_does_not_wait_for_ever():
     """An address that takes the connection and never answers is out of reach too."""
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(EndpointError, match="no answer within 0.05 s"):
         models.check("big-1", base_url=f"http://127.0.0.1:{silent.getsockname()[1]}/v1", timeout_s=0.05)
+
+
+def test_check_waits_no_longer_than_it_was_told():
+    """An endpoint that sends a header now and then never breaks the library's timeout, which is for each read."""
+    ended = threading.Event()
+
+    def drip():
+        connection, _ = server.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(10_000)
+            connection.sendall(b"HTTP/1.1 200 OK\r\n")
+            for _ in range(100):
+                if ended.wait(0.05):
+                    return
+                connection.sendall(b"x-still: here\r\n")
+            connection.sendall(b"content-length: 2\r\n\r\n{}")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=drip)
+        thread.start()
+        try:
+            with pytest.raises(EndpointError, match=r"no answer within 0\.3 s"):
+                models.check("big-1", base_url=f"http://127.0.0.1:{server.getsockname()[1]}/v1", timeout_s=0.3)
+        finally:
+            ended.set()
+            thread.join()

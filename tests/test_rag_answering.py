@@ -27,7 +27,10 @@ def build(corpus=CORPUS, **parameters):
     return rag.build(Version("v", **{"prompt": PROMPT, **parameters}), corpus=corpus)
 
 
-def asked_of(system, content="  an answer \n", base_url="https://models.example/v1"):
+SAID = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "  an answer \n"}}
+
+
+def asked_of(system, choices=(SAID,), base_url="https://models.example/v1"):
     """Return the system with an endpoint of its own, and the list of request bodies that this endpoint gets."""
     import httpx2
     import openai
@@ -36,8 +39,7 @@ def asked_of(system, content="  an answer \n", base_url="https://models.example/
 
     def handle(request):
         bodies.append(json.loads(request.content))
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
-        return httpx2.Response(200, json={"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
+        return httpx2.Response(200, json={"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": list(choices)})
 
     http_client = httpx2.Client(transport=httpx2.MockTransport(handle))
     return replace(system, client=openai.OpenAI(api_key="none", base_url=base_url, http_client=http_client)), bodies
@@ -79,11 +81,23 @@ def test_openai_is_sent_the_limit_under_its_new_name():
     assert bodies[0]["seed"] == 3
 
 
-def test_an_answer_without_content_is_an_empty_reply():
-    """A model that says nothing has answered nothing; it has not crashed."""
-    system, _ = asked_of(build(), content=None)
+@pytest.mark.parametrize(
+    ("choice", "found"),
+    [
+        ({"finish_reason": "content_filter", "message": {"role": "assistant", "content": None}}, "finish_reason 'content_filter'"),
+        ({"finish_reason": "stop", "message": {"role": "assistant", "content": None, "refusal": "I will not"}}, "refusal 'I will not'"),
+        ({"finish_reason": "length", "message": {"role": "assistant", "content": " \n"}}, "raise max_tokens"),
+        (None, "without choices"),
+    ],
+)
+def test_a_model_that_says_nothing_has_failed(choice, found):
+    """An empty reply would score as an abstention: a filter that refuses every question must not look cautious."""
+    system, _ = asked_of(build(), choices=[{"index": 0, **choice}] if choice else [])
 
-    assert system({"question": "storks?"}).text == ""
+    with pytest.raises(EndpointError) as caught:
+        system({"question": "storks?"})
+
+    assert found in str(caught.value)
 
 
 def test_a_closed_book_is_asked_without_passages():

@@ -133,6 +133,18 @@ def test_a_corpus_that_the_endpoint_refuses_is_an_endpoint_error():
         build_embeddings(["a"], model="chat-model", client=refusing)
 
 
+def test_an_endpoint_that_echoes_the_key_does_not_show_it(monkeypatch):
+    """The message ends on a terminal and in the record of a sweep."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-echoed-0123456789")
+    refusing = endpoint(lambda body: (401, {"error": {"message": "Incorrect API key: sk-echoed-0123456789"}}))
+
+    with pytest.raises(EndpointError, match=r"Incorrect API key: \[key removed\]") as caught:
+        build_embeddings(["a"], model="any", client=refusing)
+
+    assert "sk-echoed" not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
 def test_an_empty_question_is_not_sent():
     """Endpoints refuse an empty text; here it is near to nothing."""
     asked = {"model": "offline/hashing", "client": models.client()}

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from poclab import redaction
-from poclab.redaction import CONCEALED, conceal
+from poclab.redaction import CONCEALED, conceal, conceal_json, shown
 
 AWKWARD = 'pä"ss\\wörd\n12'
 
@@ -60,3 +60,61 @@ def test_a_key_that_holds_another_key_is_removed_whole():
     redaction.remember("abcdefgh-and-the-rest")
 
     assert conceal("abcdefgh-and-the-rest, abcdefgh") == f"{CONCEALED}, {CONCEALED}"
+
+
+@pytest.mark.parametrize("word", ["latency_s", "question", "postgres", "evidence-recall.v"])
+def test_an_ordinary_word_in_a_variable_is_no_key(monkeypatch, word):
+    """`SORT_KEY=latency_s` or `POSTGRES_PASSWORD=postgres` do not tear holes into reports; the same word given to a client does count."""
+    monkeypatch.setenv("SORT_KEY", word)
+    assert conceal(f"by {word}") == f"by {word}"
+
+    redaction.remember(word)
+    assert conceal(f"by {word}") == f"by {CONCEALED}"
+
+
+@pytest.mark.parametrize("secret", ["correct-horse-battery-staple", "Postgres", "latency_95"])
+def test_what_is_more_than_a_word_is_a_key(monkeypatch, secret):
+    """A passphrase, a capital letter, a digit."""
+    monkeypatch.setenv("MY_PASSWORD", secret)
+
+    assert conceal(f"<{secret}>") == f"<{CONCEALED}>"
+
+
+def test_in_json_only_texts_are_concealed(monkeypatch):
+    """A key value that is also a field's name or a number must not make the JSON unreadable; escaped JSON inside a text is searched."""
+    monkeypatch.setenv("PIN_PASSWORD", "12345678")
+    redaction.remember("latency_s")
+    redaction.remember(AWKWARD)
+    data = {"latency_s": [12345678, None, "at 12345678"], "inner": [{"arguments": json.dumps({"key": AWKWARD})}]}
+
+    assert conceal_json(data) == {
+        "latency_s": [12345678, None, f"at {CONCEALED}"],
+        "inner": [{"arguments": json.dumps({"key": CONCEALED})}],
+    }
+
+
+def test_concealed_json_is_a_copy():
+    """What a system keeps and changes later does not change the record, even where no key is known."""
+    data = {"list": ["a"]}
+    copy = conceal_json(data)
+    data["list"].append("b")
+
+    assert copy == {"list": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("http://user:pw@host:5000/v1", "http://host:5000/v1"),
+        ("http://user:s3cr/etpw@host/v1", "http://host/v1"),
+        ("http://user:s3c@retpw?x@host/v1?api-version=2&key=k", "http://host/v1"),
+        ("postgresql+psycopg2://user:pw@host/db", "postgresql+psycopg2://host/db"),
+        ("user:pw@host/v1", "host/v1"),
+        ("API request to http://user:pw@host/api failed: ask a@b.org", "API request to http://host/api failed: ask a@b.org"),
+        ("sqlite:////home/a@b/mlflow.db", "sqlite:////home/a@b/mlflow.db"),
+        ("http://host:5000", "http://host:5000"),
+    ],
+)
+def test_an_address_is_shown_without_user_password_and_query(address, expected):
+    """Whatever the password holds; what is left can still be recognised, and opened in a browser."""
+    assert shown(address) == expected

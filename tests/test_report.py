@@ -13,7 +13,7 @@ from poclab import redaction, scores
 from poclab.errors import InputError
 from poclab.report import CaseResult, Report
 from poclab.scores import Score
-from poclab.system import Call, Passage, Prompt, Reply, Version
+from poclab.system import UNDER_WAY, Call, Passage, Prompt, Reply, Version
 
 HOSTILE = """<script>alert(1)</script><img src=x onerror='alert("2")'> & \x1b[31m\x1b]0;title\x07\r\u202e"""
 #: Odd but whole text: control characters, quotes, line and paragraph separators, emoji, no half characters.
@@ -123,7 +123,7 @@ def test_a_score_that_could_not_be_given_has_no_number():
     assert found.unscored("exact") == ["q2"]
     assert "accuracy" not in found.metrics()
     assert "exact" not in found.estimates
-    assert found.summary() == "no accuracy: exact is incomplete: 1 case(s) could not be scored: q2"
+    assert found.summary() == "no accuracy: exact is incomplete: 1 case(s) could not be scored: q2: the scorer failed"
     with pytest.raises(InputError, match="q2"):
         found.mean("exact")
 
@@ -214,18 +214,38 @@ def test_a_cost_of_0_is_known():
     assert "cost: $0.0000" in repr(found)
 
 
+def test_a_call_that_was_under_way_when_the_time_ran_out_makes_the_sums_unknown():
+    """It may be billed: what it used is unknown, and unknown is not zero."""
+    answered = result("q1", calls=(call(cost_usd=0.5, tokens_in=3, tokens_out=1),))
+    found = report(answered, result("q2", failure="timeout", calls=(call(status=UNDER_WAY),)))
+
+    assert [found.total(what) for what in ("cost_usd", "tokens_in", "tokens_out")] == [None] * 3
+
+
+def test_the_failures_are_told_with_their_error():
+    """The commonest first; of a traceback the last line, with the first case it happened to."""
+    trace = "Traceback (most recent call last):\n  File x\nKeyError: 'n'"
+    found = report(
+        result("q1", failure="timeout", error="took longer than 1 s"), *(result(n, failure="crashed", error=trace) for n in ("q2", "q3"))
+    )
+
+    assert found.failures == ["2 crashed: KeyError: 'n' (first: case q2)", "1 timeout: took longer than 1 s (first: case q1)"]
+    assert "failed: 2 crashed: KeyError: 'n' (first: case q2)" in repr(found)
+    assert list(found.frame()["error"]) == ["took longer than 1 s", "KeyError: 'n'", "KeyError: 'n'"]
+
+
 def test_the_frame_has_a_line_per_case_and_repeat():
     """Columns in the order a person reads: which case, what was asked, expected and answered, how it was scored, what it took."""
     one = result("q1", 1.0, tags={"kind": "lookup"}, calls=(call(tokens_in=5, tokens_out=1, cost_usd=0.0),), trace_id="tr-1")
     table = report(one, result("q2", failure="crashed", tags={"kind": "lookup"})).frame()
 
     assert list(table.columns) == [
-        *("case", "repeat", "kind", "question", "expected", "reply", "exact", "failure", "latency_s"),
+        *("case", "repeat", "kind", "question", "expected", "reply", "exact", "failure", "error", "latency_s"),
         *("cost_usd", "tokens_in", "tokens_out", "trace_id"),
     ]
     assert table.iloc[0].to_dict() | {"failure": None} == {
         **{"case": "q1", "repeat": 0, "kind": "lookup", "question": "q1?", "expected": "yes", "reply": "yes", "exact": 1.0},
-        **{"failure": None, "latency_s": 1.0, "cost_usd": 0.0, "tokens_in": 5, "tokens_out": 1, "trace_id": "tr-1"},
+        **{"failure": None, "error": None, "latency_s": 1.0, "cost_usd": 0.0, "tokens_in": 5, "tokens_out": 1, "trace_id": "tr-1"},
     }
     assert table["failure"].tolist()[1] == "crashed"
     assert table["exact"].tolist() == [1.0, 0.0]

@@ -1,11 +1,14 @@
 """A new POC works before anything in it was replaced, and says what to type next."""
 
+import os
+import resource
 import shutil
+import stat
 
 import pytest
 
 from poclab import Charter, TestSet, rag
-from poclab.errors import InputError
+from poclab.errors import InputError, StoreError
 from poclab.freezing import freeze
 from poclab.starter import make_poc, notebooks
 from poclab.sweeps import load_sweep
@@ -36,7 +39,7 @@ def test_its_notebooks_look_at_the_folder_above_them(tmp_path):
 
 def test_it_answers_from_ones_own_documents(tmp_path):
     """With --docs the corpus is that folder, whatever else lies in it, and the example's labels are gone."""
-    docs = tmp_path / "texts" / "deep"
+    docs = tmp_path / "texts [2024] 🦉" / "deep"
     docs.mkdir(parents=True)
     (docs / "one.md").write_text("# One\nThe owl eats corn.\n")
     (docs.parent / "two.txt").write_text("The fox does not.\n")
@@ -45,9 +48,20 @@ def test_it_answers_from_ones_own_documents(tmp_path):
 
     said = make_poc(folder, docs.parent)
 
-    assert [one.id for one in rag.load_corpus(folder).documents] == ["../texts/deep/one.md", "../texts/two.txt"]
+    assert [one.id for one in rag.load_corpus(folder).documents] == [f"../{docs.parent.name}/{name}" for name in ("deep/one.md", "two.txt")]
     assert not (folder / "cases.jsonl").exists() and not (folder / "docs").exists()
-    assert any("write your cases" in line for line in said)
+    assert f"the documents stay in {docs.parent}" in said[0]
+
+
+def test_ones_own_documents_come_with_an_empty_charter(tmp_path):
+    """No decision, number or name of the example is taken over; what to fill in is said, and both forms of a case."""
+    (tmp_path / "one.md").write_text("The owl eats corn.\n")
+    said = "\n".join(make_poc(tmp_path / "mine", tmp_path))
+
+    assert Charter.load(tmp_path / "mine").missing == ("decision", "owner", "sponsor", "criteria", "signed")
+    assert "charter.yaml: what is decided" in said
+    assert '"expected": {"answers": ["..."]' in said and '"expected": {"abstain": true}' in said
+    assert len(load_sweep(tmp_path / "mine").trials) == 5
 
 
 @pytest.mark.parametrize("there", ["a POC", "a file", "files"])
@@ -67,6 +81,37 @@ def test_nothing_is_overwritten(tmp_path, there):
         make_poc(folder)
 
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
+
+
+def test_an_empty_folder_is_filled_where_it_is(tmp_path, monkeypatch):
+    """`poclab new .`: the folder stays the one that the shell stands in, and is shared like any other."""
+    before = os.stat(tmp_path).st_ino
+    monkeypatch.chdir(tmp_path)
+    make_poc(tmp_path.relative_to(tmp_path))
+
+    assert os.stat(tmp_path).st_ino == before
+    assert {one.name for one in tmp_path.iterdir()} >= {"charter.yaml", ".gitignore", "notebooks"}
+    assert stat.S_IMODE((tmp_path / "prompts").stat().st_mode) == 0o777 & ~_umask()
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_a_full_disk_leaves_no_half_poc(tmp_path):
+    """The next try is not told that there is a POC already. (A limit of 500 bytes per file stands in for the disk.)"""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+    try:
+        with pytest.raises(StoreError, match="mine: cannot be written: File too large"):
+            make_poc(tmp_path / "mine")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert list((tmp_path / "mine").iterdir()) == []
+    make_poc(tmp_path / "mine")
 
 
 def test_documents_that_cannot_be_read_are_refused_before_anything_is_made(tmp_path):

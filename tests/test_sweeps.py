@@ -1,14 +1,15 @@
 import contextlib
 import json
+import shutil
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import SWEEP
+from conftest import SWEEP, notebook_of
 from poclab import sweeps
 from poclab.errors import InputError
-from poclab.sweeps import holds, load_sweep, parse_pairs, single
+from poclab.sweeps import find_notebook, holds, load_sweep, parse_pairs, single
 
 GRID = """\
 notebook: notebooks/02_evaluate.ipynb
@@ -112,11 +113,17 @@ class TestTrials:
         ("chunk_size: {values: [400.5]}", r"chunk_size is 400.5 \(float\), but the notebook takes int"),
         ("chunk_size: {values: [true]}", r"chunk_size is True \(bool\), but the notebook takes int"),
         ("chunk_size: {values: [null]}", r"chunk_size is None \(NoneType\), but the notebook takes int"),
+        ("chunk_size: {values: [0400]}", r"chunk_size is '0400' \(str\), but the notebook takes int"),
         ("chunk_size: {values: [.nan]}", r"chunk_size: nan \(float\) is not a JSON value"),
         ("chunk_size: {values: [.inf]}", r"chunk_size: inf \(float\) is not a JSON value"),
         ("prompt: {values: [2026-11-23]}", r"prompt: datetime.date\(2026, 11, 23\) \(date\) is not a JSON value"),
         ("prompt: {values: [!!python/tuple [1, 2]]}", "not YAML"),
         ("prompt: {values: [prompts/abstian.md]}", "prompt: no file 'prompts/abstian.md' in .*\n.*prompts/abstain.md, prompts/plain.md"),
+        ("prompt: {values: [/nowhere/missing.md]}", "no file '/nowhere/missing.md' in .*\n.*prompts/abstain.md, prompts/plain.md"),
+        ("prompt: {values: [nope.md]}", "no file 'nope.md' in .*\n.*use one of: prompts/abstain.md, prompts/plain.md$"),
+        (f"prompt: {{values: [{'é' * 190}.md]}}", "prompt: no file"),
+        ('prompt: {values: ["a\\0.md"]}', "prompt: no file"),
+        ("retrieval: {values: [bats.md]}", "retrieval: no file 'bats.md' in .*\n.*use one of: docs/bats.md, .*, prompts/plain.md$"),
         ("chunk_size: 400", "parameters.chunk_size: found 400\n.*values"),
         ("chunk_size: {values: []}", "parameters.chunk_size: found"),
         ("chunk_size: {value: [1]}", "parameters.chunk_size: found"),
@@ -135,6 +142,7 @@ def test_a_wrong_parameter_is_refused_before_a_kernel_starts(load, change, messa
         ("parametres: {}", "unknown key 'parametres'\n.*did you mean 'parameters'"),
         ("metric: {name: acuracy}", "unknown metric 'acuracy'\n.*did you mean 'accuracy'"),
         ("metric: {name: token_f1}", "unknown metric 'token_f1'"),
+        ("metric: {name: print}", "unknown metric 'print'\n.*use one of: accuracy, .*, contains, evidence_recall, abstains$"),
         ("metric: {name: accuracy, goal: maximise}", "unknown goal 'maximise'\n.*maximize"),
         ("metric: accuracy", "metric: found 'accuracy'\n.*metric: {name: accuracy"),
         ("method: tpe", "method 'tpe'\n.*grid"),
@@ -144,11 +152,13 @@ def test_a_wrong_parameter_is_refused_before_a_kernel_starts(load, change, messa
         ("include: [{chunk_sise: 1}]", "unknown parameter 'chunk_sise'"),
         ("where: chunk_size > 1", "where is a list"),
         ("where: [chunk_size > 9999]", "no trial is left"),
+        (f"parameters: {{chunk_size: {{values: {list(range(101))}}}, overlap: {{values: {list(range(100))}}}}}", "span 10,100 points"),
         ("limits: {jobs: 0}", "limits.jobs is 0"),
         ("limits: {jobs: true}", "limits.jobs is True"),
         ("limits: {job: 2}", "unknown key 'job'\n.*did you mean 'jobs'"),
         ("limits: 2", "limits: found 2"),
         ("notebook: notebooks/02_evalute.ipynb", "02_evalute.ipynb: no such file"),
+        ('notebook: "a\\0b"', "no such file in "),
         ("notebook: cases.jsonl", "not JSON"),
         ("notebook: cases.lock.json", "not a notebook"),
         ("notebook: 7", "names no notebook"),
@@ -172,6 +182,28 @@ def test_a_metric_of_the_notebook_may_be_ranked_by(load):
     """The scores that the notebook computes are named in it."""
     sweep = load(SWEEP.replace("accuracy, goal: maximize", "evidence_recall"))
     assert (sweep.metric, sweep.maximize) == ("evidence_recall", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "fits"),
+    [("exact", True), ("brief", True), ("kind", True), ("polite", True), ("number", False), ("scores", False), ("loud", False)],
+)
+def test_a_score_is_what_the_notebook_gives_evaluate_or_defines(load, folder, name, fits):
+    """Called or by name in a list, a function or a Scorer of its own; not any word of the notebook, nor one of a comment."""
+    cells = (
+        "a: int = 1",
+        "%matplotlib inline\nfrom poclab import evaluate, scores",
+        'def brief(case, reply):\n    return "number" in reply.text  # loud()\n\n\ngiven = [scores.Scorer("kind", brief)]',
+        "evaluate(print, [], [scores.exact(), polite, *given])",
+    )
+    path = folder / "notebooks" / "scored.ipynb"
+    path.write_text(json.dumps(notebook_of((cells[0], "parameters"), *cells[1:])))
+    text = f"notebook: notebooks/scored.ipynb\nmetric: {{name: {name}}}\ninclude: [{{a: 2}}]\n"
+    if fits:
+        assert load(text).metric == name
+    else:
+        with pytest.raises(InputError, match=f"unknown metric '{name}'"):
+            load(text)
 
 
 def test_latency_may_be_minimised(load):
@@ -226,10 +258,13 @@ class TestWhere:
             "await big",
             "{1, 2}",
             "*big",
+            "chunk_size is 400",
+            "chunk_size is not overlap",
+            "None is not overlap is chunk_size",
         ],
     )
     def test_refuses_everything_else(self, expression):
-        """A sweep file cannot run code: no call, attribute, item, comprehension, or power."""
+        """No call, attribute, item, comprehension or power: a sweep file runs no code. No `is` but None: 400 is never `is 400`."""
         with pytest.raises(InputError, match="^sweep.yaml: where: "):
             holds(expression, POINT, where="sweep.yaml")
 
@@ -277,6 +312,24 @@ class TestSingle:
         assert sweep.trials[0].name == "chunk_size = 200"
         assert not sweep.has_baseline
 
+    def test_starts_from_what_the_sweep_has_fixed(self, folder):
+        """So that it can be compared with the sweep's trials; its name says what was given, and `-p` comes first."""
+        notebook, fixed = folder / "notebooks/02_evaluate.ipynb", load_sweep(folder).fixed
+        given, plain = single(folder, notebook, {"split": "test"}, fixed=fixed), single(folder, notebook, {}, fixed=fixed)
+
+        assert _values(given, "split", "context_chars") == [("test", 500)]
+        assert _values(plain, "split", "context_chars") == [("dev", 500)]
+        assert (given.trials[0].name, plain.trials[0].name) == ("split = test", "defaults")
+
+    def test_takes_a_notebook_from_the_current_folder_then_from_the_poc(self, folder, tmp_path):
+        """As it is typed where one stands; the message names both places."""
+        copy = shutil.copy(folder / "notebooks/02_evaluate.ipynb", tmp_path)
+
+        assert str(find_notebook("02_evaluate.ipynb", tmp_path, folder)) == copy
+        assert find_notebook("notebooks/02_evaluate.ipynb", tmp_path, folder) == folder / "notebooks/02_evaluate.ipynb"
+        with pytest.raises(InputError, match=f"x.ipynb: no such file in {tmp_path} or {folder}"):
+            find_notebook("x.ipynb", tmp_path, folder)
+
     def test_refuses_what_a_sweep_refuses(self, folder):
         """Unknown names, wrong types, missing files."""
         notebook = folder / "notebooks/02_evaluate.ipynb"
@@ -297,10 +350,15 @@ class TestParsePairs:
             "a": 1, "b": 1.5, "c": True, "d": None, "e": [1, "x"], "f": "two words", "g": "", "h": "x=y", "i": 1,
         }  # fmt: skip
 
-    @pytest.mark.parametrize("text", ["{question", "2026-02-30", "no", "On"])
+    @pytest.mark.parametrize("text", ["{question", "2026-02-30", "no", "On", "0400", "*x", "[" * 3_000])
     def test_what_is_no_value_is_a_text(self, text):
-        """A prompt in brackets, a day that no calendar has; and `no` is a word, as in the sweep file."""
+        """A prompt in brackets, a day that no calendar has; and `no` and `0400` are texts, as in the sweep file."""
         assert parse_pairs([f"a={text}"]) == {"a": text}
+
+    def test_refuses_a_name_that_is_given_twice(self):
+        """One of the two would be dropped in silence."""
+        with pytest.raises(InputError, match="-p ' e=2': e is given twice"):
+            parse_pairs(["e=1", " e=2"])
 
     def test_refuses_a_pair_without_equals(self):
         """The message shows the form."""

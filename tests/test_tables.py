@@ -1,7 +1,4 @@
-from hypothesis import given
-from hypothesis import strategies as st
-
-from poclab.tables import frame, html_table, printable, text_table
+from poclab.tables import frame, html_table, text_table
 
 
 def test_a_frame_keeps_the_columns_of_every_row():
@@ -15,13 +12,6 @@ def test_a_text_table_pads_and_escapes():
 
     assert table.split("\n") == ["name            n", r"a\nb\x1b[2J     1", "long name here  22"]
     assert text_table(["name"], []) == "name"
-
-
-@given(st.text())
-def test_printable_text_is_one_line_without_control_characters(text):
-    """Whatever the text; and one that is printable already is not touched."""
-    assert printable(text).isprintable()
-    assert printable(printable(text)) == printable(text)
 
 
 def test_an_html_table_cuts_what_is_too_long():

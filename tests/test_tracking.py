@@ -5,9 +5,12 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import traceback
+import warnings
 from types import SimpleNamespace
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 import poclab
 from conftest import DEADLINE_S, until
@@ -27,7 +30,7 @@ from poclab import scores, tracking
 way, poc = sys.argv[1], pathlib.Path(sys.argv[2])
 
 def answer(inputs):
-    if "beavers" in inputs["question"] and way != "finish":
+    if "beavers" in inputs["question"] and way not in ("finish", "interrupt late"):
         while sum(len(path.read_bytes().splitlines()) for path in poc.glob(".poclab/evaluations/*/records.jsonl")) < 3:
             time.sleep(0.01)
         if way == "lose_recorder":
@@ -52,11 +55,14 @@ except poclab.PocError as error:
 
 @pytest.fixture(scope="module")
 def together(make_poc, tmp_path_factory):
-    """Four processes that meet one fresh store: one finishes, one loses its recorder, one is killed, one is interrupted."""
+    """Five processes that meet one fresh store: one finishes, one loses its recorder, one is killed, two are interrupted.
+
+    Of these, the last has all its answers, and waits for MLflow.
+    """
     folder = tmp_path_factory.mktemp("together")
     uri = f"sqlite:///{folder}/shared.db"
     pocs, processes = {}, {}
-    for way in ("finish", "lose_recorder", "kill", "interrupt"):
+    for way in ("finish", "lose_recorder", "kill", "interrupt", "interrupt late"):
         pocs[way] = make_poc(folder / way / "animals")
         command = [sys.executable, "-c", EVALUATION, way, str(pocs[way])]
         env = {**os.environ, "MLFLOW_TRACKING_URI": uri}
@@ -65,6 +71,9 @@ def together(make_poc, tmp_path_factory):
         for way, number in (("kill", signal.SIGKILL), ("interrupt", signal.SIGINT)):
             until((pocs[way] / "reached").exists, f"{way} reaches the fourth case")
             processes[way].send_signal(number)
+        late = pocs["interrupt late"].glob
+        until(lambda: [True for path in late(".poclab/evaluations/*/artifacts/report.json")], "the report is saved")
+        processes["interrupt late"].send_signal(signal.SIGINT)
         said = {way: process.communicate(timeout=DEADLINE_S) for way, process in processes.items()}
     finally:
         for process in processes.values():
@@ -73,7 +82,7 @@ def together(make_poc, tmp_path_factory):
 
     def ended():
         runs = {run.info.run_name: run for run in client.search_runs([client.get_experiment_by_name("animals").experiment_id])}
-        return runs if len(runs) == 4 and all(run.info.status != "RUNNING" for run in runs.values()) else None
+        return runs if len(runs) == 5 and all(run.info.status != "RUNNING" for run in runs.values()) else None
 
     runs = until(ended, "every run is closed")
     return SimpleNamespace(uri=uri, pocs=pocs, said=said, runs=runs, client=client)
@@ -112,6 +121,13 @@ def test_ctrl_c_leaves_a_partial_report_and_a_killed_run(together):
     assert run.data.tags["poclab.partial"] == "true"
     assert _answered(together, "interrupt") == ["q01", "q02", "q03"]
     assert "report.json" in [one.path for one in together.client.list_artifacts(run.info.run_id)]
+
+
+def test_ctrl_c_after_the_last_answer_loses_nothing(together):
+    """The answers are paid for: the run is written to its end, and then the interrupt is told, with the whole report."""
+    assert together.said["interrupt late"] == ("interrupted False 8 stopped after 8 of 8 cases\n", "")
+    assert together.runs["interrupt late"].info.status == "FINISHED"
+    assert len(_answered(together, "interrupt late")) == 8
 
 
 def test_a_killed_recorder_is_a_clear_error_and_the_report_is_kept(together):
@@ -253,6 +269,33 @@ def test_a_command_that_fails_answers_with_the_reason():
         tracking.recorder().send("no_such_command").result(timeout=DEADLINE_S)
 
 
+def test_a_forked_child_does_not_keep_the_recorder_from_ending():
+    """A pool of processes that a system started must not hold up the end of the program for a minute."""
+    recorder = tracking.Recorder()
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # this process has threads; the child only waits
+        child = os.fork()
+    if child == 0:
+        signal.pause()
+    try:
+        recorder.close()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+    assert recorder._process.returncode == 0  # it ended by itself; after a minute it would have been killed
+
+
+def test_the_last_error_is_told_and_not_the_link_below_it(monkeypatch):
+    """SQLAlchemy ends its errors with a link; and the key that is told in one is not shown."""
+    monkeypatch.setenv("DB_PASSWORD", "s3cr3t-value")
+    found = OperationalError("INSERT INTO runs", {}, sqlite3.OperationalError("database is locked by s3cr3t-value"))
+    words = "".join(traceback.format_exception(found))
+
+    assert "Background on this error" in words.splitlines()[-1]
+    assert tracking.cause(words) == "sqlalchemy.exc.OperationalError: (sqlite3.OperationalError) database is locked by [key removed]"
+    assert (tracking.cause("Killed by the machine\n"), tracking.cause("")) == ("Killed by the machine", "")
+
+
 class TestTrackingUri:
     def test_is_the_database_in_the_poc(self, tmp_path):
         """Absolute: MLflow's own default is the current directory."""
@@ -302,17 +345,38 @@ class TestCheckStore:
         with pytest.raises(StoreError, match=f"127.0.0.1:{unused_port}: no server answers there"):
             check_store(f"http://127.0.0.1:{unused_port}")
 
-    def test_refuses_what_is_no_address(self):
-        """A port that no computer has."""
-        with pytest.raises(StoreError, match="no server answers"):
-            check_store("http://127.0.0.1:99999999")
+    @pytest.mark.parametrize("uri", ["http://127.0.0.1:99999999", "http://[bad", "http://user:s3cr/etpw@"])
+    def test_refuses_what_is_no_address(self, uri):
+        """A port that no computer has, half an address; a password in it is not shown."""
+        with pytest.raises(StoreError, match="no server answers") as caught:
+            check_store(uri)
+        assert "s3cr" not in str(caught.value)
+
+    @pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+    def test_refuses_a_database_in_memory(self, uri, monkeypatch):
+        """All runs would be gone when the recorder ends."""
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        with pytest.raises(StoreError, match="in memory|a folder"):
+            check_store(tracking_uri(None))
+
+    @pytest.mark.parametrize("name", ["what?", "100%20x"])
+    def test_refuses_a_folder_whose_name_an_address_cannot_hold(self, tmp_path, name):
+        """The database would lie in another folder, and nobody would find it."""
+        (tmp_path / name).mkdir()
+        with pytest.raises(StoreError, match="the address of a database cannot hold"):
+            check_store(tracking_uri(tmp_path / name))
+
+    def test_names_what_it_does_not_record_in(self):
+        """Databricks is no folder."""
+        with pytest.raises(StoreError, match="poclab does not record in Databricks"):
+            check_store("databricks")
 
 
 def test_a_damaged_database_is_an_error_and_the_report_is_kept(make_poc, tmp_path):
     """It looks like a database from outside; only MLflow can tell. No case is lost."""
     poc = make_poc(tmp_path / "animals")
     (poc / "mlflow.db").write_bytes(b"SQLite format 3\x00" + b"damaged " * 1000)
-    with pytest.raises(StoreError, match="MLflow cannot use this store: .*; the report is kept in"):
+    with pytest.raises(StoreError, match="MLflow cannot use this store: .*; the report is kept in .*\n.*move .*mlflow.db away"):
         poclab.evaluate(lambda inputs: "fifteen", poclab.TestSet.load(poc / "cases.jsonl"), [scores.contains()])
     (path,) = poc.glob(".poclab/evaluations/*/artifacts/report.json")
     assert len(poclab.Report.load(path).results) == 11

@@ -4,6 +4,7 @@ import pytest
 
 import poclab
 from poclab.errors import InputError
+from poclab.tracking import queries, tracking_uri
 
 
 def test_runs_are_a_table_with_numbers_parameters_and_ids(recorded):
@@ -21,6 +22,15 @@ def test_a_recorded_report_is_read_back_whole(recorded):
     poc, report = recorded
 
     assert poclab.load_run(report.run_id, poc) == report
+
+
+def test_the_first_characters_of_a_run_are_enough(recorded, swept):
+    """Tables show eight; an abbreviation that several runs have is refused with their ids."""
+    poc, report = recorded
+
+    assert queries.report(tracking_uri(poc), report.run_id[:8], "animals") == report
+    with pytest.raises(InputError, match="3 runs begin with ''\n.*[0-9a-f]{32}, "):
+        queries.report(tracking_uri(swept[0]), "", "animals")
 
 
 def test_an_unknown_run_is_an_error_that_tells_where_to_look(recorded):

@@ -166,6 +166,39 @@ def test_a_prompt_is_registered_once_per_text(recorded, client, run):
     assert client.get_prompt_version("animals-plain", "1").template == PROMPTS["plain.md"]
 
 
+@pytest.mark.parametrize("folder", ["größe", "gräße"])
+def test_names_and_texts_that_mlflow_refuses_stop_no_run(make_poc, recorded, client, monkeypatch, tmp_path, folder):
+    """MLflow takes few characters: names are spelt in them and kept apart by a digest; a text that is too long is an artifact only."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri(recorded[0]))
+    poc = make_poc(tmp_path / folder)
+    cases = poclab.TestSet(poclab.TestSet.load(poc / "cases.jsonl").cases[:1], path=poc / "cases.jsonl")
+    prompts = {"short": poclab.Prompt("prompts/prüfung.md", "{{question}}"), "long/": poclab.Prompt("l.md", "x" * 100_001)}
+    version = poclab.Version("v", **prompts, **{"a b!#": 1, "n" * 300: 2, "top k/first": 3})
+    run = client.get_run(poclab.evaluate(lambda inputs: "fifteen", cases, [scores.contains()], version=version).run_id)
+
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {
+        "short": "prompts/prüfung.md",
+        f"long--{digest('long/')[:8]}": "l.md",
+        f"a-b--{digest('a b!#')[:8]}": "1",
+        f"{'n' * 200}-{digest('n' * 300)[:8]}": "2",
+        "top k/first": "3",
+    }
+    assert run.data.tags["poclab.prompt.short"] == f"prompts:/gr-e-pr-fung-{digest(f'{folder}-prüfung')[:8]}/1"
+    assert "100000" in run.data.tags[f"poclab.prompt.long--{digest('long/')[:8]}"]
+
+
+def test_a_run_that_cannot_begin_is_not_left_running(client, recorded, tmp_path):
+    """Whoever asked learns only the error: nobody else would close the run."""
+    dataset = {"name": "n" * 501, "digest": "d", "source": "s"}
+    run = {"experiment": "broken", "artifact_location": tmp_path.as_uri(), "run_id": None, "name": "x", "tags": {}, "params": {}}
+    with pytest.raises(Exception, match="exceeds the maximum length"):
+        store.begin(tracking_uri(recorded[0]), {**run, "prompts": [], "dataset": dataset})
+
+    (found,) = client.search_runs([client.get_experiment_by_name("broken").experiment_id])
+    assert found.info.status == "FAILED"
+
+
 def test_a_deleted_experiment_is_refused_with_the_way_back(make_poc, recorded, client, monkeypatch, tmp_path):
     """MLflow would refuse it later with a stack trace."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri(recorded[0]))

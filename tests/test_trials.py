@@ -28,16 +28,19 @@ CELLS = [
     "            time.sleep(0.01)\n"
     "        pathlib.Path(f'{way} {os.getpid()}').touch()\n"
     "        threading.Event().wait()\n"
+    "    if way == 'fails everywhere':\n"
+    "        raise RuntimeError('no model here')\n"
     "    return 'fifteen'",
     "version = poclab.Version(way, way=way, prompt=poclab.Prompt.load(prompt), size=size + (way == 'misreports'))\n"
     "cases = poclab.TestSet.load(f'{poc}/cases.jsonl').split('dev')\n"
+    "cases = poclab.TestSet(cases.cases[:2]) if way == 'tries two' else cases\n"
     "if way != 'forgets':\n"
     "    report = poclab.evaluate(answer, cases, [scores.contains()], version=version, workers=1, timeout_s=600)",
     "print(os.environ['ZOO_TOKEN'])",
     "if way == 'raises':\n    raise RuntimeError('after the report; ' + os.environ['ZOO_TOKEN'])",
 ]
 PARAMETERS = "poc: str = '.'\nway: str = 'goes well'\nprompt: str = 'prompts/plain.md'\nsize: int = 1"
-BAD = ("leaves", "dies", "is killed", "forgets", "misreports, size: 1", "raises")
+BAD = ("leaves", "dies", "is killed", "forgets", "misreports, size: 1", "raises", "fails everywhere", "tries two")
 WELL = "  - {way: goes well}\n  - {way: goes well, prompt: prompts/abstain.md}\n"
 
 
@@ -58,7 +61,7 @@ def _run(poc, include=None):
 
 @pytest.fixture(scope="module")
 def ways(make_poc, tmp_path_factory):
-    """One sweep with two trials that go well and six that do not; then the good ones alone, and after an edited prompt."""
+    """One sweep with two trials that go well and eight that do not; then the good ones alone, and after an edited prompt."""
     include = WELL + "".join(f"  - {{way: {way}}}\n" for way in BAD)
     poc = _ways_poc(make_poc, tmp_path_factory.mktemp("ways"), include)
     with pytest.MonkeyPatch.context() as patch:
@@ -94,8 +97,14 @@ def test_a_trial_whose_kernel_dies_failed(ways):
 
 
 def test_a_trial_that_evaluates_something_else_failed(ways):
-    """The sweep asked for size 1 and the version that was evaluated has 2."""
+    """The sweep asked for size 1 and the version that was evaluated has 2; or the notebook tried two cases first."""
     assert _record(ways, "misreports").error == "asked for size = 1, but the version that was evaluated has 2"
+    assert "evaluated other cases than the frozen ones (2 cases" in _record(ways, "tries two").error
+
+
+def test_a_trial_in_which_every_case_failed_is_no_result(ways):
+    """An endpoint that was down must not stand in the ranking with 0, nor be taken from the record when it is up again."""
+    assert _record(ways, "fails everywhere").error == "every case failed: 8 crashed: RuntimeError: no model here (first: case q01)"
 
 
 def test_a_trial_that_raises_after_its_report_failed(ways):
@@ -104,10 +113,10 @@ def test_a_trial_that_raises_after_its_report_failed(ways):
 
 
 def test_one_failing_trial_does_not_stop_the_others(ways):
-    """All eight were run, two went well, and each was told of."""
-    assert [record.outcome for record in ways.first.results.records] == ["ok"] * 2 + ["error"] * 6
-    assert len(ways.first.said) == 8
-    assert ways.first.results.ran == 8
+    """All ten were run, two went well, and each was told of."""
+    assert [record.outcome for record in ways.first.results.records] == ["ok"] * 2 + ["error"] * 8
+    assert len(ways.first.said) == 10
+    assert ways.first.results.ran == 10
     assert len(ways.first.results.errors) == len(BAD)
 
 
@@ -172,6 +181,16 @@ def test_the_failures_are_listed_by_their_error(ways):
 
     assert "2 trial(s) failed (way goes well -> leaves; way goes well -> forgets): the notebook ended without a report" in listed
     assert "1 trial(s) failed (way goes well -> misreports): asked for size = 1" in listed
+
+
+def test_a_trial_whose_run_was_deleted_is_to_be_run_again(ways):
+    """What stands in the record must be there to be looked at."""
+    plain = ways.last.results.records[0]
+    ways.client.delete_run(plain.run_id)
+    try:
+        assert trials.planned_table(load_sweep(ways.poc)).count("done") == 1
+    finally:
+        ways.client.restore_run(plain.run_id)
 
 
 def test_without_its_store_the_record_is_worth_nothing(ways, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from poclab import system
-from poclab.errors import InputError
+from poclab.errors import EndpointError, InputError
 from poclab.rag.corpus import Corpus
 from poclab.rag.parameters import complete
 from poclab.rag.retrieval import Retriever
@@ -40,12 +40,13 @@ class Rag:
 
         Raises:
             InputError: `inputs` is not one text under `question`.
+            EndpointError: the model answered without a word: an empty reply would look like an abstention.
         """
         question = _question(inputs)
         passages = self._retrieve(question)
         text = self.version.parameters["prompt"].fill(question=question, context=render(passages))
         answer = self.client.chat.completions.create(messages=[{"role": "user", "content": text}], **self._request())
-        return Reply(text=(answer.choices[0].message.content or "").strip(), contexts=passages)
+        return Reply(text=_said(answer), contexts=passages)
 
     def _retrieve(self, question: str) -> tuple[Passage, ...]:
         parameters = self.version.parameters
@@ -92,6 +93,18 @@ def _question(inputs: Mapping[str, Any]) -> str:
         return inputs["question"]
     found = {key: type(value).__name__ for key, value in inputs.items()} if isinstance(inputs, Mapping) else type(inputs).__name__
     raise InputError(f"rag answers {{'question': text}}, found {found}", fix="name the input `question` in cases.jsonl")
+
+
+def _said(answer: Any) -> str:
+    if not answer.choices:
+        raise EndpointError("the endpoint answered without choices")
+    choice = answer.choices[0]
+    text = (choice.message.content or "").strip()
+    if not text:
+        found = f"finish_reason {choice.finish_reason!r}, refusal {choice.message.refusal!r}"
+        fix = "raise max_tokens: it was used up before the first word" if choice.finish_reason == "length" else ""
+        raise EndpointError(f"the model answered without text: {found}", fix=fix)
+    return text
 
 
 def _traced(passage: Passage, rank: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ offset into a document must mean the same thing tomorrow.
 from __future__ import annotations
 
 import glob
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -71,7 +72,7 @@ def load_corpus(poc: Path | str) -> Corpus:
     Raises:
         InputError: no `corpus.yaml`, an unknown source or key, no file matches, a file is not UTF-8 text.
     """
-    poc = Path(poc).resolve()
+    poc = Path(os.path.realpath(poc))
     source = read_yaml(poc / FILE)
     _check(source, where=str(poc / FILE))
     found = _topics() if source["source"] == "pydoc" else _files(poc, _patterns(source["glob"]))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from poclab.errors import EndpointError
 from poclab.rag.index import Index
 from poclab.rag.lexical import tokens
+from poclab.redaction import conceal
 
 if TYPE_CHECKING:
     import numpy
@@ -67,7 +68,8 @@ def build_embeddings(texts: Sequence[str], *, model: str, client: openai.OpenAI)
     try:
         return Index({"vectors": unit(embed(texts, model=model, client=client))})
     except openai.OpenAIError as error:
-        raise EndpointError(f"{model}: the corpus cannot be embedded: {error}", fix="embedding='lsa' needs no endpoint") from error
+        reason = conceal(str(error))
+        raise EndpointError(f"{model}: the corpus cannot be embedded: {reason}", fix="embedding='lsa' needs no endpoint") from None
 
 
 def embedding_scores(index: Index, question: str, *, model: str, client: openai.OpenAI) -> numpy.ndarray:

@@ -12,28 +12,34 @@ they grow and writes runs and traces in bulk. When either process dies, the fold
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
+import re
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
+import urllib.parse
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from poclab.errors import StoreError
+from poclab.redaction import conceal, shown
 
 SQLITE = "sqlite:///"
 SQLITE_HEADER = b"SQLite format 3\x00"
 DATABASE = "mlflow.db"
+FIX = "unset it, or use sqlite:////absolute/path/mlflow.db"
 
 
 def tracking_uri(poc: Path | None) -> str | None:
     """Return the address of the MLflow store: `MLFLOW_TRACKING_URI`, else the POC's own database; None without either."""
     named = os.environ.get("MLFLOW_TRACKING_URI")
-    if named and named.startswith(SQLITE) and not named.startswith(SQLITE + "/"):
+    if named and named.startswith(SQLITE) and not named.startswith((SQLITE + "/", SQLITE + ":memory:")):
         return SQLITE + str(Path(named.removeprefix(SQLITE)).resolve())
     return named or (SQLITE + str(poc.resolve() / DATABASE) if poc else None)
 
@@ -44,15 +50,27 @@ def check_store(uri: str) -> None:
     Raises:
         StoreError: a file that is no SQLite database, a database or folder that cannot be written, a server out of reach.
     """
+    if uri.startswith("databricks"):
+        raise StoreError(f"MLFLOW_TRACKING_URI={shown(uri)}: poclab does not record in Databricks", fix=FIX)
     if "://" not in uri or uri.startswith("file:"):
-        raise StoreError(
-            f"MLFLOW_TRACKING_URI={uri}: a folder cannot hold traces", fix="unset it, or use sqlite:////absolute/path/mlflow.db"
-        )
+        raise StoreError(f"MLFLOW_TRACKING_URI={shown(uri)}: a folder cannot hold traces", fix=FIX)
     if uri.startswith(("http://", "https://")):
         _check_server(uri)
-    if not uri.startswith(SQLITE):
-        return
-    path = Path(uri.removeprefix(SQLITE))
+    elif uri.startswith("sqlite"):
+        _check_database(uri)
+
+
+def _check_database(uri: str) -> None:
+    name = uri.partition(":///")[2]
+    path = Path(name)
+    if path.name in ("", ":memory:"):
+        raise StoreError(f"MLFLOW_TRACKING_URI={uri}: a database in memory ends with the process that writes it", fix=FIX)
+    if "?" in name or urllib.parse.unquote(name) != name:
+        # SQLAlchemy would open a file of another name, and MLflow make a folder of this one.
+        raise StoreError(
+            f"{path}: the address of a database cannot hold `?`, nor `%` and two digits",
+            fix="rename the folder, or set MLFLOW_TRACKING_URI",
+        )
     if path.is_dir():
         raise StoreError(f"{path}: a folder, expected an MLflow database file", fix="unset MLFLOW_TRACKING_URI, or name a file")
     try:
@@ -70,18 +88,31 @@ def check_store(uri: str) -> None:
         raise StoreError(f"{path}: cannot be written: {error.strerror}", fix="make it writable, or set MLFLOW_TRACKING_URI") from None
 
 
+def run_ids(uri: str) -> set[str] | None:
+    """Return the ids of the runs in a local database, without the deleted ones; None for a store that only MLflow can ask."""
+    if not uri.startswith(SQLITE):
+        return None
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{uri.removeprefix(SQLITE)}?mode=ro", uri=True)) as database:
+            return {run_id for (run_id,) in database.execute("select run_uuid from runs where lifecycle_stage = 'active'")}
+    except sqlite3.Error:  # no database, or none of MLflow's
+        return set()
+
+
 def _check_server(uri: str) -> None:
-    import urllib.parse
     import urllib.request
 
-    # MLflow itself would try for minutes. Behind a proxy only MLflow can tell whether the server is there.
-    url = urllib.parse.urlsplit(uri)
-    if url.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(url.hostname or ""):
-        return
     try:
+        url = urllib.parse.urlsplit(uri)
+        # MLflow itself would try for minutes. Behind a proxy only MLflow can tell whether the server is there.
+        if url.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(url.hostname or ""):
+            return
         socket.create_connection((url.hostname or "", url.port or (443 if url.scheme == "https" else 80)), timeout=10).close()
     except (OSError, ValueError) as error:
-        raise StoreError(f"MLFLOW_TRACKING_URI={uri}: no server answers there: {error}", fix="start `mlflow server`, or unset it") from None
+        reason = error if isinstance(error, OSError) else "it is no address"  # the error of a wrong one may quote a password
+        raise StoreError(
+            f"MLFLOW_TRACKING_URI={shown(uri)}: no server answers there: {reason}", fix="start `mlflow server`, or unset it"
+        ) from None
 
 
 class Recorder:
@@ -101,6 +132,7 @@ class Recorder:
             start_new_session=True,
         )
         self.owner = os.getpid()
+        os.register_at_fork(after_in_child=self._let_go)
         self._lock = threading.Lock()
         self._open: dict[int, Future[Any]] = {}
         self._sent = 0
@@ -120,6 +152,10 @@ class Recorder:
                 self._open.pop(self._sent)
                 answer.set_exception(self._ended())
         return answer
+
+    def _let_go(self) -> None:
+        # The recorder ends when its input does: a child that was forked off must not hold it open. Raw: no byte is written here.
+        self._process.stdin.buffer.raw.close()
 
     @property
     def alive(self) -> bool:
@@ -168,11 +204,20 @@ class Recorder:
     def _last_words(self) -> str:
         try:
             size = self._words.seek(0, os.SEEK_END)
-            self._words.seek(max(0, size - 2000))
-            said = self._words.read().decode("utf-8", "replace").strip().splitlines()
+            self._words.seek(max(0, size - 20_000))
+            said = cause(self._words.read().decode("utf-8", "replace"))
         except ValueError:
             return ""
-        return f": {said[-1]}" if said else ""
+        return f": {said}" if said else ""
+
+
+def cause(words: str) -> str:
+    """Return the line that names the last error in what a process said, else its last line, without keys.
+
+    SQLAlchemy's errors go on with the statement and a link.
+    """
+    lines = conceal(words).strip().splitlines() or [""]
+    return ([line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)] or lines)[-1][:300]
 
 
 _recorder: Recorder | None = None

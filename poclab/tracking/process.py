@@ -103,13 +103,18 @@ class Commands:
         store.finish(follower.uri, run_id, artifacts, {**end, "tags": tags})
         return {"traces": stored}
 
-    def artifacts(self, run_id: str, files: dict[str, str]) -> None:
+    def artifacts(self, uri: str, run_id: str, files: dict[str, str]) -> None:
         """Log files, each given with its folder in the run's artifacts."""
-        store.log_files(self.open[run_id].uri, run_id, files)
+        store.log_files(uri, run_id, files)
 
-    def annotate(self, run_id: str, tags: dict[str, str]) -> None:
+    def annotate(self, uri: str, run_id: str, tags: dict[str, str]) -> None:
         """Add tags to a run."""
-        store.annotate(self.open[run_id].uri, run_id, tags)
+        store.annotate(uri, run_id, tags)
+
+    def kill(self, run_id: str) -> None:
+        """End a run, unless it has ended: whoever began it does not wait for it."""
+        if run_id in self.open:
+            self.end(self.open[run_id].uri, run_id, "KILLED")
 
     def end(self, uri: str, run_id: str, status: str) -> None:
         """End a run that leaves no report; the cases that were answered keep their traces."""

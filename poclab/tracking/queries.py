@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from poclab.errors import InputError
+from poclab.redaction import shown
 from poclab.report import Report
 from poclab.tracking import store
 
@@ -34,19 +35,22 @@ def _row(run: Any) -> dict[str, Any]:
     return {**ids, "tags": tags, "params": dict(data.params), "metrics": dict(data.metrics)}
 
 
-def report(uri: str, run_id: str) -> Report:
-    """Return the report that a run holds.
+def report(uri: str, run_id: str, experiment: str | None = None) -> Report:
+    """Return the report that a run holds; with an experiment, the first characters of a run's id are enough, as tables show it.
 
     Raises:
-        InputError: no such run, or it holds no report.
+        InputError: no such run, several, or it holds no report.
     """
-    client = store.connect(uri)
     from mlflow.exceptions import MlflowException
 
+    client = store.connect(uri)
+    found = [row["run_id"] for row in runs(uri, experiment) if row["run_id"].startswith(run_id)] if experiment and len(run_id) < 32 else []
+    if len(found) > 1:
+        raise InputError(f"{len(found)} runs begin with {run_id!r}", fix=f"type more of one: {', '.join(found)}")
     with tempfile.TemporaryDirectory() as folder:
         try:
-            return Report.load(Path(client.download_artifacts(run_id, "report.json", folder)))
+            return Report.load(Path(client.download_artifacts((found or [run_id])[0], "report.json", folder)))
         except (MlflowException, OSError) as error:
             raise InputError(
-                f"run {run_id!r} holds no report in {uri}: {store.first_line(error)}", fix="`poclab.runs()` lists the runs"
+                f"run {run_id!r} holds no report in {shown(uri)}: {store.first_line(error)}", fix="`poclab.runs()` lists the runs"
             ) from None

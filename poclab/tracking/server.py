@@ -58,9 +58,10 @@ def serve(uri: str, poc: Path, port: int) -> Iterator[tuple[str, subprocess.Pope
     """
     from poclab.tracking.store import SETTINGS
 
-    place = ["--backend-store-uri", uri, "--default-artifact-root", (poc / "mlartifacts").as_uri()]
+    place = ["--default-artifact-root", (poc / "mlartifacts").as_uri()]
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1", *place]
-    env = {**os.environ, **SETTINGS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    # The address may hold a password, and command lines are there for everybody to see.
+    env = {**os.environ, **SETTINGS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_BACKEND_STORE_URI": uri}
     process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         base = f"http://{HOST}:{port}"

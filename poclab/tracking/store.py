@@ -16,6 +16,7 @@ from typing import Any
 
 from poclab.errors import StoreError
 from poclab.files import digest
+from poclab.redaction import shown
 from poclab.tracking import SQLITE
 
 #: What MLflow is told before it is imported: no telemetry, and no price list from the network.
@@ -25,6 +26,9 @@ SETTINGS = {
     "MLFLOW_MODEL_CATALOG_URI": "",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+#: The names of parameters and tags that MLflow takes, from no more than 250 characters.
+NAMES = re.compile(r"\w[\w.\- :]*(?:/\w[\w.\- :]*)*")
+LONGEST_NAME = 200
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "genai_development"}
 RUN_TAGS = {"mlflow.runType": "genai_evaluate"}
 
@@ -44,7 +48,9 @@ def connect(uri: str) -> Any:
             client = mlflow.MlflowClient(uri)
             client.search_experiments(max_results=1)
     except Exception as error:  # SQLAlchemy, sqlite3, HTTP: every backend has its own errors for "does not work"
-        raise StoreError(f"{uri}: MLflow cannot use this store: {first_line(error)}", fix="check MLFLOW_TRACKING_URI") from None
+        path = uri.removeprefix(SQLITE)
+        fix = f"`mlflow db upgrade {uri}`, or move {path} away: a new one is made" if path != uri else "check MLFLOW_TRACKING_URI"
+        raise StoreError(f"{shown(uri)}: MLflow cannot use this store: {first_line(error)}", fix=fix) from None
     return client
 
 
@@ -68,17 +74,20 @@ def begin(uri: str, run: Mapping[str, Any]) -> dict[str, str]:
     client = connect(uri)
     experiment_id = _experiment(client, uri, run["experiment"], run["artifact_location"])
     tags = {**RUN_TAGS, **run["tags"]}
-    if run["run_id"]:
-        run_id = run["run_id"]
-        annotate(uri, run_id, tags)
-    else:
-        run_id = client.create_run(experiment_id, run_name=run["name"], tags=tags).info.run_id
-    for prompt in run["prompts"]:
-        _link_prompt(client, uri, prompt, run_id)
-    if run["params"]:
-        _log_batch(client, run_id, params=run["params"])
-    if run["dataset"]:
-        _log_dataset(client, run_id, run["dataset"])
+    run_id = run["run_id"] or client.create_run(experiment_id, run_name=run["name"], tags=tags).info.run_id
+    try:
+        if run["run_id"]:
+            annotate(uri, run_id, tags)
+        for prompt in run["prompts"]:
+            _link_prompt(client, uri, prompt, run_id)
+        if run["params"]:
+            _log_batch(client, run_id, params={_label(key): value for key, value in run["params"].items()})
+        if run["dataset"]:
+            _log_dataset(client, run_id, run["dataset"])
+    except Exception:
+        with contextlib.suppress(Exception):  # whoever asked learns of the first error, and does not know this run
+            client.set_terminated(run_id, "FAILED")
+        raise
     return {"run_id": run_id, "experiment_id": experiment_id}
 
 
@@ -117,7 +126,7 @@ def _experiment(client: Any, uri: str, name: str, artifact_location: str | None)
             return client.create_experiment(name, artifact_location=artifact_location, tags=EXPERIMENT_TAGS)
     if found.lifecycle_stage != "active":
         raise StoreError(
-            f"{uri}: the experiment {name!r} was deleted", fix=f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
+            f"{shown(uri)}: the experiment {name!r} was deleted", fix=f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
         )
     return found.experiment_id
 
@@ -149,19 +158,34 @@ def _log_dataset(client: Any, run_id: str, dataset: Mapping[str, str]) -> None:
 
 
 def _link_prompt(client: Any, uri: str, prompt: Mapping[str, str], run_id: str) -> None:
-    """Link a run to the registered version of a prompt; the same text is registered once, found by its digest's alias."""
-    name, alias = re.sub(r"[^\w.-]+", "-", prompt["name"]), f"sha256-{digest(prompt['text'])[:16]}"
+    """Link a run to the registered version of a prompt, or say why not: its text is an artifact of the run all the same."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        name, version = _register(client, uri, prompt)
+    except MlflowException as error:
+        if error.error_code != "INVALID_PARAMETER_VALUE":
+            raise
+        said = f"not registered: {first_line(error)}"
+    else:
+        import mlflow
+        from mlflow.tracking._model_registry.client import ModelRegistryClient
+
+        mlflow.set_tracking_uri(uri)  # MLflow looks for the run in its global store. Only the recorder's process comes here.
+        ModelRegistryClient(uri, uri).link_prompt_version_to_run(name, version, run_id)
+        said = f"prompts:/{name}/{version}"
+    annotate(uri, run_id, {f"poclab.prompt.{_label(prompt['key'])}": said})
+
+
+def _register(client: Any, uri: str, prompt: Mapping[str, str]) -> tuple[str, str]:
+    """Return name and version of a registered prompt; the same text is registered once, found by its digest's alias."""
+    name, alias = _label(prompt["name"], re.compile(r"[A-Za-z0-9_.-]+")), f"sha256-{digest(prompt['text'])[:16]}"
     with _alone(uri):
         version = _registered(client, name, alias)
         if version is None:
             version = client.register_prompt(name, prompt["text"], commit_message=prompt["file"])
             client.set_prompt_alias(name, alias, version.version)
-    import mlflow
-    from mlflow.tracking._model_registry.client import ModelRegistryClient
-
-    mlflow.set_tracking_uri(uri)  # MLflow looks for the run in its global store. Only the recorder's process comes here.
-    ModelRegistryClient(uri, uri).link_prompt_version_to_run(name, version.version, run_id)
-    annotate(uri, run_id, {f"poclab.prompt.{prompt['key']}": f"prompts:/{name}/{version.version}"})
+    return name, version.version
 
 
 def _registered(client: Any, name: str, alias: str) -> Any | None:
@@ -175,6 +199,13 @@ def _registered(client: Any, name: str, alias: str) -> Any | None:
         raise
 
 
+def _label(name: str, takes: re.Pattern[str] = NAMES) -> str:
+    """Return a name that MLflow takes: the name itself, or what is left of it in plain letters, told apart by its digest."""
+    if takes.fullmatch(name) and len(name) <= LONGEST_NAME:
+        return name
+    return f"{re.sub('[^A-Za-z0-9_]+', '-', name)[:LONGEST_NAME]}-{digest(name)[:8]}".lstrip("-")
+
+
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text: MLflow's and SQLAlchemy's go on with statements and traces."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    """Return the first line of an error's text, without keys: MLflow's and SQLAlchemy's go on with statements and traces."""
+    return shown((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
