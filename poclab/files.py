@@ -178,10 +178,11 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def write_atomic(path: Path | str, text: str) -> Path:
+def write_atomic(path: Path | str, text: str, *, sync: bool = True) -> Path:
     """Write `text` as UTF-8 so that a reader or a crash sees the old file or the new one, never a half.
 
-    A file that is there keeps its mode. A lone surrogate, which UTF-8 does not have, is written as JSON escapes it.
+    A file that is there keeps its mode. A lone surrogate, which UTF-8 does not have, is written as JSON escapes it. Without
+    `sync` it is not waited for the disk: for what can be made again.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -195,7 +196,8 @@ def write_atomic(path: Path | str, text: str) -> Path:
             with temporary.open("xb") as file:
                 file.write(text.encode("utf-8", "backslashreplace"))
                 file.flush()
-                os.fsync(file.fileno())
+                if sync:
+                    os.fsync(file.fileno())
             if target.is_file():
                 temporary.chmod(target.stat().st_mode & 0o777)
             temporary.replace(target)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import functools
 import json
 import os
 import shutil
@@ -51,8 +52,9 @@ class Recording:
         # A lone surrogate, such as Python puts into the name of a file, is in no database: a question mark stands for it.
         self.records = (folder / "records.jsonl").open("w", encoding="utf-8", errors="replace")
         begin = self._begin()
-        write_atomic(folder / "begin.json", json.dumps(begin, ensure_ascii=False))
-        if uri:
+        if not uri:
+            write_atomic(folder / "begin.json", json.dumps(begin, ensure_ascii=False))  # for the sweep, which owns the run
+        else:
             self.begun = self.recorder.send("begin", uri=uri, folder=str(folder), poc=plan.poc and str(plan.poc), run=begin)
 
     @classmethod
@@ -110,7 +112,6 @@ class Recording:
                 problem = error
         report = dataclasses.replace(report, run_id=run_id, link=_link(self.uri, run_id))
         path = self._save(report)
-        write_atomic(self.folder / "end.json", json.dumps(end))
         if problem is None and self.uri:
             try:
                 self._wait(self.recorder.send("finish", run_id=run_id, folder=str(self.folder), end=end, secrets=secrets()))
@@ -165,16 +166,16 @@ class Recording:
             tracking.recorder().send("end", uri=self.uri, run_id=self.begun.result()["run_id"], status="FAILED").result()
 
     def _artifacts(self, folder: Path) -> None:
-        """Write what is known of the run before its first answer."""
-        plan = self.plan
-        write_atomic(folder / "version.json", json.dumps(plan.version.to_json(), ensure_ascii=False, indent=1))
-        write_atomic(folder / "cases.jsonl", lines(plan.test_set))
+        """Write what is known of the run before its first answer; not synced, since all of it stands elsewhere too."""
+        plan, write = self.plan, functools.partial(write_atomic, sync=False)
+        write(folder / "version.json", json.dumps(plan.version.to_json(), ensure_ascii=False, indent=1))
+        write(folder / "cases.jsonl", lines(plan.test_set))
         if plan.test_set.lock:
-            write_atomic(folder / "cases.lock.json", json.dumps(plan.test_set.lock.to_json(), ensure_ascii=False, indent=1))
+            write(folder / "cases.lock.json", json.dumps(plan.test_set.lock.to_json(), ensure_ascii=False, indent=1))
         if plan.charter and plan.charter.path:
             shutil.copyfile(plan.charter.path, folder / CHARTER)
         for key, prompt in plan.version.prompts.items():
-            write_atomic(folder / "prompts" / Path(key).name / Path(prompt.name).name, prompt.text)
+            write(folder / "prompts" / Path(key).name / Path(prompt.name).name, prompt.text)
 
 
 def run_place(poc: Path | None, uri: str | None) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Record evaluations in MLflow from a process of its own, so that the one that answers cases never waits for a database.
 
-The evaluating process writes a folder: `begin.json` (what is known before the first case), `records.jsonl` (one line per
-case as it ends) and at last `artifacts/`. A recorder process, which alone imports MLflow here, follows the records while
+The evaluating process writes a folder: `artifacts/`, with the report at last, and `records.jsonl`, one line per case as it
+ends; in a trial also `begin.json`, for the sweep that owns the run. A recorder process, which alone imports MLflow here, follows the records while
 they grow and writes runs and traces in bulk. When either process dies, the folder still holds everything.
 
     tracking   the client side: light, knows no MLflow     process    the recorder process and its commands
