@@ -68,4 +68,4 @@ def _draw_set(axes: Any, name: str, part: pandas.DataFrame, colour: str) -> None
 def _short(name: Any) -> str:
     # Matplotlib reads a pair of dollars as a formula; a run's name is only text.
     text = str(name)
-    return (text if len(text) <= 45 else text[:42] + "...").replace("$", r"\$")
+    return (text if len(text) <= 30 else text[:27] + "...").replace("$", r"\$")

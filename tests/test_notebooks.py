@@ -112,7 +112,7 @@ def test_02_is_one_recorded_run_with_its_own_executed_copy(swept, tmp_path):
     assert run.info.status == "FINISHED"
     assert run.data.metrics["accuracy"] == 1.0
     assert run.data.params["retrieval"] == "bm25"
-    assert _said(executed).startswith("bm25 400 abstain: 1.000 (0.676 to 1.000, n = 8, 0 failed) by contains\n")
+    assert _said(executed).startswith("bm25 400 abstain: 1.000 (0.676 to 1.000, n = 8, 0 failed) by contains; run ")
     assert record.run_id in _said(executed)
     assert (tmp_path / "notebook/source/02_evaluate.ipynb").read_bytes() == (NOTEBOOKS / "02_evaluate.ipynb").read_bytes()
     assert folder
