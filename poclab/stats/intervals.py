@@ -1,17 +1,18 @@
-"""Intervals for the numbers of a report: two-sided, honest at 0 and 1, and aware of repeats and clusters.
+"""Intervals for the numbers of one report.
 
     proportions, repeat means                     Wilson
     other 0..1 scores, n < 100 or nearly constant Wilson on the mean
     other 0..1 scores                             BCa bootstrap, fixed seed
     cases in clusters                             Wilson with an effective n, and t instead of the normal
+    cost per case                                 BCa bootstrap; nearly constant: Wilson on a scale
     p50, p95                                      between two order statistics
 
-Confidence is two-sided everywhere. Values are means per case: repeats are averaged before they come here.
-Comparing two reports is not done here yet: an interval of one report says nothing about a difference.
+An interval of one report says nothing about a difference between two: that is in `paired`.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections import Counter
@@ -29,6 +30,8 @@ BOOTSTRAP_FROM = 100
 #: would give 0.9994 to 1. (Measured: of 500 samples of 100 with 5% apart from the commonest, BCa covered 93%, Wilson 99%.)
 APART_FROM = 10
 RESAMPLES = 9_999
+#: The resamples of this many cases are kept, in 40 MB: two hundred reports on the same cases are resampled alike.
+CACHED_UP_TO = 500
 
 
 @dataclass(frozen=True)
@@ -81,40 +84,83 @@ def mean_estimate(values: Sequence[float], *, clusters: Sequence[str | None] | N
     if n == 0:
         raise ValueError("no cases to take a mean of")
     mean = math.fsum(values) / n
-    names = [f"cluster {name}" if name is not None else f"case {index}" for index, name in enumerate(clusters or [None] * n)]
+    names = cluster_names(n, clusters)
     if len(set(names)) < n:
         low, high = _clustered(values, names, mean, confidence)
-    elif n < BOOTSTRAP_FROM or set(values) <= {0, 1} or n - _commonest(values) < APART_FROM:
+    elif n < BOOTSTRAP_FROM or set(values) <= {0, 1} or nearly_constant(values):
         low, high = wilson(mean, n, confidence=confidence)
     else:
         low, high = bca(values, confidence=confidence)
     return Estimate(mean, low, high, n)
 
 
-def _commonest(values: Sequence[float]) -> int:
+def nearly_constant(values: Sequence[float]) -> bool:
+    """Tell whether too few values differ from the commonest one for the bootstrap to see their spread."""
     # Rounded: two means of repeats that differ in the sixteenth digit are one value.
-    return max(Counter(round(value, 9) for value in values).values())
+    return len(values) - max(Counter(round(value, 9) for value in values).values()) < APART_FROM
+
+
+def cost_estimate(values: Sequence[float], *, clusters: Sequence[str | None] | None = None, confidence: float = 0.95) -> Estimate:
+    """Return the mean of amounts of 0 or more, one per case, with its interval.
+
+    BCa bootstrap; where fewer than ten values differ from the commonest, Wilson on the mean as a share of twice the largest
+    value seen (a larger one was never seen, and cannot be ruled out). With clusters both distances grow by the square root
+    of the design effect. Nothing but zeros is certain: the models were free.
+
+    Raises:
+        ValueError: no values, or a negative one.
+    """
+    n = len(values)
+    if n == 0 or min(values) < 0:
+        raise ValueError("a mean cost needs one amount of at least 0 per case")
+    mean, largest = math.fsum(values) / n, max(values)
+    if largest == 0:
+        return Estimate(0.0, 0.0, 0.0, n)
+    if nearly_constant(values):
+        low, high = (2 * largest * edge for edge in wilson(min(mean / (2 * largest), 1.0), n, confidence=confidence))
+    else:
+        low, high = bca(values, confidence=confidence)
+    names = cluster_names(n, clusters)
+    wider = math.sqrt(design_effect(values, names)) if 1 < len(set(names)) < n else 1.0
+    if len(set(names)) == 1 < n:
+        return Estimate(mean, 0.0, math.inf, n)
+    return Estimate(mean, max(0.0, mean - (mean - low) * wider), mean + (high - mean) * wider, n)
 
 
 def _clustered(values: Sequence[float], names: Sequence[str], mean: float, confidence: float) -> tuple[float, float]:
-    """Return Wilson's interval with n / design effect cases, and t of the effective number of clusters - 1 degrees of freedom.
+    """Return Wilson's interval with the effective number of cases, and t instead of the normal quantile."""
+    n, quantile = effective(values, names, confidence=confidence)
+    # One cluster is one observation: nothing is known about the spread between clusters.
+    return (0.0, 1.0) if n is None else wilson(mean, n, quantile=quantile)
 
-    That number is (sum of m^2)^2 / sum of m^4 for clusters of m cases which are all right or all wrong together: clusters of
-    one size count in full, a large one among small ones outweighs them. (Measured: 3 clusters of 10 beside 30 single cases
-    cover 97% and more; with t of all clusters and the mean size as the largest effect they covered 75%.) Under ten clusters
+
+def effective(values: Sequence[float], names: Sequence[str], *, confidence: float) -> tuple[float | None, float]:
+    """Return how many independent cases these are worth, and the quantile to multiply a standard error with.
+
+    n / design effect cases, and t of the effective number of clusters - 1 degrees of freedom. That number is
+    (sum of m^2)^2 / sum of m^4 for clusters of m cases which are all right or all wrong together: clusters of one size
+    count in full, a large one among small ones outweighs them. (Measured: 3 clusters of 10 beside 30 single cases cover
+    97% and more; with t of all clusters and the mean size as the largest effect they covered 75%.) Under ten clusters
     may hide how alike their cases are: 5 of 20 at a correlation of 0.7 and a share of 0.8 covered 76%.
+    Without clusters: the number of values, and the normal quantile. A single cluster is worth no number (None).
 
     Source: Korn and Graubard (1998), Survey Methodology 24, 193-201, for n and t; Carter, Schnepel and Steigerwald (2017),
     Review of Economics and Statistics 99, 698-709, for the number of clusters, at a correlation of 1.
     """
+    sizes = Counter(names).values()
+    if len(sizes) == len(values):
+        return len(values), NormalDist().inv_cdf(0.5 + confidence / 2)
+    if len(sizes) == 1:
+        return None, math.inf
     from scipy.special import stdtrit
 
-    sizes = Counter(names).values()
-    if len(sizes) == 1:
-        return 0.0, 1.0  # one cluster is one observation: nothing is known about the spread between clusters
     clusters = sum(m**2 for m in sizes) ** 2 / sum(m**4 for m in sizes)
-    t = float(stdtrit(max(clusters - 1, 1), 0.5 + confidence / 2))
-    return wilson(mean, len(values) / design_effect(values, names), quantile=t)
+    return len(values) / design_effect(values, names), float(stdtrit(max(clusters - 1, 1), 0.5 + confidence / 2))
+
+
+def cluster_names(n: int, clusters: Sequence[str | None] | None) -> list[str]:
+    """Return the name of each case's cluster; a case without one is a cluster of its own."""
+    return [f"cluster {name}" if name is not None else f"case {index}" for index, name in enumerate(clusters or [None] * n)]
 
 
 def design_effect(values: Sequence[float], names: Sequence[str]) -> float:
@@ -149,14 +195,15 @@ def bca(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, fl
         ValueError: all values are equal: the bootstrap would give an interval of no width.
     Source: Efron (1987), Journal of the American Statistical Association 82, 171-185: (2.3), (6.6).
     """
-    if max(values) - min(values) < 1e-9:
+    spread = max(values) - min(values)
+    if spread <= 1e-9 * max(abs(max(values)), abs(min(values))):
         raise ValueError("all values are equal: the bootstrap cannot tell how much they vary")
     import numpy
     from scipy.special import ndtr, ndtri
 
     # Sorted, so that the order of the cases does not move the interval.
     data = numpy.sort(numpy.asarray(values, dtype=float))
-    mean, apart = data.mean(), data - data.mean()
+    mean, apart = data.mean(), (data - data.mean()) / spread
     means = _resampled_means(data)
     bias = ndtri(((means < mean).mean() + (means <= mean).mean()) / 2)
     acceleration = (apart**3).sum() / (6 * (apart**2).sum() ** 1.5)
@@ -168,10 +215,22 @@ def bca(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, fl
 def _resampled_means(data: numpy.ndarray) -> numpy.ndarray:
     import numpy
 
-    source, n = numpy.random.default_rng(0), len(data)
-    at_once = max(1, 1_000_000 // n)  # 12 MB, however many cases
+    n = len(data)
+    if n <= CACHED_UP_TO:
+        return _resamples(n) @ data / n
+    source, at_once = numpy.random.default_rng(0), max(1, 1_000_000 // n)  # 12 MB, however many cases
     shapes = [(min(at_once, RESAMPLES - done), n) for done in range(0, RESAMPLES, at_once)]
     return numpy.concatenate([data[source.integers(0, n, shape, dtype=numpy.uint32)].mean(axis=1) for shape in shapes])
+
+
+@functools.lru_cache(maxsize=2)
+def _resamples(n: int) -> numpy.ndarray:
+    """Return how often each of n cases is in each resample: the same for every score on the same cases."""
+    import numpy
+
+    drawn = numpy.random.default_rng(0).integers(0, n, (RESAMPLES, n), dtype=numpy.uint32)
+    offsets = numpy.arange(RESAMPLES, dtype=numpy.int64)[:, None] * n
+    return numpy.bincount((drawn + offsets).ravel(), minlength=RESAMPLES * n).reshape(RESAMPLES, n).astype(float)
 
 
 def quantile_estimate(values: Sequence[float], q: float, *, confidence: float = 0.95) -> Estimate:
@@ -189,13 +248,14 @@ def quantile_estimate(values: Sequence[float], q: float, *, confidence: float = 
         raise ValueError("no values to take a quantile of")
     ordered = sorted(values)
     value = ordered[max(math.ceil(q * n - 1e-9), 1) - 1]
-    low_rank, high_rank = _ranks(n, q, confidence)
+    low_rank, high_rank = ranks(n, q, confidence)
     low = ordered[low_rank - 1] if low_rank >= 1 else -math.inf
     high = ordered[high_rank - 1] if high_rank <= n else math.inf
     return Estimate(value, min(low, value), max(high, value), n)
 
 
-def _ranks(n: int, q: float, confidence: float) -> tuple[int, int]:
+@functools.lru_cache(maxsize=64)
+def ranks(n: int, q: float, confidence: float) -> tuple[int, int]:
     """Return ranks r < s with P(X_(r) <= quantile <= X_(s)) of at least `confidence`; 0 and n + 1 are open edges.
 
     Equal tails while both can be had; with too few values for that, the upper edge takes what error it needs to close.

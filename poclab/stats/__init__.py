@@ -1,0 +1,45 @@
+"""Statistics of a POC: two-sided, honest at 0 and 1, and aware of repeats and clusters.
+
+    intervals   a mean, a quantile, a cost, each with its interval
+    paired      whether two versions differ on the same cases, and what is left of that after many trials
+    planning    how many cases it takes to tell, and what a number of cases can tell
+
+Values are one per case: repeats are averaged before they come here. Nothing here knows a report.
+"""
+
+from poclab.stats.intervals import Estimate, bca, cost_estimate, design_effect, edges, mean_estimate, quantile_estimate, wilson
+from poclab.stats.paired import Paired, compare_paired, holm, mcnemar, sign_flip
+from poclab.stats.planning import (
+    cases_for_quantile,
+    cases_to_reach,
+    cases_to_tell,
+    cases_until,
+    power_to_reach,
+    power_to_tell,
+    smallest_difference,
+    smallest_share,
+)
+
+__all__ = [
+    "Estimate",
+    "Paired",
+    "bca",
+    "cases_for_quantile",
+    "cases_to_reach",
+    "cases_to_tell",
+    "cases_until",
+    "compare_paired",
+    "cost_estimate",
+    "design_effect",
+    "edges",
+    "holm",
+    "mcnemar",
+    "mean_estimate",
+    "power_to_reach",
+    "power_to_tell",
+    "quantile_estimate",
+    "sign_flip",
+    "smallest_difference",
+    "smallest_share",
+    "wilson",
+]
