@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from poclab import charts, models, rag, scores
+    from poclab.archive import load_run, runs
     from poclab.cases import Case, TestSet
     from poclab.charter import Charter
     from poclab.errors import PocError
-    from poclab.experiment import Interrupted, evaluate, load_run, runs
+    from poclab.experiment import Interrupted, compare, decide, evaluate, history
     from poclab.report import Report
     from poclab.system import Prompt, Reply, Version
 
@@ -30,11 +31,14 @@ _HOMES = {
     "TestSet": "cases",
     "Version": "system",
     "charts": "",
+    "compare": "experiment",
+    "decide": "experiment",
     "evaluate": "experiment",
-    "load_run": "experiment",
+    "history": "experiment",
+    "load_run": "archive",
     "models": "",
     "rag": "",
-    "runs": "experiment",
+    "runs": "archive",
     "scores": "",
 }
 __all__ = [
@@ -48,7 +52,10 @@ __all__ = [
     "TestSet",
     "Version",
     "charts",
+    "compare",
+    "decide",
     "evaluate",
+    "history",
     "load_run",
     "models",
     "rag",

@@ -38,6 +38,10 @@ class Criterion:
     confidence: float = 0.95
     split: str = "test"
 
+    @property
+    def bound(self) -> float:
+        return self.at_least if self.at_least is not None else self.at_most
+
     def __str__(self) -> str:
         bound = f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
         return f"{self.metric} {bound} on {self.split} ({self.confidence:.0%} confidence)"
@@ -58,6 +62,11 @@ class Charter:
     def digest(self) -> str:
         """The SHA-256 over what the charter says, whatever its layout and comments."""
         return digest(dict(self.text))
+
+    @property
+    def criteria_texts(self) -> tuple[str, ...]:
+        """The criteria as they are shown, and as every run keeps them."""
+        return tuple(str(one) for one in self.criteria)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -94,8 +103,23 @@ class Charter:
             if not isinstance(data.get(key) or {}, dict):
                 raise InputError(f"{path}: {key} holds `key: value` lines, found {data[key]!r}")
             refuse_unknown(data.get(key) or {}, known, where=f"{path}: {key}")
+        _check_timebox(data.get("timebox") or {}, path)
+        volume = data.get("volume_per_month")
+        if volume is not None and (isinstance(volume, bool) or not isinstance(volume, (int, float)) or volume < 0):
+            raise InputError(f"{path}: volume_per_month is a number of requests, found {volume!r}", fix="volume_per_month: 1000")
         parsed = tuple(_criterion(one, f"{path}, criterion {number}") for number, one in enumerate(criteria, 1))
         return cls(data.get("decision") or "", data.get("owner") or "", data.get("sponsor") or "", parsed, data, path)
+
+
+def _check_timebox(timebox: Mapping[str, Any], path: Path) -> None:
+    start, weeks = timebox.get("start"), timebox.get("weeks")
+    try:
+        if start is not None:
+            datetime.date.fromisoformat(start)
+    except (TypeError, ValueError):
+        raise InputError(f"{path}: timebox.start is a day, found {start!r}", fix="timebox: {start: 2026-11-23, weeks: 6}") from None
+    if weeks is not None and (isinstance(weeks, bool) or not isinstance(weeks, (int, float)) or not 0 < weeks <= 520):
+        raise InputError(f"{path}: timebox.weeks is a number of weeks, found {weeks!r}", fix="timebox: {start: 2026-11-23, weeks: 6}")
 
 
 def _criterion(data: Any, where: str) -> Criterion:

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from poclab.charter import Charter
+from poclab.comparison import Comparison
 from poclab.errors import InputError
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
+WORDS = {"better": "#1a7f37", "worse": "#b42318", "cannot tell": "#57606a"}
 COLOURS = {"dev": "#1f77b4", "test": "#d62728", "all": "#7f7f7f"}
 
 
@@ -46,12 +48,42 @@ def accuracy_over_time(runs: pandas.DataFrame, *, charter: Charter | None = None
     axes.set(xlabel="run, in the order they were made", ylabel="accuracy (share of cases)", ylim=(0, 1), title="Accuracy over time")
     axes.set_xticks(range(len(drawn)), [_short(name) for name in drawn["run"]], rotation=60, ha="right", fontsize=7)
     axes.legend(loc="best", fontsize=8)
+    return _shown(figure)
+
+
+def forest(comparison: Comparison) -> Figure:
+    """Return the difference of each candidate to the baseline by the first score, with its interval, and the word that it got."""
+    drawn = sorted((one for one in comparison.candidates if one.scores[0].paired), key=lambda one: one.scores[0].paired.difference.value)
+    if not drawn:
+        raise InputError(f"no difference to draw: {comparison.candidates[0].scores[0].problem}")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 1.4 + 0.35 * len(drawn)), layout="constrained")
+    axes = figure.add_subplot()
+    for place, one in enumerate(drawn):
+        score = one.scores[0]
+        value, word = score.paired.difference, score.word.partition(" (")[0]
+        style: Mapping[str, Any] = {"fmt": "o", "capsize": 2, "markersize": 4, "color": WORDS[word]}
+        axes.errorbar(value.value, place, xerr=[[value.value - value.low], [value.high - value.value]], **style)
+        axes.annotate(word, (value.high, place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=7, color=WORDS[word])
+    axes.axvline(0, color="black", linewidth=1)
+    axes.set_yticks(range(len(drawn)), [_short(one.name, 60) for one in drawn], fontsize=7)
+    axes.margins(x=0.15)
+    axes.set(
+        xlabel=f"difference in {drawn[0].scores[0].score} to {_short(comparison.baseline.version.name)} (share of cases, 95% interval, not adjusted)",
+        title=f"{comparison.baseline.split or 'all'} cases, n = {comparison.baseline.n}; words by Holm over {comparison.comparisons}",
+    )
+    return _shown(figure)
+
+
+def _shown(figure: Figure) -> Figure:
     # A figure that pyplot does not know is shown in a notebook as its name, unless it says how to be a picture.
-    figure._repr_png_ = functools.partial(_png, figure)
+    figure._repr_png_ = functools.partial(png, figure)
     return figure
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """Return a figure as a PNG picture."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=100)
     return picture.getvalue()
@@ -65,7 +97,7 @@ def _draw_set(axes: Any, name: str, part: pandas.DataFrame, colour: str) -> None
     axes.axhline(part["accuracy"].iloc[0], color=colour, linestyle=":", linewidth=1, label=f"first run on {name}")
 
 
-def _short(name: Any) -> str:
+def _short(name: Any, most: int = 30) -> str:
     # Matplotlib reads a pair of dollars as a formula; a run's name is only text.
     text = str(name)
-    return (text if len(text) <= 30 else text[:27] + "...").replace("$", r"\$")
+    return (text if len(text) <= most else text[: most - 3] + "...").replace("$", r"\$")

@@ -140,7 +140,7 @@ def ui(poc: Path | None, port: int) -> None:
 
     It is served on this machine only.
     """
-    from poclab.experiment import show_ui
+    from poclab.archive import show_ui
 
     # A closed terminal, or `kill`, ends the server too, as Ctrl-C does.
     for number in (signal.SIGTERM, signal.SIGHUP):

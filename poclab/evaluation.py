@@ -6,7 +6,9 @@ No store here: `runner` calls `ask` and `score` in its workers, `recording` keep
 from __future__ import annotations
 
 import copy
+import getpass
 import inspect
+import json
 import time
 import traceback
 import uuid
@@ -171,8 +173,17 @@ class Plan:
             "charter": self.charter.digest if self.charter else None,
             "corpus": self.corpus_digest,
             "repeats": self.repeats,
+            "criteria": json.dumps(self.charter.criteria_texts, ensure_ascii=False) if self.charter else None,
         }
-        return {f"poclab.{key}": str(value) for key, value in values.items() if value is not None}
+        return {"mlflow.user": _user(), **{f"poclab.{key}": str(value) for key, value in values.items() if value is not None}}
+
+
+def _user() -> str:
+    """Return who evaluates, as the machine knows them: held-out cases are looked at by somebody."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return "(not known)"
 
 
 def _score(scorer: Scorer, case: Case, reply: Reply) -> Score | None:

@@ -1,4 +1,7 @@
-"""What a notebook calls: evaluate a system against a frozen set, as one MLflow run."""
+"""What a notebook calls: evaluate a system as one MLflow run, compare runs, look back at them, decide.
+
+The last three find the runs and leave the thinking to `comparison`, `timeline` and `decision`.
+"""
 
 from __future__ import annotations
 
@@ -8,87 +11,24 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from poclab import runner, tracking
+from poclab import charts, comparison, decision, runner, timeline, tracking
+from poclab.archive import BASELINE, Archive
 from poclab.cases import Case, TestSet
+from poclab.charter import Charter
+from poclab.comparison import Comparison
+from poclab.decision import Decision
 from poclab.errors import InputError, printable
 from poclab.evaluation import Plan, Task
-from poclab.files import require_poc
+from poclab.files import find_poc, require_poc, work_folder
 from poclab.recording import TRIAL_RUN, Recording
-from poclab.redaction import shown
 from poclab.report import CaseResult, Report
 from poclab.scores import Scorer, as_scorer
 from poclab.system import Version
-from poclab.tables import frame
-from poclab.tracking import queries
-
-if TYPE_CHECKING:
-    import pandas
+from poclab.timeline import History
 
 TRACES = ("all", "failed", "none")
-#: MLflow knows no whole numbers.
-COUNTS = ("cases", "failed", "tokens_in", "tokens_out")
-
-
-def runs(poc: Path | str | None = None) -> pandas.DataFrame:
-    """Return the finished evaluations of a POC, the oldest first: name, when, split, parameters, numbers, ids.
-
-    `poc` is its folder; without one it is found as for the command line.
-    """
-    folder, uri = _store_of(poc)
-    rows = [
-        {
-            "run": one["name"],
-            "started": datetime.datetime.fromtimestamp(one["started_ms"] / 1000),
-            **{key: one["tags"].get(key) for key in ("split", "edition", "score", "sweep")},
-            **one["params"],
-            **{key: int(value) if key in COUNTS else value for key, value in one["metrics"].items()},
-            **{key: one["tags"].get(key) for key in ("lock", "corpus", "version", "content")},
-            "run_id": one["run_id"],
-        }
-        for one in queries.runs(uri, folder.name)
-    ]
-    return frame(rows)
-
-
-def load_run(run_id: str, poc: Path | str | None = None) -> Report:
-    """Return the report of a recorded run; the first characters of its id are enough, as tables show them.
-
-    Raises:
-        InputError: no such run, or it holds no report.
-    """
-    folder, uri = _store_of(poc)
-    return queries.report(uri, run_id, folder.name)
-
-
-def show_ui(poc: Path, port: int, *, say: Callable[[str], None]) -> None:
-    """Serve MLflow's UI for a POC on loopback until Ctrl-C, and say where to look.
-
-    Raises:
-        StoreError: the store cannot be read, or the port is taken.
-    """
-    from poclab.tracking import server
-
-    folder, uri = _store_of(poc)
-    if uri.startswith("http"):
-        raise InputError(f"the runs of this POC are at {shown(uri)}: its UI is served there already", fix=f"open {shown(uri)} in a browser")
-    server.check_port(port)
-    found = queries.runs(uri, folder.name)
-    with server.serve(uri, folder, port) as (base, process):
-        ranked = server.best_of_each_version(found)
-        links = server.links(base, found[0]["experiment_id"], ranked) if found else {"nothing is recorded yet": base}
-        for what, address in links.items():
-            say(f"{what}: {address}")
-        say("Ctrl-C ends it.")
-        process.wait()
-
-
-def _store_of(poc: Path | str | None) -> tuple[Path, str]:
-    folder = require_poc(poc)
-    uri = tracking.tracking_uri(folder)
-    tracking.check_store(uri)
-    return folder, uri
 
 
 class Interrupted(KeyboardInterrupt):
@@ -159,6 +99,92 @@ def evaluate(
     if recording.stopped:
         raise Interrupted(report, path)
     return report
+
+
+def compare(*runs: Any, poc: Path | str | None = None) -> Comparison:
+    """Compare versions on the same frozen cases, the first one being the baseline.
+
+    Each is a report, the id of a recorded run (its first characters will do), or an MLflow run. Without any, the trials of
+    the sweep that ended last are compared with its baseline. `poc` is the folder whose runs are meant; it is found as for
+    the command line. Where the runs are trials of sweeps, all trials that were started count.
+
+    Raises:
+        InputError: no such run, or reports that cannot be compared (partial, of other splits, without a common score).
+        FrozenError: reports of different frozen sets.
+    """
+    archive = _archive(poc, runs)
+    if not runs:
+        trials = archive.sweep()
+        if len(trials) < 2:
+            raise InputError("no sweep with two trials to compare", fix="`poclab sweep`, or name two runs")
+        runs = tuple(row["run_id"] for row in sorted(trials, key=lambda row: row["name"] != BASELINE))
+    reports = _reports(runs, archive)
+    ids = [one.run_id for one in reports if one.run_id]
+    links = [archive.link(one.run_id, reports[0].run_id) if archive else "" for one in reports[1:]]
+    return comparison.compare(*reports, trials=archive.trials_started(ids) if archive and ids else None, links=links)
+
+
+def history(poc: Path | str | None = None) -> History:
+    """Return the accuracy of a POC's runs over time, and what changed at each; the chart is kept with the newest run.
+
+    Raises:
+        InputError: no POC there, or no finished run in it.
+    """
+    archive = Archive.open(poc)
+    charter = Charter.load(archive.poc)
+    found = timeline.of_runs(archive.finished, charter)
+    picture = work_folder(archive.poc, "charts") / "history.png"
+    picture.write_bytes(charts.png(found.figure()))
+    files = {str(picture): "charts"}
+    tracking.recorder().send("artifacts", uri=archive.uri, run_id=found.rows[-1]["run_id"], files=files).result()
+    return found
+
+
+def decide(charter: Charter | Path | str | None = None, *runs: Any, today: datetime.date | None = None) -> Decision:
+    """Hold a charter's criteria against the runs of one version: go, no-go or not yet.
+
+    `charter` is one, its file or its POC folder; each run is given as for `compare`. Without any, it is the version that was
+    scored last on the held-out cases, else the best one of the last sweep. The run of the same version on the other split
+    is found by itself.
+
+    Raises:
+        InputError: the charter cannot decide yet (with the questions to answer), or there is nothing to decide on.
+        FrozenError: runs on other cases than the frozen ones.
+    """
+    charter = charter if isinstance(charter, Charter) else Charter.load(require_poc(charter))
+    decision.refuse_unfinished(charter)
+    archive = _archive(charter.path and charter.path.parent, runs)
+    if not runs:
+        runs = (archive.candidate()["run_id"],)
+    reports = _reports(runs, archive)
+    if archive is None:
+        return decision.weigh(charter, reports, today=today)
+    for other in archive.other_splits(reports):
+        reports += archive.reports([other])
+    return decision.weigh(charter, reports, looks=archive.looks(), edits=archive.edits(charter), today=today)
+
+
+def _archive(poc: Path | str | None, runs: Sequence[Any]) -> Archive | None:
+    """Return the store of runs; None when only reports are given and no store is theirs."""
+    if any(not isinstance(one, Report) for one in runs) or not runs:
+        return Archive.open(poc)
+    folder = find_poc(poc)
+    if folder is None or folder.name != runs[0].test_set or not any(one.run_id for one in runs):
+        return None
+    return Archive.open(folder)
+
+
+def _reports(runs: Sequence[Any], archive: Archive | None) -> list[Report]:
+    """Return a report for each report, run id or MLflow run."""
+    named = {id(one): archive.find(_run_id(one)) for one in runs if not isinstance(one, Report)} if archive else {}
+    return [one if isinstance(one, Report) else archive.reports([named[id(one)]])[0] for one in runs]
+
+
+def _run_id(one: Any) -> str:
+    found = one if isinstance(one, str) else getattr(getattr(one, "info", None), "run_id", None)
+    if not isinstance(found, str):
+        raise InputError(f"{one!r} is no report and no run", fix="give reports, or ids of runs as `poclab history` shows them")
+    return found
 
 
 def _version(system: Any, version: Version | None) -> Version:

@@ -35,6 +35,9 @@ class Parameter:
     default: Any
 
 
+NO_PARAMETER = Parameter("", (), None)
+
+
 class NotebookError(Exception):
     """A cell failed: `cell` counts code and text cells from 1; `poclab_error` when the message was written for a person."""
 

@@ -30,6 +30,8 @@ from poclab.report import Report
 
 #: A parameter longer than this is logged by its digest; the whole stands in `version.json`.
 LONGEST_PARAM = 500
+#: The artifact that comparisons read.
+BRIEF = "brief.json"
 #: Set by a sweep for the kernel of a trial: the folder that the report belongs in, and the run that it makes.
 TRIAL_FOLDER, TRIAL_RUN = "POCLAB_TRIAL", "POCLAB_RUN_ID"
 
@@ -125,6 +127,7 @@ class Recording:
         return report, path if stopped else None
 
     def _save(self, report: Report) -> Path:
+        report.shortened().save(self.folder / "artifacts" / BRIEF, sync=False)
         return report.save(self.folder / "artifacts" / "report.json")
 
     def _wait(self, answer: Future[Any]) -> Any:

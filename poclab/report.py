@@ -7,11 +7,12 @@ raised) leaves that score without a number. Two reports are not compared here.
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from poclab.errors import InputError, printable
 from poclab.files import canonical, digest, read_json, write_atomic
 from poclab.redaction import conceal_json
 from poclab.scores import Score
-from poclab.stats import Estimate, mean_estimate, quantile_estimate
+from poclab.stats import Estimate, cost_estimate, mean_estimate, quantile_estimate
 from poclab.system import UNDER_WAY, Call, Reply, Version
 from poclab.tables import frame, html_table
 
@@ -32,6 +33,10 @@ FORMAT = 1
 #: What is shown of a report; `report.frame()` holds all of it.
 ROWS_SHOWN, FAILURES_SHOWN = 40, 3
 TOTALS = ("cost_usd", "tokens_in", "tokens_out")
+COST = "cost_usd_per_case"
+QUANTILES = {"latency_p50_s": 0.50, "latency_p95_s": 0.95}
+#: What is kept of a reply in a brief report.
+BRIEF_CHARACTERS = 500
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,10 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class Report:
-    """One version on one split of one frozen set. Results stand in the order of the cases, repeats together."""
+    """One version on one split of one frozen set. Results stand in the order of the cases, repeats together.
+
+    A `brief` one holds what a comparison reads: its replies are cut, and have no passages.
+    """
 
     version: Version
     test_set: str
@@ -99,6 +107,7 @@ class Report:
     run_id: str | None = None
     link: str | None = None
     warnings: tuple[str, ...] = field(default=())
+    brief: bool = False
 
     @property
     def partial(self) -> bool:
@@ -123,37 +132,64 @@ class Report:
         """How many results failed (each repeat counts)."""
         return sum(result.failure is not None for result in self.results)
 
-    def mean(self, score: str) -> float:
-        """Return the mean of one score.
+    def mean(self, metric: str) -> float:
+        """Return the value of `estimate`."""
+        return self.estimate(metric).value
+
+    def values(self, metric: str) -> dict[str, float]:
+        """Return one value per case, repeats averaged, by the id of each case that the metric applies to.
+
+        A metric is the name of a score, `accuracy` (the first score), `failed_share` or `cost_usd_per_case`.
 
         Raises:
-            InputError: no such score, or it could not be given on some case.
+            InputError: no such metric, it applies to no case, a scorer failed on some case, or a cost is unknown.
         """
-        return self.estimate(score).value
+        score = self.score_names[0] if metric == "accuracy" and self.score_names else metric
+        if score in self.score_names:
+            self._check_scored(score)
+            given = {
+                name: [float(one.scores[score].value or 0) for one in group if score in one.scores] for name, group in self.by_case.items()
+            }
+        elif metric == "failed_share":
+            given = {name: [float(one.failure is not None) for one in group] for name, group in self.by_case.items()}
+        elif metric == COST:
+            given = self._costs()
+        else:
+            known = (*self.score_names, "accuracy", "failed_share", COST, *QUANTILES)
+            raise InputError(f"this report has no score {metric!r}", fix=f"use one of: {', '.join(known)}")
+        found = {name: math.fsum(values) / len(values) for name, values in given.items() if values}
+        if not found:
+            raise InputError(f"{metric} applies to none of the {self.n} cases that were evaluated")
+        return found
 
-    def estimate(self, score: str, *, confidence: float = 0.95) -> Estimate:
-        """Return the mean of one score over the cases it applies to, with its interval.
-
-        Raises:
-            InputError: no such score, it applies to no case, or a scorer failed on some case.
-        """
-        if score not in self.score_names:
-            raise InputError(f"this report has no score {score!r}", fix=f"use one of: {', '.join(self.score_names)}")
+    def _check_scored(self, score: str) -> None:
         if lost := self.unscored(score):
             named = f"{', '.join(lost[:8])}{' ...' if len(lost) > 8 else ''}"
-            why = next(one.scores[score].reason for one in self.results if one.case_id == lost[0])
+            why = next(one.scores[score].reason for one in self.by_case[lost[0]] if one.scores[score].value is None)
             raise InputError(
                 f"{score} is incomplete: {len(lost)} case(s) could not be scored: {named}: {why}", fix="mend the scorer and evaluate again"
             )
-        values, clusters = [], []
-        for results in self.by_case.values():
-            given = [float(one.scores[score].value or 0) for one in results if score in one.scores]
-            if given:
-                values.append(math.fsum(given) / len(given))
-                clusters.append(results[0].cluster)
-        if not values:
-            raise InputError(f"{score} applies to none of the {self.n} cases that were evaluated")
-        return mean_estimate(values, clusters=clusters, confidence=confidence)
+
+    def _costs(self) -> dict[str, list[float]]:
+        if self.total("cost_usd") is None:
+            raise InputError("the cost is unknown: no call was seen, or one of a model without a price")
+        return {name: [_sum(one.billed_calls, "cost_usd") or 0.0 for one in group] for name, group in self.by_case.items()}
+
+    def clusters(self, cases: Iterable[str]) -> list[str | None]:
+        """Return the cluster of each of these cases."""
+        return [self.by_case[name][0].cluster for name in cases]
+
+    def estimate(self, metric: str, *, confidence: float = 0.95) -> Estimate:
+        """Return a metric with its interval: one that `values` takes, over the cases it applies to, or a latency over all requests.
+
+        Raises:
+            InputError: as `values`.
+        """
+        if metric in QUANTILES:
+            return quantile_estimate([one.latency_s for one in self.results], QUANTILES[metric], confidence=confidence)
+        values = self.values(metric)
+        estimated = cost_estimate if metric == COST else mean_estimate
+        return estimated(list(values.values()), clusters=self.clusters(values), confidence=confidence)
 
     def unscored(self, score: str) -> list[str]:
         """Return the ids of the cases on which the scorer itself failed."""
@@ -162,22 +198,12 @@ class Report:
 
     @cached_property
     def estimates(self) -> dict[str, Estimate]:
-        """Every number that carries an interval, by its metric name; a score that has no number is absent."""
+        """Every number that carries an interval, by its metric name; what has no number is absent."""
         found: dict[str, Estimate] = {}
-        for name in self.score_names:
-            try:
+        names = ("accuracy", *self.score_names, "failed_share", *QUANTILES, COST) if self.results else ()
+        for name in names:
+            with contextlib.suppress(InputError):
                 found[name] = self.estimate(name)
-            except InputError:
-                continue
-        if self.score_names and self.score_names[0] in found:
-            found = {"accuracy": found[self.score_names[0]], **found}
-        if self.results:
-            groups = self.by_case.values()
-            shares = [sum(one.failure is not None for one in results) / len(results) for results in groups]
-            found["failed_share"] = mean_estimate(shares, clusters=[results[0].cluster for results in groups])
-            latencies = [one.latency_s for one in self.results]
-            found["latency_p50_s"] = quantile_estimate(latencies, 0.50)
-            found["latency_p95_s"] = quantile_estimate(latencies, 0.95)
         return found
 
     def total(self, what: str) -> float | None:
@@ -203,10 +229,8 @@ class Report:
         for name, estimate in self.estimates.items():
             numbers |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
         numbers |= {what: self.total(what) for what in TOTALS}
-        if numbers["cost_usd"] is not None:
-            numbers["cost_usd_per_case"] = numbers["cost_usd"] / len(self.results)
         numbers |= {"failed": self.failed, "cases": self.n}
-        return {name: round(value, 6) for name, value in numbers.items() if value is not None and math.isfinite(value)}
+        return {name: _rounded(name, value) for name, value in numbers.items() if value is not None and math.isfinite(value)}
 
     def content_digest(self) -> str:
         """Return the digest of what must be equal when a run is repeated: version, set, replies, scores and failures.
@@ -255,12 +279,17 @@ class Report:
         data |= {"format": FORMAT, "version": self.version.to_json(), "results": [one.to_json() for one in self.results]}
         aggregates = {name: {key: _finite(value) for key, value in vars(one).items()} for name, one in self.estimates.items()}
         totals = {"failed": self.failed, **{what: self.total(what) for what in TOTALS}}
-        return {**data, "partial": self.partial, "aggregates": {**aggregates, **totals}, "content_digest": self.content_digest()}
+        content = None if self.brief else self.content_digest()
+        return {**data, "partial": self.partial, "aggregates": {**aggregates, **totals}, "content_digest": content}
 
-    def save(self, path: Path | str) -> Path:
+    def shortened(self) -> Report:
+        """Return the brief report of this one: two hundred of them are read in the time of ten whole ones."""
+        return replace(self, brief=True, results=tuple(_shortened(one) for one in self.results))
+
+    def save(self, path: Path | str, *, sync: bool = True) -> Path:
         """Write the report as JSON, whole or not at all, without any key value that is known, and with a digest of it all."""
         data = json.loads(json.dumps(conceal_json(self.to_json()), allow_nan=False))
-        return write_atomic(path, json.dumps({**data, "file_digest": digest(data)}, ensure_ascii=False))
+        return write_atomic(path, json.dumps({**data, "file_digest": digest(data)}, ensure_ascii=False), sync=sync)
 
     @classmethod
     def load(cls, path: Path | str) -> Report:
@@ -276,7 +305,7 @@ class Report:
         if data.pop("file_digest", None) != digest(data):
             raise InputError(f"{path}: changed since it was written: its digest differs", fix="evaluate again")
         try:
-            fields = {name: data[name] for name in cls.__dataclass_fields__}
+            fields = {name: data[name] for name in cls.__dataclass_fields__ if name != "brief" or name in data}
             results = tuple(CaseResult.from_json(one) for one in data["results"])
             lists = {name: tuple(data[name]) for name in ("score_names", "warnings")}
             return cls(**{**fields, **lists, "version": Version.from_json(data["version"]), "results": results})
@@ -334,7 +363,7 @@ class Report:
     def _cases_html(self) -> str:
         worst = sorted(self.results, key=lambda one: (one.failure is None, self._value(one)))
         rows = [
-            (one.case_id, _first_input(one.inputs), expected_text(one.expected), reply_text(one.reply) or one.error, self._verdict(one))
+            (one.case_id, first_input(one.inputs), expected_text(one.expected), reply_text(one.reply) or one.error, self._verdict(one))
             for one in worst[:ROWS_SHOWN]
         ]
         hidden = len(worst) - len(rows)
@@ -357,13 +386,25 @@ class Report:
         return f"{'unscored' if score.value is None else format(float(score.value), 'g')}: {score.reason}"
 
 
+def _shortened(one: CaseResult) -> CaseResult:
+    scores = {name: replace(score, answer="", reason=score.reason[:BRIEF_CHARACTERS]) for name, score in one.scores.items()}
+    reply = Reply(reply_text(one.reply)[:BRIEF_CHARACTERS])
+    return replace(one, reply=reply, scores=scores, error=one.problem[:BRIEF_CHARACTERS])
+
+
 def reply_text(reply: Reply) -> str:
     """Return a reply as text: its own, else its data as JSON."""
     return reply.text or (json.dumps(reply.data, ensure_ascii=False) if reply.data is not None else "")
 
 
-def _first_input(inputs: Mapping[str, Any]) -> str:
+def first_input(inputs: Mapping[str, Any]) -> str:
+    """Return the question of a case, else its first input, as text."""
     return str(inputs.get("question") or next(iter(inputs.values()), ""))
+
+
+def _rounded(name: str, value: float) -> float:
+    # A case may cost a millionth of a dollar.
+    return float(f"{value:.6g}") if name.startswith("cost") else round(value, 6)
 
 
 def _finite(value: float) -> float | None:

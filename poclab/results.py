@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from poclab import tracking
 from poclab.errors import InputError
-from poclab.redaction import shown
 from poclab.stats import edges
 from poclab.sweeps import Sweep
 from poclab.tables import frame, text_table
-from poclab.tracking.server import PORT
+from poclab.tracking.server import base_of
 
 if TYPE_CHECKING:
     import pandas
@@ -130,9 +129,8 @@ class Results:
         """Return the address of the MLflow UI, and the command that serves it."""
         ids = [record.experiment_id for record in self.records if record.experiment_id]
         uri = tracking.tracking_uri(self.sweep.poc)
-        base = shown(uri).rstrip("/") if uri.startswith("http") else f"http://127.0.0.1:{PORT}"
         serve = "" if uri.startswith("http") else f" (served by `poclab ui {_relative(self.sweep.poc)}`)"
-        return f"MLflow UI: {base}/#/experiments/{ids[0] if ids else ''}/evaluation-runs{serve}"
+        return f"MLflow UI: {base_of(uri)}/#/experiments/{ids[0] if ids else ''}/evaluation-runs{serve}"
 
     def failures(self) -> str:
         """Return the trials that failed, those with the same error together."""

@@ -94,6 +94,8 @@ class _Driver:
         self.uri = tracking.tracking_uri(sweep.poc)
         self.parent: str | None = None
         self.lock_digest = ""
+        #: The split of a trial that names none: held-out cases are looked at even when the trial fails.
+        self.split = kernels.read_parameters(sweep.notebook).get("split", kernels.NO_PARAMETER).default
         self.place = run_place(sweep.poc, self.uri)
         self.stopped = False
 
@@ -177,7 +179,9 @@ class _Driver:
         folder = self.folder / trial_id
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "artifacts").mkdir(parents=True)
-        tags = {"poclab.sweep": self.sweep.name, "poclab.trial": trial_id}
+        split = trial.parameters.get("split", self.split)
+        tags = {"poclab.sweep": self.sweep.name, "poclab.trial": trial_id, "poclab.lock": self.lock_digest}
+        tags |= {"poclab.split": split} if isinstance(split, str) else {}
         tags |= {"mlflow.parentRunId": self.parent} if self.parent else {}
         begun = self._begin(conceal(trial.name), tags, folder)
         error = ""

@@ -17,8 +17,8 @@ HOUSE = ROOT / "poclab"
 FLOORS = [
     ["errors", "files", "redaction", "tables"],
     ["system", "charter", "cases", "imports", "freezing"],
-    ["stats", "scores", "report", "runner", "charts"],
-    ["offline", "transport", "models", "rag", "tracking", "evaluation", "recording", "experiment"],
+    ["stats", "scores", "report", "runner", "comparison", "decision", "charts", "timeline"],
+    ["offline", "transport", "models", "rag", "tracking", "evaluation", "recording", "archive", "experiment"],
     ["kernels", "sweeps", "results", "trials", "starter"],
     ["cli", "__main__"],
 ]

@@ -35,7 +35,7 @@ def test_the_first_characters_of_a_run_are_enough(recorded, swept):
 
 def test_an_unknown_run_is_an_error_that_tells_where_to_look(recorded):
     """A mistyped run id."""
-    with pytest.raises(InputError, match="run 'nonsense' holds no report.*\n.*poclab.runs"):
+    with pytest.raises(InputError, match="no finished run begins with 'nonsense'.*\n.*poclab.runs"):
         poclab.load_run("nonsense", recorded[0])
 
 

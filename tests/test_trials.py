@@ -237,7 +237,7 @@ class TestSwept:
         report = Report.load(client.download_artifacts(baseline.info.run_id, "report.json"))
 
         assert {one.path for one in client.list_artifacts(baseline.info.run_id)} == {
-            "report.json", "version.json", "cases.jsonl", "cases.lock.json", "charter.yaml", "prompts", "environment.json", "notebook",
+            "report.json", "brief.json", "version.json", "cases.jsonl", "cases.lock.json", "charter.yaml", "prompts", "environment.json", "notebook",
         }  # fmt: skip
         assert baseline.info.run_name == "baseline"
         assert baseline.data.params == {"model": "offline/extractive", "prompt": "prompts/abstain.md", "retrieval": "none"} | {

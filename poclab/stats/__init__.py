@@ -7,7 +7,17 @@
 Values are one per case: repeats are averaged before they come here. Nothing here knows a report.
 """
 
-from poclab.stats.intervals import Estimate, bca, cost_estimate, design_effect, edges, mean_estimate, quantile_estimate, wilson
+from poclab.stats.intervals import (
+    Estimate,
+    bca,
+    cost_estimate,
+    design_effect,
+    edges,
+    independent_difference,
+    mean_estimate,
+    quantile_estimate,
+    wilson,
+)
 from poclab.stats.paired import Paired, compare_paired, holm, mcnemar, sign_flip
 from poclab.stats.planning import (
     cases_for_quantile,
@@ -33,6 +43,7 @@ __all__ = [
     "design_effect",
     "edges",
     "holm",
+    "independent_difference",
     "mcnemar",
     "mean_estimate",
     "power_to_reach",

@@ -47,9 +47,10 @@ class Estimate:
         return f"{self.value:.3f} ({edges(self.low, self.high)}, n = {self.n})"
 
 
-def edges(low: float | None, high: float | None) -> str:
+def edges(low: float | None, high: float | None, *, signed: bool = False) -> str:
     """Return an interval as text; an edge that is infinite, or None as JSON has it, is open."""
-    return " to ".join("open" if edge is None or math.isinf(edge) else f"{edge:.3f}" for edge in (low, high))
+    form = "+.3f" if signed else ".3f"
+    return " to ".join("open" if edge is None or math.isinf(edge) else format(edge, form) for edge in (low, high))
 
 
 def wilson(mean: float, n: float, *, confidence: float = 0.95, quantile: float | None = None) -> tuple[float, float]:
@@ -98,6 +99,17 @@ def nearly_constant(values: Sequence[float]) -> bool:
     """Tell whether too few values differ from the commonest one for the bootstrap to see their spread."""
     # Rounded: two means of repeats that differ in the sixteenth digit are one value.
     return len(values) - max(Counter(round(value, 9) for value in values).values()) < APART_FROM
+
+
+def independent_difference(one: Estimate, other: Estimate) -> Estimate:
+    """Return the difference of two shares from different cases, with an interval made of theirs; n is the smaller one's.
+
+    Source: Newcombe (1998), Statistics in Medicine 17, 873-890, method 10.
+    """
+    value = one.value - other.value
+    below = math.hypot(one.value - one.low, other.high - other.value)
+    above = math.hypot(one.high - one.value, other.value - other.low)
+    return Estimate(value, max(-1.0, value - below), min(1.0, value + above), min(one.n, other.n))
 
 
 def cost_estimate(values: Sequence[float], *, clusters: Sequence[str | None] | None = None, confidence: float = 0.95) -> Estimate:

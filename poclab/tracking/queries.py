@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+import datetime
 import tempfile
+import urllib.parse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from poclab.errors import InputError
-from poclab.redaction import shown
+from poclab.errors import InputError, StoreError
 from poclab.report import Report
 from poclab.tracking import store
 
+BRIEF = "brief.json"
+#: MLflow's `ViewType`: runs that were not deleted, and all of them.
+ACTIVE, EVERY = 1, 3
 
-def runs(uri: str, experiment: str) -> list[dict[str, Any]]:
-    """Return the finished evaluations of an experiment, the oldest first: ids, name, start, tags, params and metrics."""
+
+def runs(uri: str, experiment: str, *, every: bool = False) -> list[dict[str, Any]]:
+    """Return the evaluations of an experiment, the oldest first: ids, name, start, status, tags, params, metrics, artifacts.
+
+    The finished ones; with `every` also those that failed, were killed, are under way, or were deleted since.
+    """
     client = store.connect(uri)
     found = client.get_experiment_by_name(experiment)
     if found is None:
         return []
-    query = "tags.`mlflow.runType` = 'genai_evaluate' AND attributes.status = 'FINISHED'"
+    query = "tags.`mlflow.runType` = 'genai_evaluate'" + ("" if every else " AND attributes.status = 'FINISHED'")
     rows, token = [], None
     while True:
-        page = client.search_runs([found.experiment_id], query, max_results=1000, order_by=["attributes.start_time ASC"], page_token=token)
+        page = client.search_runs(
+            [found.experiment_id],
+            query,
+            run_view_type=EVERY if every else ACTIVE,
+            max_results=1000,
+            order_by=["attributes.start_time ASC"],
+            page_token=token,
+        )
         rows += [_row(run) for run in page]
         token = page.token
         if not token:
@@ -31,8 +47,40 @@ def runs(uri: str, experiment: str) -> list[dict[str, Any]]:
 def _row(run: Any) -> dict[str, Any]:
     info, data = run.info, run.data
     tags = {key.removeprefix("poclab."): value for key, value in data.tags.items() if key.startswith("poclab.")}
-    ids = {"run_id": info.run_id, "experiment_id": info.experiment_id, "name": info.run_name, "started_ms": info.start_time}
-    return {**ids, "tags": tags, "params": dict(data.params), "metrics": dict(data.metrics)}
+    return {
+        "run_id": info.run_id,
+        "experiment_id": info.experiment_id,
+        "name": info.run_name,
+        "started": datetime.datetime.fromtimestamp(info.start_time / 1000),
+        "status": info.status,
+        "deleted": info.lifecycle_stage != "active",
+        "by": data.tags.get("mlflow.user"),
+        "tags": tags,
+        "params": dict(data.params),
+        "metrics": dict(data.metrics),
+        "artifacts": info.artifact_uri,
+    }
+
+
+def briefs(uri: str, rows: Sequence[Mapping[str, Any]]) -> list[Report]:
+    """Return the brief report of each of these runs; the whole one of a run that has no brief one.
+
+    Raises:
+        InputError: a run that holds neither.
+    """
+    return [_brief(uri, row) for row in rows]
+
+
+def _brief(uri: str, row: Mapping[str, Any]) -> Report:
+    if row["artifacts"].startswith("file:"):  # beside the store: nothing is to be copied
+        path = Path(urllib.parse.unquote(urllib.parse.urlsplit(row["artifacts"]).path)) / BRIEF
+        if path.is_file():
+            return Report.load(path)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return Report.load(_downloaded(store.connect(uri), row["run_id"], BRIEF, folder))
+        except (InputError, StoreError):
+            return report(uri, row["run_id"])
 
 
 def report(uri: str, run_id: str, experiment: str | None = None) -> Report:
@@ -41,16 +89,31 @@ def report(uri: str, run_id: str, experiment: str | None = None) -> Report:
     Raises:
         InputError: no such run, several, or it holds no report.
     """
+    found = match(run_id, runs(uri, experiment))["run_id"] if experiment and len(run_id) < 32 else run_id
+    with tempfile.TemporaryDirectory() as folder:
+        return Report.load(_downloaded(store.connect(uri), found, "report.json", folder))
+
+
+def _downloaded(client: Any, run_id: str, name: str, folder: str) -> Path:
     from mlflow.exceptions import MlflowException
 
-    client = store.connect(uri)
-    found = [row["run_id"] for row in runs(uri, experiment) if row["run_id"].startswith(run_id)] if experiment and len(run_id) < 32 else []
+    try:
+        return Path(client.download_artifacts(run_id, name, folder))
+    except (MlflowException, OSError) as error:
+        raise InputError(
+            f"run {run_id!r} holds no report in the store: {store.first_line(error)}", fix="`poclab.runs()` lists the runs"
+        ) from None
+
+
+def match(run_id: str, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the run whose id begins so.
+
+    Raises:
+        InputError: no run does, or several do.
+    """
+    found = [row for row in rows if row["run_id"].startswith(run_id)]
     if len(found) > 1:
-        raise InputError(f"{len(found)} runs begin with {run_id!r}", fix=f"type more of one: {', '.join(found)}")
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            return Report.load(Path(client.download_artifacts((found or [run_id])[0], "report.json", folder)))
-        except (MlflowException, OSError) as error:
-            raise InputError(
-                f"run {run_id!r} holds no report in {shown(uri)}: {store.first_line(error)}", fix="`poclab.runs()` lists the runs"
-            ) from None
+        raise InputError(f"{len(found)} runs begin with {run_id!r}", fix=f"type more of one: {', '.join(row['run_id'] for row in found)}")
+    if not found:
+        raise InputError(f"no finished run begins with {run_id!r}", fix="`poclab history`, or poclab.runs(), lists the runs")
+    return found[0]

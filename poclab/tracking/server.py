@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from poclab.errors import StoreError
+from poclab.redaction import shown
 
 HOST = "127.0.0.1"
 PORT = 5000
@@ -28,8 +29,18 @@ def links(base: str, experiment_id: str, ranked: Sequence[Mapping[str, Any]]) ->
     found = {"runs": runs, "chart": f"{runs}?viewMode=charts", "traces": f"{base}/#/experiments/{experiment_id}/traces"}
     if len(ranked) > 1:
         best, second = ranked[0]["run_id"], ranked[1]["run_id"]
-        found["the two best, case by case"] = f"{runs}?selectedRunUuid={best}&compareToRunUuid={second}"
+        found["the two best, case by case"] = side_by_side(base, experiment_id, best, second)
     return found
+
+
+def side_by_side(base: str, experiment_id: str, run_id: str, other: str) -> str:
+    """Return the address at which two runs are shown case by case."""
+    return f"{base}/#/experiments/{experiment_id}/evaluation-runs?selectedRunUuid={run_id}&compareToRunUuid={other}"
+
+
+def base_of(uri: str) -> str:
+    """Return where the UI of a store is: its own server, else where `poclab ui` serves it."""
+    return shown(uri).rstrip("/") if uri.startswith("http") else f"http://{HOST}:{PORT}"
 
 
 def best_of_each_version(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -1,0 +1,202 @@
+"""The recorded runs of a POC, read back: which there are, what they hold, and what they tell beside their numbers.
+
+What they tell: how many trials a sweep started, who looked at the held-out cases, and which criteria were edited. Runs
+that failed, were killed or were deleted count there. A run in another store than the POC's is not seen.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from poclab import tracking
+from poclab.charter import Charter
+from poclab.decision import Edit, Look
+from poclab.errors import InputError
+from poclab.files import require_poc
+from poclab.redaction import shown
+from poclab.report import Report
+from poclab.tables import frame
+from poclab.tracking import queries, server
+
+if TYPE_CHECKING:
+    import pandas
+
+#: The name that a sweep gives the run of its baseline.
+BASELINE = "baseline"
+#: MLflow knows no whole numbers.
+COUNTS = ("cases", "failed", "tokens_in", "tokens_out")
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The runs of one POC in its store. Read once; what is recorded later is not in it."""
+
+    poc: Path
+    uri: str
+
+    @classmethod
+    def open(cls, poc: Path | str | None = None) -> Archive:
+        """Open the store of a POC; without its folder it is found as for the command line.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        folder = require_poc(poc)
+        uri = tracking.tracking_uri(folder)
+        tracking.check_store(uri)
+        return cls(folder, uri)
+
+    @cached_property
+    def every(self) -> list[dict[str, Any]]:
+        """Every evaluation that was ever begun, the oldest first."""
+        return queries.runs(self.uri, self.poc.name, every=True)
+
+    @cached_property
+    def finished(self) -> list[dict[str, Any]]:
+        """The evaluations that have a result, the oldest first."""
+        return [row for row in self.every if row["status"] == "FINISHED" and not row["deleted"]]
+
+    def find(self, run_id: str) -> Mapping[str, Any]:
+        """Return the finished run whose id begins so.
+
+        Raises:
+            InputError: none does, or several do.
+        """
+        return queries.match(run_id, self.finished)
+
+    def reports(self, rows: Sequence[Mapping[str, Any]]) -> list[Report]:
+        """Return the brief reports of these runs."""
+        return queries.briefs(self.uri, rows)
+
+    def trials_started(self, run_ids: Iterable[str]) -> int:
+        """Return how many trials the sweeps of these runs started on the same cases, deleted ones included.
+
+        One that failed and was run again is one trial; one that never ended well counts too.
+        """
+        rows = {row["run_id"]: row for row in self.every}
+        sweeps = {_sweep(rows[one]) for one in run_ids if one in rows and rows[one]["tags"].get("sweep") not in (None, "run")}
+        begun = [row for row in self.every if row["tags"].get("trial") and _sweep(row) in sweeps]
+        ended = {row["tags"]["trial"]: row["name"] for row in begun if row["status"] == "FINISHED"}
+        return len(ended) + len({row["name"] for row in begun} - set(ended.values()))
+
+    def sweep(self) -> list[dict[str, Any]]:
+        """Return the finished trials of the sweep that ended last, the newest run of each trial, on the cases of its newest run."""
+        trials = [row for row in self.finished if row["tags"].get("sweep") not in (None, "run")]
+        if not trials:
+            return []
+        newest = {row["tags"]["trial"]: row for row in trials if _sweep(row) == _sweep(trials[-1])}
+        return sorted(newest.values(), key=lambda row: row["started"])
+
+    def candidate(self) -> Mapping[str, Any]:
+        """Return the run to decide on: the last one on held-out cases, else the best one of the last sweep, else the last one.
+
+        Raises:
+            InputError: there is no finished run.
+        """
+        if not self.finished:
+            raise InputError("no finished run to decide on", fix="`poclab run`, or `poclab sweep`")
+        held_out = [row for row in self.finished if row["tags"].get("split") == "test"]
+        ranked = sorted((row for row in self.sweep() if "accuracy" in row["metrics"]), key=lambda row: -row["metrics"]["accuracy"])
+        return (held_out[-1:] or ranked[:1] or self.finished[-1:])[0]
+
+    def other_splits(self, reports: Sequence[Report]) -> list[Mapping[str, Any]]:
+        """Return the newest run of the same version, cases and documents on each split that these reports are not of."""
+        alike = [row for row in self.finished if _identity(row) == _identity_of(reports[0])]
+        newest = {row["tags"].get("split"): row for row in alike}
+        return [row for split, row in newest.items() if split in ("dev", "test") and split not in {one.split for one in reports}]
+
+    def looks(self) -> list[Look]:
+        """Return every scoring of held-out cases, of earlier editions too: a case keeps its split for ever."""
+        return [
+            Look(_day(row), row["by"] or "(not known)", row["name"], row["run_id"], "DELETED" if row["deleted"] else row["status"])
+            for row in self.every
+            if row["tags"].get("split") in ("test", "all")
+        ]
+
+    def edits(self, charter: Charter) -> list[Edit]:
+        """Return each change of the criteria since the first run, the one that no run has seen yet included."""
+        used = [(tuple(json.loads(row["tags"]["criteria"])), _day(row)) for row in self.every if "criteria" in row["tags"]]
+        used.append((charter.criteria_texts, datetime.date.today().isoformat()))
+        first_seen = [used[0], *(later for before, later in itertools.pairwise(used) if before[0] != later[0])]
+        return [Edit(old[0], new[0], old[1], new[1]) for old, new in itertools.pairwise(first_seen)]
+
+    def link(self, candidate: str | None, baseline: str | None) -> str:
+        """Return the address at which MLflow shows two runs case by case; nothing for a report without a run here."""
+        experiments = {row["run_id"]: row["experiment_id"] for row in self.every}
+        if candidate not in experiments or baseline not in experiments:
+            return ""
+        return server.side_by_side(server.base_of(self.uri), experiments[candidate], candidate, baseline)
+
+
+def _identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row["tags"].get(key) for key in ("version", "lock", "corpus"))
+
+
+def _identity_of(report: Report) -> tuple[Any, ...]:
+    return (report.version.digest, report.lock_digest, report.corpus_digest)
+
+
+def _sweep(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row["tags"].get(key) for key in ("sweep", "lock", "split"))
+
+
+def _day(row: Mapping[str, Any]) -> str:
+    return row["started"].date().isoformat()
+
+
+def runs(poc: Path | str | None = None) -> pandas.DataFrame:
+    """Return the finished evaluations of a POC, the oldest first: name, when, split, parameters, numbers, ids.
+
+    `poc` is its folder; without one it is found as for the command line.
+    """
+    rows = [
+        {
+            "run": one["name"],
+            "started": one["started"],
+            **{key: one["tags"].get(key) for key in ("split", "edition", "score", "sweep")},
+            **one["params"],
+            **{key: int(value) if key in COUNTS else value for key, value in one["metrics"].items()},
+            **{key: one["tags"].get(key) for key in ("lock", "corpus", "version", "content")},
+            "run_id": one["run_id"],
+        }
+        for one in Archive.open(poc).finished
+    ]
+    return frame(rows)
+
+
+def load_run(run_id: str, poc: Path | str | None = None) -> Report:
+    """Return the report of a recorded run; the first characters of its id are enough, as tables show them.
+
+    Raises:
+        InputError: no such run, or it holds no report.
+    """
+    archive = Archive.open(poc)
+    return queries.report(archive.uri, run_id, archive.poc.name)
+
+
+def show_ui(poc: Path, port: int, *, say: Callable[[str], None]) -> None:
+    """Serve MLflow's UI for a POC on loopback until Ctrl-C, and say where to look.
+
+    Raises:
+        StoreError: the store cannot be read, or the port is taken.
+    """
+    archive = Archive.open(poc)
+    folder, uri = archive.poc, archive.uri
+    if uri.startswith("http"):
+        raise InputError(f"the runs of this POC are at {shown(uri)}: its UI is served there already", fix=f"open {shown(uri)} in a browser")
+    server.check_port(port)
+    found = archive.finished
+    with server.serve(uri, folder, port) as (base, process):
+        ranked = server.best_of_each_version(found)
+        links = server.links(base, found[0]["experiment_id"], ranked) if found else {"nothing is recorded yet": base}
+        for what, address in links.items():
+            say(f"{what}: {address}")
+        say("Ctrl-C ends it.")
+        process.wait()

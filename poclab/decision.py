@@ -1,0 +1,349 @@
+"""Go, no-go or not yet: a charter's criteria held against reports.
+
+Each criterion is judged on the near edge of its interval: `met` when the whole interval is on the right side of the bound,
+`missed` when the whole of it is on the wrong one, `cannot tell` in between, with about how many more cases it would take.
+All met is go, one missed is no-go, anything else is not yet. What stands beside the verdict (looks at the held-out cases,
+edits of the criteria, the gap between dev and test, the time box) is told and does not change it.
+Pure: runs are found elsewhere.
+"""
+
+from __future__ import annotations
+
+import datetime
+import html
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from poclab.charter import Charter, Criterion
+from poclab.errors import FrozenError, InputError, printable
+from poclab.report import QUANTILES, Report
+from poclab.stats import Estimate, cases_for_quantile, cases_to_reach, cases_until, edges, independent_difference
+from poclab.tables import html_table, text_table
+
+MET, MISSED, CANNOT_TELL = "met", "missed", "cannot tell"
+GO, NO_GO, NOT_YET = "go", "no-go", "not yet"
+#: What has to be answered before a charter can decide, by what it lacks.
+QUESTIONS = {
+    "decision": "What is decided, in one sentence? (decision)",
+    "owner": "Who decides when the numbers are in? (owner)",
+    "sponsor": "Who pays for what follows? (sponsor)",
+    "criteria": "Which number, reached on which cases, means yes? (criteria)",
+    "signed": "Who agreed to these numbers, on which day, and where is it written down? (signed: {by: ..., on: ..., where: ...})",
+}
+#: An uncertainty of people, not of technology: no test set answers it.
+ADOPTION = re.compile(
+    r"\badopt|\buptake\b|\btake-?up\b|\bwilling|\bdemand\b|\b(?:people|users?|customers?|staff|clients?|anyone|anybody|they) "
+    r"(?:will|would|want|are going to|accept|trust|like)\b|\b(?:will|would|do) (?:people|users?|customers?|staff|clients?|anyone|anybody|they) "
+    r"(?:use|accept|trust|like|want|pay)\b",
+    re.IGNORECASE,
+)
+#: Numbers of a run that have no interval: they are held against the bound as they are.
+COUNTS = {"failed": lambda report: float(report.failed), "cost_usd": lambda report: report.total("cost_usd")}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One criterion, the number it was held against, and the word; `more` says how many cases would settle it, or what is missing."""
+
+    criterion: Criterion
+    word: str
+    estimate: Estimate | None = None
+    more: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.word} ({self.more})" if self.more else self.word
+
+
+@dataclass(frozen=True)
+class Look:
+    """One scoring of held-out cases."""
+
+    on: str
+    by: str
+    version: str
+    run_id: str
+    status: str
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Criteria that changed after they were first used: what they said, since when, and what they say now."""
+
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    before_since: str
+    after_since: str
+
+    def __str__(self) -> str:
+        old = [one for one in self.before if one not in self.after] or ["(nothing)"]
+        new = [one for one in self.after if one not in self.before] or ["(nothing)"]
+        return f"{'; '.join(old)} (since {self.before_since}) became {'; '.join(new)} (since {self.after_since})"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The verdicts over one version, and what to know beside them. `looks` and `edits` are None where no store tells."""
+
+    charter: Charter
+    reports: tuple[Report, ...]
+    verdicts: tuple[Verdict, ...]
+    word: str
+    gap: Estimate | None
+    looks: tuple[Look, ...] | None
+    edits: tuple[Edit, ...] | None
+    today: datetime.date
+
+    @property
+    def go(self) -> bool:
+        return self.word == GO
+
+    @property
+    def report(self) -> Report:
+        """The report on the held-out cases, else the first one."""
+        return next((one for one in self.reports if one.split == "test"), self.reports[0])
+
+    @property
+    def days(self) -> tuple[int, int] | None:
+        """The day of the time box that today is, and how many it has; None without one."""
+        return _days(self.charter, self.today)
+
+    @property
+    def overdue(self) -> bool:
+        return self.days is not None and self.days[0] > self.days[1]
+
+    @property
+    def headline(self) -> str:
+        late = f", after the time box: it ended {self.days[0] - self.days[1]} day(s) ago" if self.overdue else ""
+        return f"{self.word}{late}"
+
+    def rows(self) -> list[list[str]]:
+        """Return criterion, value with interval, n and verdict as texts, a line per criterion."""
+        return [[str(one.criterion), *_value(one.estimate), str(one)] for one in self.verdicts]
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        """Yield what to know beside the verdict, each with its name."""
+        report = self.report
+        run = f", run {report.run_id}" if report.run_id else ""
+        yield "version", f"{report.version.name} ({report.version.digest[:12]}){run}"
+        yield "cases", f"edition {report.edition}, lock {report.lock_digest[:12]}"
+        yield "looks at test", _looks(self.looks)
+        yield "dev-test gap", _gap(self.gap, self.reports)
+        yield "time box", _timebox(self.charter, self.today)
+        signed = self.charter.text["signed"]
+        yield (
+            "charter",
+            f"signed by {signed['by']} on {signed['on']} ({signed['where']}); owner {self.charter.owner}; digest {self.charter.digest[:12]}",
+        )
+        if self.edits is None:
+            yield "criteria", "not known whether they were edited: no store of runs"
+        for edit in self.edits or ():
+            yield "criterion edited", str(edit)
+        if ADOPTION.search(self.charter.text.get("uncertainty") or ""):
+            yield "advice", PILOT
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "word": self.word,
+            "headline": self.headline,
+            "on": self.today.isoformat(),
+            "verdicts": [
+                {
+                    "criterion": str(one.criterion),
+                    **{key: value for key, value in vars(one.criterion).items() if value is not None},
+                    "verdict": one.word,
+                    "more": one.more,
+                    "estimate": one.estimate and {key: _finite(value) for key, value in vars(one.estimate).items()},
+                }
+                for one in self.verdicts
+            ],
+            "runs": {one.split or "all": one.run_id for one in self.reports},
+            "version": self.report.version.digest,
+            "lock": self.report.lock_digest,
+            "charter": self.charter.digest,
+            "gap": self.gap and {key: _finite(value) for key, value in vars(self.gap).items()},
+            "looks": None if self.looks is None else [vars(one) for one in self.looks],
+            "edits": None
+            if self.edits is None
+            else [vars(one) | {"before": list(one.before), "after": list(one.after)} for one in self.edits],
+            "facts": [list(fact) for fact in self.facts()],
+        }
+
+    def __repr__(self) -> str:
+        facts = [f"{name}: {printable(text)}" for name, text in self.facts()]
+        return "\n".join([f"{self.headline}: {printable(self.charter.decision)}", text_table(COLUMNS, self.rows()), *facts])
+
+    def _repr_html_(self) -> str:
+        head = f"<p><b>{html.escape(self.headline)}</b>: {html.escape(self.charter.decision)}</p>"
+        return f"<div class='tex2jax_ignore mathjax_ignore'>{head}{html_table(COLUMNS, self.rows())}{html_table([], self.facts())}</div>"
+
+
+COLUMNS = ("criterion", "value", "n", "verdict")
+PILOT = "the uncertainty is whether people will use it: no test set answers that; run a pilot with a few of them, and count"
+
+
+def weigh(
+    charter: Charter,
+    reports: Sequence[Report],
+    *,
+    looks: Sequence[Look] | None = None,
+    edits: Sequence[Edit] | None = None,
+    today: datetime.date | None = None,
+) -> Decision:
+    """Hold a charter's criteria against the reports of one version, at most one for each split.
+
+    Raises:
+        InputError: the charter cannot decide (with the questions to answer), a report is partial, or they are of several versions.
+        FrozenError: the reports come from different sets, or from one that is not frozen.
+    """
+    refuse_unfinished(charter)
+    _check(reports)
+    by_split = {one.split or "all": one for one in reports}
+    verdicts = tuple(judge(one, by_split.get(one.split)) for one in charter.criteria)
+    words = {one.word for one in verdicts}
+    return Decision(
+        charter=charter,
+        reports=tuple(reports),
+        verdicts=verdicts,
+        word=NO_GO if MISSED in words else GO if words == {MET} else NOT_YET,
+        gap=_gap_of(by_split),
+        looks=None if looks is None else tuple(looks),
+        edits=None if edits is None else tuple(edits),
+        today=today or datetime.date.today(),
+    )
+
+
+def refuse_unfinished(charter: Charter) -> None:
+    """Raise an `InputError` with the questions that a charter leaves open."""
+    if charter.missing:
+        questions = "\n".join(f"  {number}. {QUESTIONS[name]}" for number, name in enumerate(charter.missing, start=1))
+        where = charter.path or "the charter"
+        raise InputError(
+            f"{where} cannot decide yet: it lacks {', '.join(charter.missing)}. To answer first:\n{questions}",
+            fix=f"write the answers into {where}",
+        )
+
+
+def _check(reports: Sequence[Report]) -> None:
+    if not reports:
+        raise InputError("no report to decide on", fix="decide(charter, report)")
+    for one in reports:
+        if one.partial:
+            raise InputError(f"the report of {one.version.name!r} is partial: {len(one.results)} of {one.planned}", fix="evaluate it again")
+        if one.edition is None:
+            raise FrozenError(f"{one.version.name!r} was scored on cases that are not frozen", fix="`poclab freeze`, and evaluate again")
+    for what, values in (
+        ("sets of cases", {one.lock_digest for one in reports}),
+        ("versions", {one.version.digest for one in reports}),
+    ):
+        if len(values) > 1:
+            raise InputError(f"the reports are of different {what}: {', '.join(value[:12] for value in sorted(values))}")
+    if len({one.split for one in reports}) < len(reports):
+        raise InputError("two reports are of one split", fix="give one report for each split")
+
+
+def judge(criterion: Criterion, report: Report | None) -> Verdict:
+    """Hold one criterion against the report of its split."""
+    if report is None:
+        return Verdict(criterion, CANNOT_TELL, more=f"never scored on {criterion.split}")
+    if criterion.metric in COUNTS:
+        return _judge_count(criterion, COUNTS[criterion.metric](report), report)
+    try:
+        estimate = report.estimate(criterion.metric, confidence=criterion.confidence)
+    except InputError as error:
+        return Verdict(criterion, CANNOT_TELL, more=error.message)
+    word = _word(criterion, estimate.low, estimate.high)
+    return Verdict(criterion, word, estimate, _more(criterion, estimate, report) if word == CANNOT_TELL else "")
+
+
+def _judge_count(criterion: Criterion, value: float | None, report: Report) -> Verdict:
+    if value is None:
+        return Verdict(criterion, CANNOT_TELL, more="the cost is unknown")
+    return Verdict(criterion, _word(criterion, value, value), Estimate(value, value, value, report.n))
+
+
+def _word(criterion: Criterion, low: float, high: float) -> str:
+    if criterion.at_least is not None:
+        return MET if low >= criterion.at_least else MISSED if high < criterion.at_least else CANNOT_TELL
+    return MET if high <= criterion.at_most else MISSED if low > criterion.at_most else CANNOT_TELL
+
+
+def _more(criterion: Criterion, estimate: Estimate, report: Report) -> str:
+    """Return about how many more cases would settle it, if the number stayed what it is, in four of five repetitions."""
+    needed = cases_needed(criterion, estimate, report)
+    if needed is None:
+        return "no number of cases settles it: the value is at the bound" if estimate.value == criterion.bound else "too close to the bound"
+    return f"about {max(needed - estimate.n, 1):,} more {'requests' if criterion.metric in QUANTILES else 'cases'}"
+
+
+def cases_needed(criterion: Criterion, estimate: Estimate, report: Report) -> int | None:
+    """Return about how many cases (requests, for a latency) would show a criterion as met or missed; None: none would."""
+    bound, confidence = criterion.bound, criterion.confidence
+    reached = estimate.value >= bound if criterion.at_least is not None else estimate.value <= bound
+    if criterion.metric in QUANTILES:
+        within = sum(one.latency_s <= bound for one in report.results) / len(report.results)
+        return cases_for_quantile(QUANTILES[criterion.metric], within, at_most=estimate.value <= bound, confidence=confidence)
+    values = report.values(criterion.metric)
+    clusters = [name for name in report.clusters(values) if name is not None]
+    if set(values.values()) <= {0, 1} and len(set(clusters)) == len(clusters):
+        upwards = (criterion.at_least is not None) == reached
+        return cases_to_reach(bound, estimate.value, at_least=upwards, confidence=confidence)
+    near = estimate.low if estimate.value >= bound else estimate.high
+    return cases_until(estimate.value, near, bound, estimate.n, confidence=confidence)
+
+
+def _gap_of(by_split: dict[str, Report]) -> Estimate | None:
+    """Return accuracy on dev minus accuracy on test."""
+    if not {"dev", "test"} <= set(by_split):
+        return None
+    try:
+        return independent_difference(*(by_split[split].estimate("accuracy") for split in ("dev", "test")))
+    except InputError:
+        return None
+
+
+def _value(estimate: Estimate | None) -> tuple[str, str]:
+    if estimate is None:
+        return "none", ""
+    if estimate.low == estimate.high == estimate.value:
+        return f"{estimate.value:g}", str(estimate.n)
+    return f"{estimate.value:.4g} ({edges(estimate.low, estimate.high)})", str(estimate.n)
+
+
+def _looks(looks: Sequence[Look] | None) -> str:
+    if looks is None:
+        return "not known: no store of runs"
+    listed = "; ".join(
+        f"{one.on} by {one.by}: {one.version} ({one.run_id[:8]}{'' if one.status == 'FINISHED' else f', {one.status.lower()}'})"
+        for one in looks
+    )
+    return f"{len(looks)}{f': {listed}' if listed else ''}"
+
+
+def _gap(gap: Estimate | None, reports: Sequence[Report]) -> str:
+    if gap is None:
+        return f"not known: this version has no number on {'test' if any(one.split == 'dev' for one in reports) else 'dev'}"
+    return f"{gap.value:+.3f} ({edges(gap.low, gap.high, signed=True)}): accuracy on dev minus accuracy on test"
+
+
+def _days(charter: Charter, today: datetime.date) -> tuple[int, int] | None:
+    timebox = charter.text.get("timebox") or {}
+    if not timebox.get("start") or not timebox.get("weeks"):
+        return None
+    return (today - datetime.date.fromisoformat(timebox["start"])).days + 1, math.ceil(timebox["weeks"] * 7)
+
+
+def _timebox(charter: Charter, today: datetime.date) -> str:
+    days = _days(charter, today)
+    if days is None:
+        return "not known: the charter has none"
+    used, total = days
+    if used < 1:
+        return f"begins in {1 - used} day(s)"
+    return f"day {used} of {total}" if used <= total else f"{total} days, ended {used - total} day(s) ago"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,123 @@
+"""Accuracy over time: what changed at each recorded run, and what it did to the number.
+
+A run is held against the one before it on the same cases; dev and test are apart. A neighbour that is higher may be so by
+chance: whether two runs differ is told by `comparison`.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from poclab.charter import Charter
+from poclab.charts import accuracy_over_time, png
+from poclab.errors import InputError
+from poclab.stats import edges
+from poclab.tables import frame, html_table, text_table
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+#: What a run is held against the run before it by, besides its parameters; the words that name it.
+BESIDES = {"corpus": "corpus", "repeats": "repeats", "git_commit": "commit"}
+COLUMNS = ("on", "split", "accuracy", "interval", "n", "failed", "changed", "run")
+
+
+@dataclass(frozen=True)
+class History:
+    """The finished runs of a POC, the oldest first, each with what changed since the one before on the same cases."""
+
+    rows: tuple[Mapping[str, Any], ...]
+    charter: Charter | None = None
+
+    def frame(self) -> pandas.DataFrame:
+        """Return one line per run: when, split, edition, accuracy with interval, n, failed, cost, what changed, ids."""
+        return frame(self.rows)
+
+    def figure(self) -> Figure:
+        """Return the chart: accuracy with intervals, splits apart, the charter's target and the first run of each as lines."""
+        return accuracy_over_time(self.frame(), charter=self.charter)
+
+    def _table(self) -> list[list[Any]]:
+        editions = len({one["edition"] for one in self.rows}) > 1
+        return [
+            [
+                f"{one['started']:%Y-%m-%d %H:%M}",
+                f"{one['split']} (edition {one['edition']})" if editions else one["split"],
+                *_accuracy(one),
+                one["cases"],
+                one["failed"],
+                one["changed"],
+                one["run_id"][:8],
+            ]
+            for one in self.rows
+        ]
+
+    def __repr__(self) -> str:
+        return text_table(COLUMNS, self._table())
+
+    def _repr_html_(self) -> str:
+        picture = base64.b64encode(png(self.figure())).decode()
+        chart = f"<img alt='accuracy over time' src='data:image/png;base64,{picture}'>"
+        return f"<div class='tex2jax_ignore mathjax_ignore'>{chart}{html_table(COLUMNS, self._table())}</div>"
+
+
+def _accuracy(row: Mapping[str, Any]) -> tuple[str, str]:
+    if row["accuracy"] is None:
+        return "none", ""
+    return f"{row['accuracy']:.3f}", edges(row["accuracy_low"], row["accuracy_high"])
+
+
+def of_runs(runs: Sequence[Mapping[str, Any]], charter: Charter | None = None) -> History:
+    """Return the history of recorded runs, as the archive lists them.
+
+    Raises:
+        InputError: there are none.
+    """
+    if not runs:
+        raise InputError("no runs yet", fix="`poclab run`, or `poclab sweep`")
+    before: dict[Any, Mapping[str, Any]] = {}
+    rows = []
+    for run in runs:
+        place = (run["tags"].get("split"), run["tags"].get("lock"))
+        rows.append(_row(run, before.get(place)))
+        before[place] = run
+    return History(tuple(rows), charter)
+
+
+def _row(run: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
+    tags, metrics = run["tags"], run["metrics"]
+    return {
+        "run": run["name"],
+        "started": run["started"],
+        "split": tags.get("split") or "all",
+        "edition": tags.get("edition"),
+        "changed": changes(before, run) if before else "(the first)",
+        **{key: metrics.get(key) for key in ("accuracy", "accuracy_low", "accuracy_high")},
+        **{key: int(metrics[key]) if key in metrics else None for key in ("cases", "failed")},
+        **{key: metrics.get(key) for key in ("latency_p95_s", "cost_usd_per_case")},
+        "lock": tags.get("lock"),
+        "sweep": tags.get("sweep"),
+        "version": tags.get("version"),
+        "run_id": run["run_id"],
+    }
+
+
+def changes(before: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    """Return what differs between two runs, in words."""
+    old, new = before["params"], run["params"]
+    found = [
+        f"{key} {old.get(key, '(default)')} -> {new.get(key, '(default)')}"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key)
+    ]
+    if not found and before["tags"].get("version") != run["tags"].get("version"):
+        found = ["the text of a prompt"]
+    for tag, word in BESIDES.items():
+        one, other = (row["tags"].get(tag) for row in (before, run))
+        if one != other and None not in (one, other):
+            found.append(f"{word} {one[:8]} -> {other[:8]}")
+    return ", ".join(found) or "nothing: the same version again"
