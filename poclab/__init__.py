@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from poclab.cases import Case, TestSet
     from poclab.charter import Charter
     from poclab.errors import PocError
-    from poclab.experiment import Interrupted, compare, decide, evaluate, history
+    from poclab.experiment import Interrupted, compare, decide, evaluate, history, plan
     from poclab.report import Report
     from poclab.system import Prompt, Reply, Version
 
@@ -37,6 +37,7 @@ _HOMES = {
     "history": "experiment",
     "load_run": "archive",
     "models": "",
+    "plan": "experiment",
     "rag": "",
     "runs": "archive",
     "scores": "",
@@ -58,6 +59,7 @@ __all__ = [
     "history",
     "load_run",
     "models",
+    "plan",
     "rag",
     "runs",
     "scores",

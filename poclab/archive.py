@@ -94,8 +94,22 @@ class Archive:
         newest = {row["tags"]["trial"]: row for row in trials if _sweep(row) == _sweep(trials[-1])}
         return sorted(newest.values(), key=lambda row: row["started"])
 
+    def winner(self, metric: str = "accuracy", *, maximize: bool = True) -> Mapping[str, Any]:
+        """Return the best trial of the sweep that ended last; of equal ones the one that started first.
+
+        Raises:
+            InputError: no sweep ended, or its runs do not have the metric.
+        """
+        ranked = sorted(
+            (row for row in self.sweep() if metric in row["metrics"]),
+            key=lambda row: -row["metrics"][metric] if maximize else row["metrics"][metric],
+        )
+        if not ranked:
+            raise InputError(f"no sweep has ended whose trials have the metric {metric!r}", fix="`poclab sweep`, or name a run")
+        return ranked[0]
+
     def candidate(self) -> Mapping[str, Any]:
-        """Return the run to decide on: the last one on held-out cases, else the best one of the last sweep, else the last one.
+        """Return the run to decide on: the last one on held-out cases, else the winner of the last sweep, else the last one.
 
         Raises:
             InputError: there is no finished run.
@@ -103,8 +117,7 @@ class Archive:
         if not self.finished:
             raise InputError("no finished run to decide on", fix="`poclab run`, or `poclab sweep`")
         held_out = [row for row in self.finished if row["tags"].get("split") == "test"]
-        ranked = sorted((row for row in self.sweep() if "accuracy" in row["metrics"]), key=lambda row: -row["metrics"]["accuracy"])
-        return (held_out[-1:] or ranked[:1] or self.finished[-1:])[0]
+        return held_out[-1] if held_out else self.winner() if self.sweep() else self.finished[-1]
 
     def other_splits(self, reports: Sequence[Report]) -> list[Mapping[str, Any]]:
         """Return the newest run of the same version, cases and documents on each split that these reports are not of."""

@@ -107,7 +107,7 @@ class Charter:
         volume = data.get("volume_per_month")
         if volume is not None and (isinstance(volume, bool) or not isinstance(volume, (int, float)) or volume < 0):
             raise InputError(f"{path}: volume_per_month is a number of requests, found {volume!r}", fix="volume_per_month: 1000")
-        parsed = tuple(_criterion(one, f"{path}, criterion {number}") for number, one in enumerate(criteria, 1))
+        parsed = tuple(criterion(one, f"{path}, criterion {number}") for number, one in enumerate(criteria, 1))
         return cls(data.get("decision") or "", data.get("owner") or "", data.get("sponsor") or "", parsed, data, path)
 
 
@@ -122,7 +122,12 @@ def _check_timebox(timebox: Mapping[str, Any], path: Path) -> None:
         raise InputError(f"{path}: timebox.weeks is a number of weeks, found {weeks!r}", fix="timebox: {start: 2026-11-23, weeks: 6}")
 
 
-def _criterion(data: Any, where: str) -> Criterion:
+def criterion(data: Any, where: str) -> Criterion:
+    """Return the criterion that a mapping describes; `where` is named in errors.
+
+    Raises:
+        InputError: an unknown key or metric, or not exactly one bound that can be reached.
+    """
     if not isinstance(data, dict):
         raise InputError(f"{where}: expected `metric: ...` and a bound, found {data!r}")
     refuse_unknown(data, CRITERION_KEYS, where=where)

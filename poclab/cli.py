@@ -1,11 +1,12 @@
 """The command line: verbs in the order of a POC's weeks. A handler reads its arguments, calls the library and prints.
 
-Exit codes: 0 done, 2 wrong input or something that failed, 130 Ctrl-C.
+Exit codes: 0 done or go, 1 no-go or not yet, 2 wrong input or something that failed, 130 Ctrl-C.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import sys
@@ -59,6 +60,27 @@ def new(folder: Path, docs: Path | None) -> None:
     from poclab.starter import make_poc
 
     _say("\n".join(make_poc(folder, docs)))
+
+
+@main.command()
+@click.argument("poc", required=False, type=click.Path(path_type=Path))
+@click.option("--metric", default="accuracy", show_default=True, help="With --target: what is to reach it.")
+@click.option("--target", type=float, help="A number to reach, before there is a charter; at_least for a score, at_most for failed_share.")
+@click.option("--expect", type=float, help="What the first criterion is in truth, as far as one can tell.")
+@click.option("--power", default=0.8, show_default=True, help="How likely the cases are to show it.")
+@click.option("--confidence", default=0.95, show_default=True, help="With --target: two-sided, of the interval.")
+def plan(poc: Path | None, metric: str, target: float | None, expect: float | None, power: float, confidence: float) -> None:
+    """Say how many cases the charter's numbers take, before they are labelled.
+
+    And what the cases at hand can show. With --target no POC is needed.
+    """
+    from poclab import experiment
+    from poclab.charter import criterion
+
+    bound = {"at_most" if metric == "failed_share" or metric.startswith("latency") else "at_least": target}
+    chosen = None if target is None else [criterion({"metric": metric, **bound, "confidence": confidence}, "--target")]
+    folder = _poc(poc) if poc or chosen is None else None
+    _say(repr(experiment.plan(folder, criteria=chosen, expected=expect, power=power)))
 
 
 @main.command()
@@ -133,6 +155,55 @@ def sweep(path: Path | None, dry_run: bool, jobs: int | None) -> None:
 
 
 @main.command()
+@click.argument("runs", nargs=-1, metavar="[POC] [RUN]...")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.option("--chart", type=click.Path(path_type=Path, dir_okay=False), help="Write the differences with their intervals as a PNG file.")
+def compare(runs: tuple[str, ...], as_json: bool, chart: Path | None) -> None:
+    """Compare runs on the same cases, the first RUN being the baseline.
+
+    Without a RUN: the trials of the last sweep with its baseline. A RUN is an id, or how it begins, as tables show it.
+    """
+    from poclab import charts, experiment
+
+    folder, ids = _poc_and_runs(runs)
+    found = experiment.compare(*ids, poc=folder)
+    if chart:
+        chart.write_bytes(charts.png(charts.forest(found)))
+    _say(json.dumps(found.to_json(), indent=1) if as_json else repr(found))
+
+
+@main.command()
+@click.argument("poc", required=False, type=click.Path(path_type=Path))
+def history(poc: Path | None) -> None:
+    """Print the accuracy of each run, and what changed at it; keep the chart with the newest one."""
+    from poclab import experiment
+
+    folder = _poc(poc)
+    _say(f"{experiment.history(folder)}\nchart: {experiment.history_chart(folder)}")
+
+
+@main.command()
+@click.argument("runs", nargs=-1, metavar="[POC] [RUN]...")
+@click.option("--confirm", is_flag=True, help="First score the winner of the last sweep, or RUN, on the held-out cases; only once.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def decide(runs: tuple[str, ...], confirm: bool, as_json: bool) -> None:
+    """Hold the charter's numbers against a version: go, no-go or not yet.
+
+    The version is that of RUN; without one, the last that was scored on the held-out cases, else the winner of the last
+    sweep. Exit code 0 is go, 1 is no-go or not yet.
+    """
+    from poclab import experiment
+    from poclab.confirmation import confirm as score_once
+
+    folder, ids = _poc_and_runs(runs)
+    if confirm:
+        ids = [score_once(folder, *ids[:1], say=lambda line: _say(line, err=True))]
+    decision = experiment.decide(folder, *ids)
+    _say(json.dumps(decision.to_json(), indent=1) if as_json else repr(decision))
+    sys.exit(0 if decision.go else 1)
+
+
+@main.command()
 @click.argument("poc", required=False, type=click.Path(path_type=Path))
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def ui(poc: Path | None, port: int) -> None:
@@ -152,6 +223,12 @@ def _poc(path: Path | None) -> Path:
     if path is not None and not os.path.isdir(path):
         raise InputError(f"{path}: no such folder", fix="`poclab new DIR`")
     return require_poc(path)
+
+
+def _poc_and_runs(arguments: tuple[str, ...]) -> tuple[Path, list[str]]:
+    """Return the POC that the first argument names, if it is a folder or looks like one, and the runs that the others name."""
+    named = bool(arguments) and (os.path.isdir(arguments[0]) or os.sep in arguments[0])
+    return _poc(Path(arguments[0]) if named else None), list(arguments[named:])
 
 
 def _corpus(poc: Path) -> Any:

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from poclab import charts, comparison, decision, runner, timeline, tracking
+from poclab import charts, comparison, decision, runner, sizing, timeline, tracking
 from poclab.archive import BASELINE, Archive
-from poclab.cases import Case, TestSet
-from poclab.charter import Charter
+from poclab.cases import SPLITS, Case, TestSet
+from poclab.charter import Charter, Criterion
 from poclab.comparison import Comparison
 from poclab.decision import Decision
 from poclab.errors import InputError, printable
@@ -25,6 +25,7 @@ from poclab.files import find_poc, require_poc, work_folder
 from poclab.recording import TRIAL_RUN, Recording
 from poclab.report import CaseResult, Report
 from poclab.scores import Scorer, as_scorer
+from poclab.sizing import Sizing
 from poclab.system import Version
 from poclab.timeline import History
 
@@ -133,11 +134,16 @@ def history(poc: Path | str | None = None) -> History:
     archive = Archive.open(poc)
     charter = Charter.load(archive.poc)
     found = timeline.of_runs(archive.finished, charter)
-    picture = work_folder(archive.poc, "charts") / "history.png"
+    picture = history_chart(archive.poc)
     picture.write_bytes(charts.png(found.figure()))
     files = {str(picture): "charts"}
     tracking.recorder().send("artifacts", uri=archive.uri, run_id=found.rows[-1]["run_id"], files=files).result()
     return found
+
+
+def history_chart(poc: Path) -> Path:
+    """Return the file that `history` draws its chart into."""
+    return work_folder(poc, "charts") / "history.png"
 
 
 def decide(charter: Charter | Path | str | None = None, *runs: Any, today: datetime.date | None = None) -> Decision:
@@ -162,6 +168,25 @@ def decide(charter: Charter | Path | str | None = None, *runs: Any, today: datet
     for other in archive.other_splits(reports):
         reports += archive.reports([other])
     return decision.weigh(charter, reports, looks=archive.looks(), edits=archive.edits(charter), today=today)
+
+
+def plan(
+    poc: Path | str | None = None, *, criteria: Sequence[Criterion] | None = None, expected: float | None = None, power: float = 0.8
+) -> Sizing:
+    """Say how many cases the criteria of a charter take, and what the cases at hand can show.
+
+    `criteria` come before those of the charter; with them no POC is needed. `expected` is what the first one is in truth.
+
+    Raises:
+        InputError: no criterion, or an expectation that no number of cases would show.
+    """
+    folder = require_poc(poc) if criteria is None or poc is not None else find_poc()
+    at_hand: dict[str, int] = {}
+    if folder and (folder / "cases.jsonl").is_file():
+        splits = [case.split for case in TestSet.read(folder)]
+        at_hand = {split: splits.count(split) for split in SPLITS if split in splits}
+    chosen = Charter.load(folder).criteria if criteria is None else criteria
+    return sizing.plan(chosen, at_hand, expected=expected, power=power)
 
 
 def _archive(poc: Path | str | None, runs: Sequence[Any]) -> Archive | None:

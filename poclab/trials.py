@@ -47,7 +47,7 @@ def plan(sweep: Sweep) -> list[tuple[str, Trial]]:
 
 
 def _inputs(poc: Path) -> dict[str, str | None]:
-    return {"lock": TestSet.load(poc / "cases.jsonl").digest, "corpus": _corpus_digest(poc)}
+    return {"lock": TestSet.load(poc / "cases.jsonl").digest, "corpus": corpus_digest(poc)}
 
 
 def planned_table(sweep: Sweep) -> str:
@@ -287,7 +287,8 @@ def _valid_report(folder: Path, trial: Trial, run_id: str, lock_digest: str) -> 
     return report
 
 
-def _corpus_digest(poc: Path) -> str | None:
+def corpus_digest(poc: Path) -> str | None:
+    """Return the digest of the documents of a POC as they are now; None without a `corpus.yaml`."""
     if not (poc / "corpus.yaml").is_file():
         return None
     from poclab import rag

@@ -17,9 +17,9 @@ HOUSE = ROOT / "poclab"
 FLOORS = [
     ["errors", "files", "redaction", "tables"],
     ["system", "charter", "cases", "imports", "freezing"],
-    ["stats", "scores", "report", "runner", "comparison", "decision", "charts", "timeline"],
+    ["stats", "scores", "report", "runner", "comparison", "decision", "sizing", "charts", "timeline"],
     ["offline", "transport", "models", "rag", "tracking", "evaluation", "recording", "archive", "experiment"],
-    ["kernels", "sweeps", "results", "trials", "starter"],
+    ["kernels", "sweeps", "results", "trials", "confirmation", "starter"],
     ["cli", "__main__"],
 ]
 #: The one module (or package) that may import each heavy package.
