@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from poclab.charter import Charter
     from poclab.errors import PocError
     from poclab.experiment import Interrupted, compare, decide, evaluate, history, plan
+    from poclab.handover import handoff
     from poclab.report import Report
     from poclab.system import Prompt, Reply, Version
 
@@ -34,6 +35,7 @@ _HOMES = {
     "compare": "experiment",
     "decide": "experiment",
     "evaluate": "experiment",
+    "handoff": "handover",
     "history": "experiment",
     "load_run": "archive",
     "models": "",
@@ -56,6 +58,7 @@ __all__ = [
     "compare",
     "decide",
     "evaluate",
+    "handoff",
     "history",
     "load_run",
     "models",

@@ -75,6 +75,10 @@ class Archive:
         """Return the brief reports of these runs."""
         return queries.briefs(self.uri, rows)
 
+    def download(self, run_id: str, folder: Path) -> None:
+        """Copy everything that a run holds into a folder."""
+        queries.download(self.uri, run_id, folder)
+
     def trials_started(self, run_ids: Iterable[str]) -> int:
         """Return how many trials the sweeps of these runs started on the same cases, deleted ones included.
 
@@ -128,7 +132,7 @@ class Archive:
     def looks(self) -> list[Look]:
         """Return every scoring of held-out cases, of earlier editions too: a case keeps its split for ever."""
         return [
-            Look(_day(row), row["by"] or "(not known)", row["name"], row["run_id"], "DELETED" if row["deleted"] else row["status"])
+            Look(_day(row), row["by"] or "(not known)", _version(row), row["run_id"], "DELETED" if row["deleted"] else row["status"])
             for row in self.every
             if row["tags"].get("split") in ("test", "all")
         ]
@@ -158,6 +162,11 @@ def _identity_of(report: Report) -> tuple[Any, ...]:
 
 def _sweep(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row["tags"].get(key) for key in ("sweep", "lock", "split"))
+
+
+def _version(row: Mapping[str, Any]) -> str:
+    digest = row["tags"].get("version")
+    return f"{row['name']} ({digest[:8] if digest else 'version not known'})"
 
 
 def _day(row: Mapping[str, Any]) -> str:

@@ -204,6 +204,27 @@ def decide(runs: tuple[str, ...], confirm: bool, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("runs", nargs=-1, metavar="[POC] [RUN]...")
+@click.option("--out", type=click.Path(path_type=Path), help="The folder to write.  [default: `handoff` in the POC]")
+@click.option(
+    "--verify", "folder", type=click.Path(path_type=Path), help="Check a handoff that was written: its digests, and every number again."
+)
+def handoff(runs: tuple[str, ...], out: Path | None, folder: Path | None) -> None:
+    """Write the folder that lets another team decide and take over: handoff.md, handoff.html, evidence.
+
+    The version is chosen as by `decide`. Exit code of --verify: 0 when all of it holds, 1 when something does not.
+    """
+    from poclab import handover
+
+    if folder:
+        checked = handover.verify(folder)
+        _say(repr(checked))
+        sys.exit(0 if checked.holds else 1)
+    poc, ids = _poc_and_runs(runs)
+    _say(repr(handover.handoff(poc, *ids, out=out)))
+
+
+@main.command()
 @click.argument("poc", required=False, type=click.Path(path_type=Path))
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def ui(poc: Path | None, port: int) -> None:

@@ -6,6 +6,7 @@ its recorded run; a prompt file or a corpus that changed since is refused, since
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ def confirm(poc: Path, run_id: str | None = None, *, say: Callable[[str], None] 
         return done["run_id"]
     say(f"scoring {report.version.name} ({report.summary()} on {report.split}) on the held-out cases")
     single = sweeps.single(poc, sweep.notebook, _parameters(report, sweep, poc), fixed=sweep.fixed)
-    results = trials.run_sweep(single)
+    named = dataclasses.replace(single.trials[0], name=f"{report.version.name}, held-out cases")
+    results = trials.run_sweep(dataclasses.replace(single, trials=(named,)))
     if results.errors:
         raise InputError(results.failures())
     (record,) = results.records

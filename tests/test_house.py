@@ -19,7 +19,7 @@ FLOORS = [
     ["system", "charter", "cases", "imports", "freezing"],
     ["stats", "scores", "report", "runner", "comparison", "decision", "sizing", "charts", "timeline"],
     ["offline", "transport", "models", "rag", "tracking", "evaluation", "recording", "archive", "experiment"],
-    ["kernels", "sweeps", "results", "trials", "confirmation", "starter"],
+    ["kernels", "sweeps", "results", "trials", "confirmation", "handover", "starter"],
     ["cli", "__main__"],
 ]
 #: The one module (or package) that may import each heavy package.

@@ -94,6 +94,12 @@ def report(uri: str, run_id: str, experiment: str | None = None) -> Report:
         return Report.load(_downloaded(store.connect(uri), found, "report.json", folder))
 
 
+def download(uri: str, run_id: str, folder: Path) -> None:
+    """Copy all artifacts of a run into a folder, which is made."""
+    folder.mkdir(parents=True)
+    _downloaded(store.connect(uri), run_id, "", str(folder))
+
+
 def _downloaded(client: Any, run_id: str, name: str, folder: str) -> Path:
     from mlflow.exceptions import MlflowException
 

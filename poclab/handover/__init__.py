@@ -1,0 +1,216 @@
+"""The handoff: one folder from which another team can decide, take over, and check every number.
+
+handoff.md handoff.html     the document, to edit from and to print
+evidence/                   what it is made of
+digests.json                the SHA-256 of every file, and of all of them together
+
+blocks     a document as blocks, written twice        evidence    the folder it is made from
+document   its sections                               __init__    write it, and verify it
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from poclab import tracking
+from poclab.archive import Archive
+from poclab.cases import TestSet
+from poclab.errors import InputError, PocError
+from poclab.experiment import compare, decide
+from poclab.files import digest, read_json
+from poclab.handover.blocks import markdown, page
+from poclab.handover.document import blocks
+from poclab.handover.evidence import Evidence, collect
+from poclab.system import Version
+
+MANIFEST, EVIDENCE = "digests.json", "evidence"
+DOCUMENTS = ("handoff.md", "handoff.html")
+#: Numbers that were written and are worked out again may differ in the last digit of another processor's arithmetic.
+TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Handoff:
+    """A handoff folder that was written: its digest is also on the run, as the tag `poclab.handoff`."""
+
+    folder: Path
+    digest: str
+    run_id: str
+
+    def __repr__(self) -> str:
+        return f"handoff: {self.folder / DOCUMENTS[1]}\nfolder digest {self.digest}, kept on run {self.run_id} (tag poclab.handoff)"
+
+
+def handoff(poc: Path | str | None = None, *runs: Any, out: Path | str | None = None) -> Handoff:
+    """Write the handoff of a POC into a folder (`handoff` in the POC, unless `out` names another) and keep its digest on the run.
+
+    `poc` and `runs` are as for `decide`. An earlier handoff there is replaced.
+
+    Raises:
+        InputError: the charter cannot decide, there is no run to decide on, or the folder holds something else.
+        FrozenError: the cases are not those that the run was scored on.
+    """
+    archive = Archive.open(poc)
+    decision = decide(archive.poc, *runs)
+    out = Path(out) if out else archive.poc / "handoff"
+    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: holds something that is no handoff", fix="--out FOLDER, a new one")
+    compared = compare(poc=archive.poc) if len(archive.sweep()) > 1 else None
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".handoff-") as temporary:
+        folder = Path(temporary) / "new"
+        (folder / EVIDENCE).mkdir(parents=True)
+        _write_documents(collect(folder / EVIDENCE, decision, archive, compared), folder)
+        whole = _write_manifest(folder)
+        if out.exists():
+            os.replace(out, Path(temporary) / "old")
+        os.replace(folder, out)
+    run_id = decision.report.run_id
+    tracking.recorder().send("annotate", uri=archive.uri, run_id=run_id, tags={"poclab.handoff": whole}).result()
+    return Handoff(out, whole, run_id)
+
+
+def _write_documents(evidence: Evidence, folder: Path) -> None:
+    made = blocks(evidence)
+    texts = (markdown(made), page(f"Handoff: {evidence.facts['poc']}", made))
+    for name, text in zip(DOCUMENTS, texts, strict=True):
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def _write_manifest(folder: Path) -> str:
+    files = _digests(folder)
+    text = json.dumps({"folder": digest(files), "files": files}, indent=1, ensure_ascii=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    return digest(files)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
+    return {path.relative_to(folder).as_posix(): _digest(path) for path in paths if path != folder / MANIFEST}
+
+
+def _digest(path: Path) -> str:
+    return f"a link to {os.readlink(path)}" if path.is_symlink() else digest(path.read_bytes())
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was checked, and what does not hold. The folder digest is to be held against the run's own."""
+
+    folder_digest: str
+    run_id: str
+    checks: tuple[tuple[str, str], ...]
+
+    @property
+    def holds(self) -> bool:
+        return not any(problem for _, problem in self.checks)
+
+    def __repr__(self) -> str:
+        lines = [f"{'NO ' if problem else 'ok '} {what}{f': {problem}' if problem else ''}" for what, problem in self.checks]
+        told = f"folder digest {self.folder_digest}\nhold it against the tag poclab.handoff of run {self.run_id}"
+        return "\n".join([*lines, told])
+
+
+def verify(folder: Path | str) -> Verification:
+    """Check a handoff folder by itself: no store, no network, and none of its numbers taken on trust.
+
+    Every file is held against its digest, every aggregate and verdict is worked out again from the results of the cases,
+    and both documents are written again from the evidence.
+
+    Raises:
+        InputError: there is no handoff in the folder.
+    """
+    folder = Path(folder)
+    if not (folder / MANIFEST).is_file():
+        raise InputError(
+            f"{folder}: no handoff there: there is no {MANIFEST}", fix="`poclab handoff --verify FOLDER`, with handoff.html in it"
+        )
+    evidence = Evidence(folder / EVIDENCE)
+    checks = tuple((what, _problem(check, folder, evidence)) for what, check in CHECKS.items())
+    try:
+        run_id = evidence.facts["runs"][evidence.facts["splits"][0]]
+    except (PocError, LookupError, TypeError):
+        run_id = "(not known)"
+    return Verification(digest(_digests(folder)), run_id, checks)
+
+
+def _problem(check: Any, folder: Path, evidence: Evidence) -> str:
+    try:
+        return "; ".join(check(folder, evidence))
+    except PocError as error:
+        return error.message
+    except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:  # evidence of another shape
+        return f"cannot be read: {type(error).__name__}: {error}"
+
+
+def _files(folder: Path, evidence: Evidence) -> Iterator[str]:
+    said, found = read_json(folder / MANIFEST), _digests(folder)
+    for name in sorted({*said["files"], *found}):
+        if said["files"].get(name) != found.get(name):
+            yield f"{name} {'is missing' if name not in found else 'was added' if name not in said['files'] else 'was changed'}"
+    if said["folder"] != digest(said["files"]):
+        yield f"the folder digest in {MANIFEST} is not that of its list"
+
+
+def _cases(folder: Path, evidence: Evidence) -> Iterator[str]:
+    cases = TestSet.load(folder / EVIDENCE / "cases.jsonl")
+    for split, report in evidence.reports.items():
+        wanted = {case.id: case.digest for case in cases.split(split)}
+        if report.lock_digest != cases.digest:
+            yield f"the report on {split} is of other cases: lock {report.lock_digest[:12]}"
+        if {one.case_id: one.case_digest for one in report.results} != wanted or len(report.results) != len(wanted) * report.repeats:
+            yield f"the report on {split} does not hold each of its {len(wanted)} cases {report.repeats} time(s)"
+
+
+def _aggregates(folder: Path, evidence: Evidence) -> Iterator[str]:
+    for split, report in evidence.reports.items():
+        said, again = read_json(evidence.folder / split / "report.json"), report.to_json()
+        for name in sorted({*said["aggregates"], *again["aggregates"]}):
+            if not _close(said["aggregates"].get(name), again["aggregates"].get(name)):
+                yield f"{name} on {split} is {again['aggregates'].get(name)}, the report says {said['aggregates'].get(name)}"
+        if said["content_digest"] != again["content_digest"]:
+            yield f"the content digest of the report on {split} is not that of its results"
+        if Version.from_json(read_json(evidence.folder / split / "version.json")).digest != report.version.digest:
+            yield f"{split}/version.json is of another version than the report"
+        if report.run_id != evidence.facts["runs"][split] or report.split != split:
+            yield f"{split}/report.json is of run {report.run_id} on {report.split}"
+
+
+def _decision(folder: Path, evidence: Evidence) -> Iterator[str]:
+    if not _close(evidence.recorded_decision, json.loads(json.dumps(evidence.decision.to_json()))):
+        yield f"the criteria give {evidence.decision.word} ({'; '.join(map(str, evidence.decision.verdicts))}), decision.json says otherwise"
+
+
+def _documents(folder: Path, evidence: Evidence) -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as again:
+        _write_documents(evidence, Path(again))
+        for name in DOCUMENTS:
+            if not (folder / name).is_file() or (folder / name).read_bytes() != (Path(again) / name).read_bytes():
+                yield f"{name} is not what the evidence says"
+
+
+def _close(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, (int, float)):
+        return abs(one - other) <= TOLERANCE * max(1.0, abs(one))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return set(one) == set(other) and all(_close(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_close, one, other))
+    return one == other
+
+
+CHECKS = {
+    "every file is what its digest says": _files,
+    "the reports hold every frozen case": _cases,
+    "every aggregate follows from the results of the cases": _aggregates,
+    "the verdicts follow from the charter and the reports": _decision,
+    "the documents say what the evidence says": _documents,
+}
+
+__all__ = ["Handoff", "Verification", "handoff", "verify"]

@@ -1,0 +1,152 @@
+"""The evidence of a handoff: what the runs and the files of a POC say, in a folder that stands for itself.
+
+    charter.yaml cases.jsonl cases.lock.json LOG.md     the POC's files
+    test/ dev/                                          what the run on each split holds: report, version, prompts, notebook, packages, git
+    decision.json history.json comparison.json facts.json     what was worked out from them
+    history.png forest.png                              charts
+
+The documents are made from this folder alone, so that anyone can make them again and compare.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from poclab import charts, timeline
+from poclab.archive import Archive
+from poclab.cases import TestSet
+from poclab.charter import Charter
+from poclab.comparison import Comparison
+from poclab.decision import Decision, Edit, Look, weigh
+from poclab.errors import FrozenError, InputError
+from poclab.files import CHARTER, read_json, read_text
+from poclab.redaction import conceal, conceal_json
+from poclab.report import Report
+from poclab.system import Version
+
+#: A run's artifacts that say nothing that the others do not.
+LEFT_OUT = ("brief.json",)
+POC_FILES = (CHARTER, "cases.jsonl", "cases.lock.json", "LOG.md", "corpus.yaml", "sweep.yaml")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The evidence folder of a handoff, read."""
+
+    folder: Path
+
+    def _json(self, name: str) -> Any:
+        return read_json(self.folder / name)
+
+    @cached_property
+    def facts(self) -> Mapping[str, Any]:
+        return self._json("facts.json")
+
+    @cached_property
+    def reports(self) -> dict[str, Report]:
+        """The whole reports by split, the one on the held-out cases first."""
+        return {name: Report.load(self.folder / name / "report.json") for name in self.facts["splits"]}
+
+    @property
+    def report(self) -> Report:
+        return next(iter(self.reports.values()))
+
+    @cached_property
+    def charter(self) -> Charter:
+        return Charter.load(self.folder / CHARTER)
+
+    @cached_property
+    def cases(self) -> TestSet:
+        return TestSet.load(self.folder / "cases.jsonl")
+
+    @cached_property
+    def version(self) -> Version:
+        return Version.from_json(self._json(f"{self.facts['splits'][0]}/version.json"))
+
+    @cached_property
+    def recorded_decision(self) -> Mapping[str, Any]:
+        return self._json("decision.json")
+
+    @cached_property
+    def decision(self) -> Decision:
+        """The decision, worked out again from charter and reports; looks and edits are those that were recorded."""
+        said = self.recorded_decision
+        looks = None if said["looks"] is None else [Look(**one) for one in said["looks"]]
+        edits = (
+            None
+            if said["edits"] is None
+            else [Edit(**{**one, **{key: tuple(one[key]) for key in ("before", "after")}}) for one in said["edits"]]
+        )
+        today = datetime.date.fromisoformat(said["on"])
+        return weigh(self.charter, list(self.reports.values()), looks=looks, edits=edits, today=today)
+
+    @cached_property
+    def history(self) -> list[Mapping[str, Any]]:
+        return self._json("history.json")
+
+    @cached_property
+    def comparison(self) -> Mapping[str, Any] | None:
+        return self._json("comparison.json") if self.has("comparison.json") else None
+
+    def of_run(self, name: str) -> Mapping[str, Any] | None:
+        """Return a JSON artifact of the run on the first split, where it has one."""
+        path = f"{self.facts['splits'][0]}/{name}"
+        return self._json(path) if self.has(path) else None
+
+    def text(self, name: str) -> str:
+        return read_text(self.folder / name) if self.has(name) else ""
+
+    def has(self, name: str) -> bool:
+        return (self.folder / name).is_file()
+
+
+def collect(folder: Path, decision: Decision, archive: Archive, comparison: Comparison | None) -> Evidence:
+    """Write the evidence for a decision into an empty folder.
+
+    Raises:
+        FrozenError: the cases of the POC are not those that the runs were scored on.
+    """
+    poc = archive.poc
+    lock = TestSet.load(poc / "cases.jsonl").digest
+    if lock != decision.report.lock_digest:
+        raise FrozenError(
+            f"the run is on cases with lock {decision.report.lock_digest[:12]}, the POC has others now (lock {lock[:12]})",
+            fix="decide on a run on the cases of today: `poclab sweep`, `poclab decide --confirm`",
+        )
+    for name in POC_FILES:
+        if (poc / name).is_file():
+            # Frozen cases were written without keys, and must stay what their lock says, to the letter.
+            text = read_text(poc / name)
+            (folder / name).write_text(text if name.startswith("cases") else conceal(text), encoding="utf-8")
+    ordered = sorted(decision.reports, key=lambda one: one.split != "test")
+    for report in ordered:
+        archive.download(report.run_id, folder / report.split)
+        for name in LEFT_OUT:
+            (folder / report.split / name).unlink(missing_ok=True)
+    history = timeline.of_runs(archive.finished, decision.charter)
+    rows = [{**row, "started": f"{row['started']:%Y-%m-%d %H:%M}"} for row in history.rows]
+    facts = {"poc": poc.name, "splits": [one.split for one in ordered], "runs": {one.split: one.run_id for one in ordered}}
+    _write(folder, "facts.json", facts)
+    _write(folder, "history.json", rows)
+    (folder / "history.png").write_bytes(charts.png(history.figure()))
+    if comparison:
+        _write(folder, "comparison.json", comparison.to_json())
+        with contextlib.suppress(InputError):  # no candidate has a number
+            (folder / "forest.png").write_bytes(charts.png(charts.forest(comparison)))
+    # From the whole reports: a brief one says the same, but what is verified later is this.
+    found = Evidence(folder)
+    looks, edits = decision.looks, decision.edits
+    whole = weigh(found.charter, list(found.reports.values()), looks=looks, edits=edits, today=decision.today)
+    _write(folder, "decision.json", whole.to_json())
+    return Evidence(folder)
+
+
+def _write(folder: Path, name: str, value: Any) -> None:
+    (folder / name).write_text(json.dumps(conceal_json(value), ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
