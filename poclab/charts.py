@@ -32,7 +32,7 @@ def accuracy_over_time(runs: pandas.DataFrame, *, charter: Charter | None = None
         raise InputError("no runs to draw", fix="`poclab run`, or `poclab sweep`")
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.add_subplot()
     sets = drawn.assign(split=drawn["split"].fillna("all"), **({} if "lock" in drawn else {"lock": "", "edition": ""}))
     for (split, _), part in sets.groupby(["split", "lock"], sort=False):
@@ -97,7 +97,7 @@ def _draw_set(axes: Any, name: str, part: pandas.DataFrame, colour: str) -> None
     axes.axhline(part["accuracy"].iloc[0], color=colour, linestyle=":", linewidth=1, label=f"first run on {name}")
 
 
-def _short(name: Any, most: int = 30) -> str:
+def _short(name: Any, most: int = 42) -> str:
     # Matplotlib reads a pair of dollars as a formula; a run's name is only text.
     text = str(name)
     return (text if len(text) <= most else text[: most - 3] + "...").replace("$", r"\$")

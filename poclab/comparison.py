@@ -153,7 +153,7 @@ class Comparison:
         for what, moves in (("fixed", one.fixed), ("broken", one.broken)):
             lines.append(f"\n{what}: {len(moves)}{_more(moves)}")
             if moves:
-                rows = [(move.case_id, *(text[:60] for text in (move.question, move.before, move.after))) for move in moves[:MOVES_SHOWN]]
+                rows = [(move.case_id, *map(_cut, (move.question, move.before, move.after))) for move in moves[:MOVES_SHOWN]]
                 lines.append(text_table(("case", "question", "before", "after"), rows))
         if one.tags:
             lines += ["", text_table(*_tag_table(one))]
@@ -167,12 +167,12 @@ class Comparison:
         ordered = sorted(self.candidates, key=lambda one: -one.scores[0].paired.difference.value if one.scores[0].paired else 2)
         names = list(dict.fromkeys(key for one in ordered for key in one.changed))
         rows = [
-            [*_numbers(one.scores[0])[2:], f"+{len(one.fixed)} -{len(one.broken)}", one.report.failed, *map(_ratio, one.ratios.values())]
+            [*_numbers(one.scores[0])[2:], f"{len(one.fixed)}/{len(one.broken)}", one.report.failed, *map(_ratio, one.ratios.values())]
             + [one.changed[key][1] if key in one.changed else "=" for key in names]
             + [(one.report.run_id or "")[:8]]
             for one in ordered
         ]
-        heads = [self.candidates[0].scores[0].score, "difference", "p", "word", "cases", "failed", *(f"{what} x" for what in RATIOS)]
+        heads = [self.candidates[0].scores[0].score, "difference", "p", "word", "fixed/broken", "failed", *(f"{what} x" for what in RATIOS)]
         return [*heads, *names, "run"], rows
 
     def _repr_html_(self) -> str:
@@ -315,7 +315,7 @@ def _value(value: Any) -> Any:
 def _shown(parameters: Any, name: str) -> str:
     value = parameters.get(name, "(default)")
     text = value.name if isinstance(value, Prompt) else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return _cut(text)
 
 
 def _cases(baseline: Report, other: Report, change: ScoreChange) -> dict[str, Any]:
@@ -389,7 +389,7 @@ def _numbers(change: ScoreChange) -> list[str]:
     difference = change.paired.difference
     both = [f"{one.value:.3f} ({edges(one.low, one.high)})" for one in (change.before, change.after)]
     told = "< 0.0001" if change.p < 0.0001 else f"{change.p:.4f}"
-    return [change.score, *both, f"{difference.value:+.3f} ({edges(difference.low, difference.high, signed=True)})", told, change.word]
+    return [change.score, *both, f"{difference.value:+.3f} ({edges(difference.low, difference.high, '+.3f')})", told, change.word]
 
 
 def _score_table(one: Candidate) -> tuple[list[str], list[list[str]]]:
@@ -403,11 +403,15 @@ def _tag_table(one: Candidate) -> tuple[list[str], list[list[str]]]:
             str(tag.difference.n),
             f"{tag.before:.3f}",
             f"{tag.after:.3f}",
-            f"{tag.difference.value:+.3f} ({edges(tag.difference.low, tag.difference.high, signed=True)})",
+            f"{tag.difference.value:+.3f} ({edges(tag.difference.low, tag.difference.high, '+.3f')})",
         ]
         for tag in one.tags
     ]
     return ["tag", "n", "before", "after", "difference"], rows
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _ratio(value: float | None) -> str:

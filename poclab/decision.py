@@ -19,7 +19,7 @@ from typing import Any
 
 from poclab.charter import Charter, Criterion
 from poclab.errors import FrozenError, InputError, printable
-from poclab.report import QUANTILES, Report
+from poclab.report import QUANTILES, Report, form_of
 from poclab.stats import Estimate, cases_for_quantile, cases_to_reach, cases_until, edges, independent_difference
 from poclab.tables import html_table, text_table
 
@@ -121,7 +121,7 @@ class Decision:
 
     def rows(self) -> list[list[str]]:
         """Return criterion, value with interval, n and verdict as texts, a line per criterion."""
-        return [[str(one.criterion), *_value(one.estimate), str(one)] for one in self.verdicts]
+        return [[str(one.criterion), *_value(one.criterion, one.estimate), str(one)] for one in self.verdicts]
 
     def facts(self) -> Iterator[tuple[str, str]]:
         """Yield what to know beside the verdict, each with its name."""
@@ -304,12 +304,13 @@ def _gap_of(by_split: dict[str, Report]) -> Estimate | None:
         return None
 
 
-def _value(estimate: Estimate | None) -> tuple[str, str]:
+def _value(criterion: Criterion, estimate: Estimate | None) -> tuple[str, str]:
     if estimate is None:
         return "none", ""
     if estimate.low == estimate.high == estimate.value:
         return f"{estimate.value:g}", str(estimate.n)
-    return f"{estimate.value:.4g} ({edges(estimate.low, estimate.high)})", str(estimate.n)
+    form = form_of(criterion.metric)
+    return f"{estimate.value:{form}} ({edges(estimate.low, estimate.high, form)})", str(estimate.n)
 
 
 def _looks(looks: Sequence[Look] | None) -> str:
@@ -325,7 +326,7 @@ def _looks(looks: Sequence[Look] | None) -> str:
 def _gap(gap: Estimate | None, reports: Sequence[Report]) -> str:
     if gap is None:
         return f"not known: this version has no number on {'test' if any(one.split == 'dev' for one in reports) else 'dev'}"
-    return f"{gap.value:+.3f} ({edges(gap.low, gap.high, signed=True)}): accuracy on dev minus accuracy on test"
+    return f"{gap.value:+.3f} ({edges(gap.low, gap.high, '+.3f')}): accuracy on dev minus accuracy on test"
 
 
 def _days(charter: Charter, today: datetime.date) -> tuple[int, int] | None:

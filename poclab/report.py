@@ -407,6 +407,11 @@ def _rounded(name: str, value: float) -> float:
     return float(f"{value:.6g}") if name.startswith("cost") else round(value, 6)
 
 
+def form_of(metric: str) -> str:
+    """Return how a metric is written: a case may cost a millionth of a dollar."""
+    return ".4g" if metric.startswith("cost") else ".3f"
+
+
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 

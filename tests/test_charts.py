@@ -105,8 +105,8 @@ def test_a_name_is_text_and_not_a_formula():
     figure.savefig(io.BytesIO(), format="png")  # raises on a broken formula
 
     first, second = (label.get_text() for label in axes_of(figure).get_xticklabels())
-    assert first == (name[:27] + "...").replace("$", r"\$")
-    assert second == r"\$" * 27 + "..."
+    assert first == (name[:39] + "...").replace("$", r"\$")
+    assert second == r"\$" * 39 + "..."
 
 
 def test_an_edge_that_rounding_put_inside_the_point_is_drawn():

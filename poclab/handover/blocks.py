@@ -16,11 +16,12 @@ from poclab.errors import printable
 SPECIAL = re.compile(r"([\\`*_\[\]|#~$])")
 #: What it would read as a list or a rule at the beginning of a line.
 LEADING = re.compile(r"^(\s*)([-+>=]|\d+[.)])")
+LONGEST_WORD = 24
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1f2328;background:#fff}
 h1{font-size:1.7rem}h2{font-size:1.25rem;border-bottom:1px solid #d0d7de;padding-bottom:.2rem;margin-top:2rem}h3{font-size:1.05rem}
-table{border-collapse:collapse;width:100%;font-size:13px}th,td{border:1px solid #d0d7de;padding:.25rem .5rem;text-align:left;vertical-align:top;
-overflow-wrap:anywhere}th{background:#f6f8fa}pre{background:#f6f8fa;padding:.7rem;white-space:pre-wrap;overflow-wrap:anywhere;font-size:12.5px}
+table{border-collapse:collapse;width:100%;font-size:13px;margin:.6rem 0}th,td{border:1px solid #d0d7de;padding:.25rem .5rem;text-align:left;vertical-align:top}
+.long{overflow-wrap:anywhere}th{background:#f6f8fa}pre{background:#f6f8fa;padding:.7rem;white-space:pre-wrap;overflow-wrap:anywhere;font-size:12.5px}
 img{max-width:100%}.verdict{font-size:1.3rem;font-weight:600;border-left:6px solid #57606a;padding:.4rem .8rem;background:#f6f8fa}
 .go{border-color:#1a7f37}.no-go{border-color:#b42318}
 @media print{body{margin:0;max-width:none;font-size:11pt}h2{break-after:avoid}tr,img{break-inside:avoid}thead{display:table-header-group}}
@@ -126,12 +127,18 @@ def _html(block: Block) -> str:
             return f"<p>{_text(text)}</p>"
         case Table(columns, rows):
             head = "".join(f"<th>{_text(one)}</th>" for one in columns)
-            lines = "".join(f"<tr>{''.join(f'<td>{_text(str(cell))}</td>' for cell in row)}</tr>" for row in rows)
+            lines = "".join(f"<tr>{''.join(_cell(str(cell)) for cell in row)}</tr>" for row in rows)
             return f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
         case Listing(text):
             return f"<pre>{html.escape(_visible(text))}</pre>"
         case Picture(_, alt, file):
             return f"<img alt='{_text(alt)}' src='data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}'>"
+
+
+def _cell(text: str) -> str:
+    # Only a digest or an address may be broken: `q017` must stay in one piece however narrow its column.
+    long = any(len(word) > LONGEST_WORD for word in text.split())
+    return f"<td{' class=long' if long else ''}>{_text(text)}</td>"
 
 
 def _text(text: str) -> str:

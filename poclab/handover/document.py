@@ -17,7 +17,7 @@ from poclab.errors import InputError
 from poclab.files import digest
 from poclab.handover.blocks import Block, Heading, Listing, Picture, Table, Text, Verdict
 from poclab.handover.evidence import Evidence
-from poclab.report import COST, QUANTILES, CaseResult, Report, first_input, reply_text
+from poclab.report import COST, QUANTILES, CaseResult, Report, first_input, form_of, reply_text
 from poclab.stats import Estimate, edges, mean_estimate
 
 NOT_KNOWN = "not known"
@@ -53,7 +53,8 @@ def _verdict(evidence: Evidence) -> Iterator[Block]:
     yield Verdict(f"{decision.headline}: {decision.charter.decision}", decision.word)
     yield Text(_in_words(evidence))
     yield Table(COLUMNS, decision.rows())
-    yield Table(("beside the verdict", ""), list(decision.facts()))
+    yield Heading("Beside the verdict", level=3)
+    yield Table(("what", ""), list(decision.facts()))
 
 
 def _in_words(evidence: Evidence) -> str:
@@ -155,7 +156,10 @@ def _results(evidence: Evidence) -> Iterator[Block]:
     yield Heading("Results")
     for split, report in evidence.reports.items():
         yield Heading(f"On {split}: n = {report.n}, run {report.run_id}", level=3)
-        rows = [(name, f"{one.value:.4g}", edges(one.low, one.high), one.n) for name, one in report.estimates.items()]
+        rows = [
+            (name, f"{one.value:{(form := form_of(name))}}", edges(one.low, one.high, form), one.n)
+            for name, one in report.estimates.items()
+        ]
         lost = [
             (name, "no number", f"{len(report.unscored(name))} cases could not be scored", "")
             for name in report.score_names
@@ -164,6 +168,7 @@ def _results(evidence: Evidence) -> Iterator[Block]:
         yield Table(("metric", "value", "95% interval", "n"), [*rows, *lost, ("failed", report.failed, "", len(report.results))])
         by_tag = _by_tag(evidence, split, report)
         if by_tag:
+            yield Heading(f"By tag, on {split}", level=3)
             yield Table(("tag", "n", report.score_names[0], "95% interval", "against the target"), by_tag)
 
 
@@ -241,7 +246,7 @@ def _costs(evidence: Evidence) -> Iterator[Block]:
 
 
 def _scaled(estimate: Estimate, factor: float) -> str:
-    return " to ".join("open" if abs(edge) == float("inf") else f"{edge * factor:.6g}" for edge in (estimate.low, estimate.high))
+    return edges(estimate.low * factor, estimate.high * factor, ".6g")
 
 
 def _latency(evidence: Evidence) -> Iterator[Block]:
@@ -318,7 +323,7 @@ def _trial(one: Mapping[str, Any]) -> tuple[str, str, str, str]:
     difference = score["difference"]
     return (
         changed,
-        f"{difference['value']:+.3f} ({edges(difference['low'], difference['high'], signed=True)})",
+        f"{difference['value']:+.3f} ({edges(difference['low'], difference['high'], '+.3f')})",
         f"{score['p']:.4f}",
         score["word"],
     )

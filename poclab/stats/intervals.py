@@ -47,9 +47,8 @@ class Estimate:
         return f"{self.value:.3f} ({edges(self.low, self.high)}, n = {self.n})"
 
 
-def edges(low: float | None, high: float | None, *, signed: bool = False) -> str:
+def edges(low: float | None, high: float | None, form: str = ".3f") -> str:
     """Return an interval as text; an edge that is infinite, or None as JSON has it, is open."""
-    form = "+.3f" if signed else ".3f"
     return " to ".join("open" if edge is None or math.isinf(edge) else format(edge, form) for edge in (low, high))
 
 
