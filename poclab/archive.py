@@ -166,7 +166,7 @@ def _sweep(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _version(row: Mapping[str, Any]) -> str:
     digest = row["tags"].get("version")
-    return f"{row['name']} ({digest[:8] if digest else 'version not known'})"
+    return f"{row['tags'].get('name') or row['name']} ({digest[:8] if digest else 'version not known'})"
 
 
 def _day(row: Mapping[str, Any]) -> str:

@@ -170,6 +170,7 @@ class Plan:
             "edition": self.test_set.lock.edition if self.test_set.lock else "not frozen",
             "split": self.test_set.part or "all",
             "version": self.version.digest,
+            "name": self.version.name,
             "charter": self.charter.digest if self.charter else None,
             "corpus": self.corpus_digest,
             "repeats": self.repeats,

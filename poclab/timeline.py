@@ -91,7 +91,7 @@ def of_runs(runs: Sequence[Mapping[str, Any]], charter: Charter | None = None) -
 def _row(run: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
     tags, metrics = run["tags"], run["metrics"]
     return {
-        "run": run["name"],
+        "run": tags.get("name") or run["name"],
         "started": run["started"],
         "split": tags.get("split") or "all",
         "edition": tags.get("edition"),
