@@ -92,16 +92,16 @@ def read_text(path: Path | str) -> str:
         ) from None
 
 
-def read_json(path: Path | str) -> Any:
-    """Return the content of a JSON file.
+def read_json(path: Path | str, *, digested: bool = False) -> Any:
+    """Return the content of a JSON file; of a `digested` one, whose digest is checked next, keys are not looked at twice.
 
     Raises:
         InputError: as `read_text`, or the file is not JSON (with line and column).
     """
-    return parse_json(read_text(path), where=str(path))
+    return parse_json(read_text(path), where=str(path), digested=digested)
 
 
-def parse_json(text: str, *, where: str) -> Any:
+def parse_json(text: str, *, where: str, digested: bool = False) -> Any:
     """Return `text` as JSON; NaN and Infinity are refused, since no other program reads them, and so is a key that is there twice.
 
     Raises:
@@ -112,7 +112,7 @@ def parse_json(text: str, *, where: str) -> Any:
         raise ValueError(f"{name} is not JSON")
 
     try:
-        return json.loads(text, parse_constant=refuse, object_pairs_hook=_each_key_once)
+        return json.loads(text, parse_constant=refuse, object_pairs_hook=None if digested else _each_key_once)
     except json.JSONDecodeError as error:
         at = f"line {error.lineno}, column {error.colno}" if "\n" in text.strip() else f"column {error.colno}"
         raise InputError(f"{where}: not JSON: {error.msg} ({at})") from None

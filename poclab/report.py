@@ -298,7 +298,7 @@ class Report:
         Raises:
             InputError: no report, of another format, or changed since it was written.
         """
-        data = read_json(path)
+        data = read_json(path, digested=True)
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             found = data.get("format") if isinstance(data, dict) else type(data).__name__
             raise InputError(f"{path}: not a report of format {FORMAT} (found {found!r})", fix="evaluate again with this poclab")
@@ -308,7 +308,10 @@ class Report:
             fields = {name: data[name] for name in cls.__dataclass_fields__ if name != "brief" or name in data}
             results = tuple(CaseResult.from_json(one) for one in data["results"])
             lists = {name: tuple(data[name]) for name in ("score_names", "warnings")}
-            return cls(**{**fields, **lists, "version": Version.from_json(data["version"]), "results": results})
+            report = cls(**{**fields, **lists, "version": Version.from_json(data["version"]), "results": results})
+            if report.brief:  # two hundred are compared at once: their numbers are not worked out again
+                vars(report)["estimates"] = {name: _estimate(one) for name, one in data["aggregates"].items() if isinstance(one, dict)}
+            return report
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: not a whole report: {error!r}", fix="evaluate again with this poclab") from None
 
@@ -400,6 +403,12 @@ def reply_text(reply: Reply) -> str:
 def first_input(inputs: Mapping[str, Any]) -> str:
     """Return the question of a case, else its first input, as text."""
     return str(inputs.get("question") or next(iter(inputs.values()), ""))
+
+
+def _estimate(data: Mapping[str, Any]) -> Estimate:
+    """Return an estimate from its JSON, where an open edge is null."""
+    low, high = (infinite if data[edge] is None else data[edge] for edge, infinite in (("low", -math.inf), ("high", math.inf)))
+    return Estimate(data["value"], low, high, data["n"])
 
 
 def _rounded(name: str, value: float) -> float:
