@@ -67,11 +67,11 @@ def forest(comparison: Comparison) -> Figure:
         axes.errorbar(value.value, place, xerr=[[value.value - value.low], [value.high - value.value]], **style)
         axes.annotate(word, (value.high, place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=7, color=WORDS[word])
     axes.axvline(0, color="black", linewidth=1)
-    axes.set_yticks(range(len(drawn)), [_short(one.name, 60) for one in drawn], fontsize=7)
+    axes.set_yticks(range(len(drawn)), [_short(one.report.version.name) for one in drawn], fontsize=7)
     axes.margins(x=0.15)
     axes.set(
-        xlabel=f"difference in {drawn[0].scores[0].score} to {_short(comparison.baseline.version.name)} (share of cases, 95% interval, not adjusted)",
-        title=f"{comparison.baseline.split or 'all'} cases, n = {comparison.baseline.n}; words by Holm over {comparison.comparisons}",
+        xlabel=f"difference in {drawn[0].scores[0].score} (share of cases; 95% interval, not adjusted)",
+        title=f"Against {_short(comparison.baseline.version.name)}, {comparison.baseline.n} {comparison.baseline.split or ''} cases; words by Holm over {comparison.comparisons}",
     )
     return _shown(figure)
 

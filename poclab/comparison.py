@@ -84,7 +84,7 @@ class Candidate:
     @property
     def price(self) -> str:
         """What the change costs, beside what it gains: a point for ten times the price must look like it."""
-        told = [f"{ratio:.2g} x the {what}" for what, ratio in self.ratios.items() if ratio is not None]
+        told = [f"{_ratio(ratio)} x the {what}" for what, ratio in self.ratios.items() if ratio is not None]
         return ", ".join(told + [f"{what} unknown" for what, ratio in self.ratios.items() if ratio is None])
 
 
@@ -415,7 +415,7 @@ def _cut(text: str) -> str:
 
 
 def _ratio(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.2g}"
+    return "unknown" if value is None else f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _more(moves: Sequence[Move]) -> str:

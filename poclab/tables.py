@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: A longer cell of a notebook's table is cut.
 CHARACTERS_SHOWN = 500
+#: A sentence among numbers would else be squeezed to one word a line.
+WIDE = ";min-width:9em"
 
 
 def frame(rows: Iterable[Mapping[str, Any]]) -> pandas.DataFrame:
@@ -34,7 +36,7 @@ def html_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def _html_row(tag: str, values: Sequence[Any]) -> str:
     # No colours: a notebook may be light or dark. Words stay whole, so that a long reply does not squeeze the ids.
     style = "text-align:left;vertical-align:top;white-space:pre-wrap;overflow-wrap:break-word"
-    cells = (f"<{tag} style='{style}'>{html.escape(_cut(str(value)))}</{tag}>" for value in values)
+    cells = (f"<{tag} style='{style}{WIDE if len(str(value)) > 24 else ''}'>{html.escape(_cut(str(value)))}</{tag}>" for value in values)
     return f"<tr>{''.join(cells)}</tr>"
 
 
