@@ -160,11 +160,19 @@ class Comparison:
         return "\n".join([*lines, *([one.link] if one.link else [])])
 
     def _many_text(self) -> str:
-        return f"baseline: {printable(self.baseline.version.name)}: {self.baseline.summary()}\n{text_table(*self._many_table())}"
+        table = text_table(*self._many_table())
+        link = self._ordered()[0].link
+        return f"baseline: {printable(self.baseline.version.name)}: {self.baseline.summary()}\n{table}" + (
+            f"\nfirst: {link}" if link else ""
+        )
+
+    def _ordered(self) -> list[Candidate]:
+        """Return the candidates, the largest difference of the first score first, those without a number last."""
+        return sorted(self.candidates, key=lambda one: -one.scores[0].paired.difference.value if one.scores[0].paired else 2)
 
     def _many_table(self) -> tuple[list[str], list[list[Any]]]:
-        """Return the table of many candidates by the first score, the largest difference first."""
-        ordered = sorted(self.candidates, key=lambda one: -one.scores[0].paired.difference.value if one.scores[0].paired else 2)
+        """Return the table of many candidates by the first score."""
+        ordered = self._ordered()
         names = list(dict.fromkeys(key for one in ordered for key in one.changed))
         rows = [
             [*_numbers(one.scores[0])[2:], f"{len(one.fixed)}/{len(one.broken)}", one.report.failed, *map(_ratio, one.ratios.values())]
@@ -191,13 +199,11 @@ class Comparison:
             )
         if one.tags:
             parts.append(f"<details><summary>by tag</summary>{html_table(*_tag_table(one))}</details>")
-        if one.link:
-            parts.append(f"<p><a href='{html.escape(one.link, quote=True)}'>side by side in MLflow</a></p>")
-        return "".join(parts)
+        return "".join([*parts, _anchor(one)])
 
     def _many_html(self) -> str:
         head = html.escape(f"{self.baseline.version.name}: {self.baseline.summary()}")
-        return f"<p>baseline: <b>{head}</b></p>{html_table(*self._many_table())}"
+        return f"<p>baseline: <b>{head}</b></p>{html_table(*self._many_table())}{_anchor(self._ordered()[0])}"
 
 
 def compare(baseline: Report, *candidates: Report, trials: int | None = None, links: Sequence[str] = ()) -> Comparison:
@@ -408,6 +414,11 @@ def _tag_table(one: Candidate) -> tuple[list[str], list[list[str]]]:
         for tag in one.tags
     ]
     return ["tag", "n", "before", "after", "difference"], rows
+
+
+def _anchor(one: Candidate) -> str:
+    text = html.escape(f"{one.report.version.name} beside the baseline, case by case, in MLflow")
+    return f"<p><a href='{html.escape(one.link, quote=True)}'>{text}</a></p>" if one.link else ""
 
 
 def _cut(text: str) -> str:

@@ -40,6 +40,8 @@ ADOPTION = re.compile(
     r"(?:use|accept|trust|like|want|pay)\b",
     re.IGNORECASE,
 )
+#: Looks that are listed beside a verdict; `to_json` holds all.
+LOOKS_SHOWN = 5
 #: Numbers of a run that have no interval: they are held against the bound as they are.
 COUNTS = {"failed": lambda report: float(report.failed), "cost_usd": lambda report: report.total("cost_usd")}
 
@@ -66,6 +68,10 @@ class Look:
     version: str
     run_id: str
     status: str
+
+    def __str__(self) -> str:
+        ended = "" if self.status == "FINISHED" else f", {self.status.lower()}"
+        return f"{self.on} by {self.by}: {self.version} (run {self.run_id[:8]}{ended})"
 
 
 @dataclass(frozen=True)
@@ -316,11 +322,8 @@ def _value(criterion: Criterion, estimate: Estimate | None) -> tuple[str, str]:
 def _looks(looks: Sequence[Look] | None) -> str:
     if looks is None:
         return "not known: no store of runs"
-    listed = "; ".join(
-        f"{one.on} by {one.by}: {one.version} ({one.run_id[:8]}{'' if one.status == 'FINISHED' else f', {one.status.lower()}'})"
-        for one in looks
-    )
-    return f"{len(looks)}{f': {listed}' if listed else ''}"
+    last = f", the last {LOOKS_SHOWN}" if len(looks) > LOOKS_SHOWN else ""
+    return f"{len(looks)}{last}{': ' if looks else ''}{'; '.join(map(str, looks[-LOOKS_SHOWN:]))}"
 
 
 def _gap(gap: Estimate | None, reports: Sequence[Report]) -> str:

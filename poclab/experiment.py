@@ -157,7 +157,8 @@ def decide(charter: Charter | Path | str | None = None, *runs: Any, today: datet
         InputError: the charter cannot decide yet (with the questions to answer), or there is nothing to decide on.
         FrozenError: runs on other cases than the frozen ones.
     """
-    charter = charter if isinstance(charter, Charter) else Charter.load(require_poc(charter))
+    if not isinstance(charter, Charter):
+        charter = Charter.load(charter if charter and os.path.isfile(charter) else require_poc(charter))
     decision.refuse_unfinished(charter)
     archive = _archive(charter.path and charter.path.parent, runs)
     if not runs:

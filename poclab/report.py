@@ -282,6 +282,10 @@ class Report:
         content = None if self.brief else self.content_digest()
         return {**data, "partial": self.partial, "aggregates": {**aggregates, **totals}, "content_digest": content}
 
+    def afresh(self) -> Report:
+        """Return the same report with none of its numbers worked out yet, those that a brief one was saved with included."""
+        return replace(self)
+
     def shortened(self) -> Report:
         """Return the brief report of this one: two hundred of them are read in the time of ten whole ones."""
         return replace(self, brief=True, results=tuple(_shortened(one) for one in self.results))

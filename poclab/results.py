@@ -121,8 +121,8 @@ class Results:
         documents = f"; corpus {self.corpus_digest[:12]}" if self.corpus_digest else ""
         return (
             f"lock {self.lock_digest[:12]}{documents}\n"
-            f"{many}Intervals are 95%, each trial by itself: the best of many looks better than it is,\n"
-            "and where intervals overlap this table does not tell which trial is better."
+            f"{many}Intervals are 95%, each trial by itself: the best of many looks better than it is.\n"
+            f"Which trials differ from the baseline: `poclab compare {_relative(self.sweep.poc)}`"
         )
 
     def where(self) -> str:

@@ -296,7 +296,7 @@ def _failing(one: CaseResult) -> tuple[str, str, str, str]:
 
 
 def _tried(evidence: Evidence) -> Iterator[Block]:
-    compared = evidence.comparison
+    compared = evidence.comparison and evidence.comparison.to_json()
     yield Heading("What was tried")
     if compared is None:
         yield Text(f"{NOT_KNOWN.capitalize()} from a sweep: none ended.")

@@ -2,6 +2,7 @@
 
     charter.yaml cases.jsonl cases.lock.json LOG.md     the POC's files
     test/ dev/                                          what the run on each split holds: report, version, prompts, notebook, packages, git
+    trials/                                             the results of each trial of the sweep, case by case, replies cut
     decision.json history.json comparison.json facts.json     what was worked out from them
     history.png forest.png                              charts
 
@@ -23,7 +24,7 @@ from poclab import charts, timeline
 from poclab.archive import Archive
 from poclab.cases import TestSet
 from poclab.charter import Charter
-from poclab.comparison import Comparison
+from poclab.comparison import Comparison, compare
 from poclab.decision import Decision, Edit, Look, weigh
 from poclab.errors import FrozenError, InputError
 from poclab.files import CHARTER, read_json, read_text
@@ -92,8 +93,18 @@ class Evidence:
         return self._json("history.json")
 
     @cached_property
-    def comparison(self) -> Mapping[str, Any] | None:
+    def recorded_comparison(self) -> Mapping[str, Any] | None:
         return self._json("comparison.json") if self.has("comparison.json") else None
+
+    @cached_property
+    def comparison(self) -> Comparison | None:
+        """The comparison of the sweep's trials, worked out again from their results; None without a sweep."""
+        said = self.recorded_comparison
+        if said is None:
+            return None
+        runs = [said["baseline"]["run"], *(one["run"] for one in said["candidates"])]
+        reports = [Report.load(self.folder / "trials" / f"{Path(run).name}.json").afresh() for run in runs]
+        return compare(*reports, trials=said["comparisons"] + 1, links=[one["link"] for one in said["candidates"]])
 
     def of_run(self, name: str) -> Mapping[str, Any] | None:
         """Return a JSON artifact of the run on the first split, where it has one."""
@@ -125,18 +136,21 @@ def collect(folder: Path, decision: Decision, archive: Archive, comparison: Comp
             # Frozen cases were written without keys, and must stay what their lock says, to the letter.
             text = read_text(poc / name)
             (folder / name).write_text(text if name.startswith("cases") else conceal(text), encoding="utf-8")
-    ordered = sorted(decision.reports, key=lambda one: one.split != "test")
-    for report in ordered:
-        archive.download(report.run_id, folder / report.split)
+    runs = {one.split or "all": one.run_id for one in sorted(decision.reports, key=lambda one: one.split != "test")}
+    for split, run_id in runs.items():
+        archive.download(run_id, folder / split)
         for name in LEFT_OUT:
-            (folder / report.split / name).unlink(missing_ok=True)
+            (folder / split / name).unlink(missing_ok=True)
     history = timeline.of_runs(archive.finished, decision.charter)
     rows = [{**row, "started": f"{row['started']:%Y-%m-%d %H:%M}"} for row in history.rows]
-    facts = {"poc": poc.name, "splits": [one.split for one in ordered], "runs": {one.split: one.run_id for one in ordered}}
+    facts = {"poc": poc.name, "splits": list(runs), "runs": runs}
     _write(folder, "facts.json", facts)
     _write(folder, "history.json", rows)
     (folder / "history.png").write_bytes(charts.png(history.figure()))
     if comparison:
+        (folder / "trials").mkdir()
+        for report in (comparison.baseline, *(one.report for one in comparison.candidates)):
+            report.shortened().save(folder / "trials" / f"{report.run_id}.json", sync=False)
         _write(folder, "comparison.json", comparison.to_json())
         with contextlib.suppress(InputError):  # no candidate has a number
             (folder / "forest.png").write_bytes(charts.png(charts.forest(comparison)))
