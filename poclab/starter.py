@@ -93,6 +93,7 @@ def _next_steps(folder: Path, docs: Path | None) -> list[str]:
         f"   or, where the right reply is that the documents do not answer: {ABSTAIN}\n"
         "   fifty are few; write them before the first prompt",
     ]
-    steps = [*(own if docs else example), f"poclab freeze {at}", f"poclab sweep {at}", f"jupyter lab {at}/notebooks"]
+    verbs = [f"poclab {verb} {at}" for verb in (*(() if docs else ("plan",)), "freeze", "sweep", "compare")]
+    steps = [*(own if docs else example), *verbs, f"jupyter lab {at}/notebooks"]
     made = f"made {at}" + (f"; the documents stay in {docs}: corpus.yaml names them" if docs else "")
     return [made, *(f"{number}. {step}" for number, step in enumerate(steps, start=1))]
