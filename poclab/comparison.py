@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from poclab.errors import FrozenError, InputError, printable
+from poclab.files import plain
 from poclab.report import COST, CaseResult, Report, first_input, reply_text
 from poclab.stats import Estimate, Paired, cases_to_tell, compare_paired, edges, holm
 from poclab.system import Prompt
@@ -133,7 +134,7 @@ class Comparison:
             "comparisons": self.comparisons,
             "alpha": ALPHA,
             "notes": list(self.notes),
-            "candidates": [_candidate_json(one) for one in self.candidates],
+            "candidates": [_json(one) for one in self.candidates],
         }
 
     def __repr__(self) -> str:
@@ -416,6 +417,11 @@ def _tag_table(one: Candidate) -> tuple[list[str], list[list[str]]]:
     return ["tag", "n", "before", "after", "difference"], rows
 
 
+def _json(one: Candidate) -> dict[str, Any]:
+    of_report = {"run": one.report.run_id, "version": one.report.version.to_json(), "failed": one.report.failed}
+    return of_report | {key: plain(value) for key, value in vars(one).items() if key != "report"}
+
+
 def _anchor(one: Candidate) -> str:
     text = html.escape(f"{one.report.version.name} beside the baseline, case by case, in MLflow")
     return f"<p><a href='{html.escape(one.link, quote=True)}'>{text}</a></p>" if one.link else ""
@@ -431,33 +437,3 @@ def _ratio(value: float | None) -> str:
 
 def _more(moves: Sequence[Move]) -> str:
     return f" (the first {MOVES_SHOWN}; `to_json()` holds all)" if len(moves) > MOVES_SHOWN else ""
-
-
-def _candidate_json(one: Candidate) -> dict[str, Any]:
-    def estimate(value: Estimate | None) -> dict[str, float] | None:
-        return value and dict(vars(value))
-
-    return {
-        "run": one.report.run_id,
-        "version": one.report.version.to_json(),
-        "changed": {key: list(pair) for key, pair in one.changed.items()},
-        "scores": [
-            {
-                "score": change.score,
-                "before": estimate(change.before),
-                "after": estimate(change.after),
-                "difference": change.paired and estimate(change.paired.difference),
-                "p_unadjusted": change.paired and change.paired.p,
-                "p": change.p,
-                "word": change.word,
-                "problem": change.problem,
-            }
-            for change in one.scores
-        ],
-        "fixed": [vars(move) | {"values": list(move.values)} for move in one.fixed],
-        "broken": [vars(move) | {"values": list(move.values)} for move in one.broken],
-        "tags": [vars(tag) | {"difference": estimate(tag.difference)} for tag in one.tags],
-        "failed": one.report.failed,
-        "ratios": dict(one.ratios),
-        "link": one.link,
-    }

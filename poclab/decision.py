@@ -19,6 +19,7 @@ from typing import Any
 
 from poclab.charter import Charter, Criterion
 from poclab.errors import FrozenError, InputError, printable
+from poclab.files import plain
 from poclab.report import QUANTILES, Report, form_of
 from poclab.stats import Estimate, cases_for_quantile, cases_to_reach, cases_until, edges, independent_difference
 from poclab.tables import html_table, text_table
@@ -155,26 +156,12 @@ class Decision:
             "word": self.word,
             "headline": self.headline,
             "on": self.today.isoformat(),
-            "verdicts": [
-                {
-                    "criterion": str(one.criterion),
-                    **{key: value for key, value in vars(one.criterion).items() if value is not None},
-                    "verdict": one.word,
-                    "more": one.more,
-                    "estimate": one.estimate and {key: _finite(value) for key, value in vars(one.estimate).items()},
-                }
-                for one in self.verdicts
-            ],
+            "verdicts": [{**plain(one), "text": str(one.criterion)} for one in self.verdicts],
             "runs": {one.split or "all": one.run_id for one in self.reports},
             "version": self.report.version.digest,
             "lock": self.report.lock_digest,
             "charter": self.charter.digest,
-            "gap": self.gap and {key: _finite(value) for key, value in vars(self.gap).items()},
-            "looks": None if self.looks is None else [vars(one) for one in self.looks],
-            "edits": None
-            if self.edits is None
-            else [vars(one) | {"before": list(one.before), "after": list(one.after)} for one in self.edits],
-            "facts": [list(fact) for fact in self.facts()],
+            **plain({"gap": self.gap, "looks": self.looks, "edits": self.edits, "facts": list(self.facts())}),
         }
 
     def __repr__(self) -> str:
@@ -347,7 +334,3 @@ def _timebox(charter: Charter, today: datetime.date) -> str:
     if used < 1:
         return f"begins in {1 - used} day(s)"
     return f"day {used} of {total}" if used <= total else f"{total} days, ended {used - total} day(s) ago"
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

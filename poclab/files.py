@@ -5,6 +5,8 @@ The one place that knows where things lie in a POC folder. It does not know what
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
 import functools
 import hashlib
 import json
@@ -13,7 +15,7 @@ import os
 import re
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +240,19 @@ def digest(value: Any) -> str:
     """Return the SHA-256 of `canonical(value)`, or of a `str` or `bytes` as it stands, in hex."""
     data = value if isinstance(value, bytes) else (value if isinstance(value, str) else canonical(value)).encode("utf-8", "surrogatepass")
     return hashlib.sha256(data).hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """Return dataclasses, mappings, sequences and days as JSON values; a number that is infinite, an open edge, becomes null."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    if isinstance(value, datetime.date):
+        return value.isoformat()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def check_json(value: Any, *, where: str) -> None:

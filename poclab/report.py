@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from poclab.cases import expected_text
 from poclab.errors import InputError, printable
-from poclab.files import canonical, digest, read_json, write_atomic
+from poclab.files import canonical, digest, plain, read_json, write_atomic
 from poclab.redaction import conceal_json
 from poclab.scores import Score
 from poclab.stats import Estimate, cost_estimate, mean_estimate, quantile_estimate
@@ -277,7 +277,7 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         data = {name: getattr(self, name) for name in self.__dataclass_fields__}
         data |= {"format": FORMAT, "version": self.version.to_json(), "results": [one.to_json() for one in self.results]}
-        aggregates = {name: {key: _finite(value) for key, value in vars(one).items()} for name, one in self.estimates.items()}
+        aggregates = plain(self.estimates)
         totals = {"failed": self.failed, **{what: self.total(what) for what in TOTALS}}
         content = None if self.brief else self.content_digest()
         return {**data, "partial": self.partial, "aggregates": {**aggregates, **totals}, "content_digest": content}
@@ -423,10 +423,6 @@ def _rounded(name: str, value: float) -> float:
 def form_of(metric: str) -> str:
     """Return how a metric is written: a case may cost a millionth of a dollar."""
     return ".4g" if metric.startswith("cost") else ".3f"
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _sum(calls: Sequence[Call], what: str) -> float | None:

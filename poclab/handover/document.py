@@ -318,9 +318,9 @@ def _tried(evidence: Evidence) -> Iterator[Block]:
 def _trial(one: Mapping[str, Any]) -> tuple[str, str, str, str]:
     changed = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in one["changed"].items()) or one["version"]["name"]
     score = one["scores"][0]
-    if score["difference"] is None:
+    if score["paired"] is None:
         return changed, "", "", f"no number: {score['problem']}"
-    difference = score["difference"]
+    difference = score["paired"]["difference"]
     return (
         changed,
         f"{difference['value']:+.3f} ({edges(difference['low'], difference['high'], '+.3f')})",
