@@ -9,12 +9,13 @@ Pure: runs are found elsewhere, and charts drawn elsewhere.
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from poclab.errors import FrozenError, InputError, printable
-from poclab.files import plain
+from poclab.files import canonical, digest, plain
 from poclab.report import COST, CaseResult, Report, first_input, reply_text
 from poclab.stats import Estimate, Paired, cases_to_tell, compare_paired, edges, holm
 from poclab.system import Prompt
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 #: The chance of a false word that is accepted among all trials of a family.
 ALPHA = 0.05
 BETTER, WORSE, CANNOT_TELL = "better", "worse", "cannot tell"
+#: Stands for a parameter that a version does not have.
+ABSENT = object()
 #: What of the fixed and broken cases is shown; `to_json` holds all.
 MOVES_SHOWN = 20
 RATIOS = {"cost": COST, "p50": "latency_p50_s", "p95": "latency_p95_s"}
@@ -85,8 +88,7 @@ class Candidate:
     @property
     def price(self) -> str:
         """What the change costs, beside what it gains: a point for ten times the price must look like it."""
-        told = [f"{_ratio(ratio)} x the {what}" for what, ratio in self.ratios.items() if ratio is not None]
-        return ", ".join(told + [f"{what} unknown" for what, ratio in self.ratios.items() if ratio is None])
+        return ", ".join(_times(what, ratio) for what, ratio in sorted(self.ratios.items(), key=lambda item: item[1] is None))
 
 
 @dataclass(frozen=True)
@@ -99,14 +101,17 @@ class Comparison:
     notes: tuple[str, ...]
 
     def frame(self) -> pandas.DataFrame:
-        """Return one line per candidate and score: both values, difference with interval, p, word, ratios, parameters that differ."""
+        """Return one line per candidate and score: both values, difference with interval, p, word, ratios, parameters that differ.
+
+        A parameter with the name of another column is called `parameter:<name>`.
+        """
         return frame(self._rows())
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         for one in self.candidates:
             for change in one.scores:
                 difference = change.paired and change.paired.difference
-                yield {
+                row = {
                     "run": one.report.run_id,
                     "version": one.report.version.name,
                     "score": change.score,
@@ -123,8 +128,8 @@ class Comparison:
                     "broken": len(one.broken),
                     "failed": one.report.failed,
                     **{f"{what}_ratio": ratio for what, ratio in one.ratios.items()},
-                    **{key: new for key, (_, new) in one.changed.items()},
                 }
+                yield row | {f"parameter:{key}" if key in row else key: new for key, (_, new) in one.changed.items()}
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values, every fixed and broken case included."""
@@ -158,13 +163,13 @@ class Comparison:
                 lines.append(text_table(("case", "question", "before", "after"), rows))
         if one.tags:
             lines += ["", text_table(*_tag_table(one))]
-        return "\n".join([*lines, *([one.link] if one.link else [])])
+        return "\n".join([*lines, *([printable(one.link)] if one.link else [])])
 
     def _many_text(self) -> str:
         table = text_table(*self._many_table())
         link = self._ordered()[0].link
-        return f"baseline: {printable(self.baseline.version.name)}: {self.baseline.summary()}\n{table}" + (
-            f"\nfirst: {link}" if link else ""
+        return f"baseline: {printable(self.baseline.version.name)}: {printable(self.baseline.summary())}\n{table}" + (
+            f"\nfirst: {printable(link)}" if link else ""
         )
 
     def _ordered(self) -> list[Candidate]:
@@ -250,12 +255,19 @@ def _check(baseline: Report, other: Report) -> None:
                 fix="evaluate it again",
             )
     if baseline.lock_digest != other.lock_digest:
-        sets = " and ".join(f"edition {one.edition} (lock {one.lock_digest[:12]})" for one in (baseline, other))
+        sets = " and ".join(f"{_edition(one)} (lock {one.lock_digest[:12]})" for one in (baseline, other))
         raise FrozenError(f"{names} were scored on different cases: {sets}", fix="evaluate both on the same edition")
     if baseline.split != other.split:
-        raise InputError(f"{names} were scored on different splits: {baseline.split} and {other.split}", fix="evaluate both on one split")
+        raise InputError(
+            f"{names} were scored on different splits: {baseline.split or 'all'} and {other.split or 'all'}",
+            fix="evaluate both on one split",
+        )
     if _digests(baseline) != _digests(other):
         raise InputError(f"{names} answered different cases of the same set", fix="evaluate both on the whole split")
+
+
+def _edition(report: Report) -> str:
+    return "a set that is not frozen" if report.edition is None else f"edition {report.edition}"
 
 
 def _digests(report: Report) -> dict[str, str]:
@@ -306,23 +318,26 @@ def _word(paired: Paired, p: float, factor: int) -> str:
 
 def _changed(baseline: Report, other: Report) -> dict[str, tuple[str, str]]:
     old, new = baseline.version.parameters, other.version.parameters
-    names = [name for name in dict.fromkeys([*old, *new]) if _value(old.get(name)) != _value(new.get(name))]
-    changed = {name: (_shown(old, name), _shown(new, name)) for name in names}
-    # One file name, another text.
-    return {
-        name: (f"{pair[0]} ({old[name].digest[:8]})", f"{pair[1]} ({new[name].digest[:8]})") if pair[0] == pair[1] else pair
-        for name, pair in changed.items()
-    }
+    pairs = {name: (old.get(name, ABSENT), new.get(name, ABSENT)) for name in dict.fromkeys([*old, *new])}
+    return {name: _told_apart(*pair) for name, pair in pairs.items() if _identity(pair[0]) != _identity(pair[1])}
 
 
-def _value(value: Any) -> Any:
-    return value.text if isinstance(value, Prompt) else repr(value)
+def _told_apart(old: Any, new: Any) -> tuple[str, str]:
+    """Return two values as texts. Those that are written alike (one file name, two texts) are told by their digests."""
+    if (texts := (_shown(old), _shown(new)))[0] != texts[1]:
+        return texts
+    return f"{texts[0]} ({_identity(old).rpartition(' ')[2][:8]})", f"{texts[1]} ({_identity(new).rpartition(' ')[2][:8]})"
 
 
-def _shown(parameters: Any, name: str) -> str:
-    value = parameters.get(name, "(default)")
-    text = value.name if isinstance(value, Prompt) else str(value)
-    return _cut(text)
+def _identity(value: Any) -> str:
+    """Return what makes a value what it is; a text that stands in the notebook is not a prompt of the same words."""
+    if value is ABSENT:
+        return "absent"
+    return f"prompt {value.digest}" if isinstance(value, Prompt) else digest(canonical(value))
+
+
+def _shown(value: Any) -> str:
+    return "(default)" if value is ABSENT else _cut(value.name if isinstance(value, Prompt) else str(value))
 
 
 def _cases(baseline: Report, other: Report, change: ScoreChange) -> dict[str, Any]:
@@ -362,13 +377,13 @@ def _tag_changes(baseline: Report, before: dict[str, float], after: dict[str, fl
 
 
 def _ratio_of(baseline: Report, other: Report, metric: str) -> float | None:
-    """Return how many times the baseline's cost or latency the candidate's is; None when one is unknown or the baseline's is 0."""
+    """Return how many times the baseline's cost or latency the candidate's is: infinite when only the baseline's is 0; None when one is unknown."""
     old, new = baseline.estimates.get(metric), other.estimates.get(metric)
     if old is None or new is None:
         return None
     if old.value == new.value:
         return 1.0
-    return new.value / old.value if old.value else None
+    return new.value / old.value if old.value else math.inf
 
 
 def _notes(baseline: Report, candidates: Sequence[Report], comparisons: int) -> Iterator[str]:
@@ -431,7 +446,15 @@ def _cut(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def _times(what: str, ratio: float | None) -> str:
+    if ratio is None:
+        return f"{what} unknown"
+    return f"{what} no longer 0" if math.isinf(ratio) else f"{_ratio(ratio)} x the {what}"
+
+
 def _ratio(value: float | None) -> str:
+    if value is not None and math.isinf(value):
+        return "from 0"
     return "unknown" if value is None else f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
