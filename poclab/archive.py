@@ -91,11 +91,14 @@ class Archive:
         return len(ended) + len({row["name"] for row in begun} - set(ended.values()))
 
     def sweep(self) -> list[dict[str, Any]]:
-        """Return the finished trials of the sweep that ended last, the newest run of each trial, on the cases of its newest run."""
+        """Return the finished trials of the sweep that ended last, the newest run of each point, on the cases of its newest run.
+
+        A run before a prompt, a document or the code was edited is of another version: what took its place stands for it.
+        """
         trials = [row for row in self.finished if row["tags"].get("sweep") not in (None, "run")]
         if not trials:
             return []
-        newest = {row["tags"]["trial"]: row for row in trials if _sweep(row) == _sweep(trials[-1])}
+        newest = {_point(row): row for row in trials if _sweep(row) == _sweep(trials[-1])}
         return sorted(newest.values(), key=lambda row: row["started"])
 
     def winner(self, metric: str = "accuracy", *, maximize: bool = True) -> Mapping[str, Any]:
@@ -141,7 +144,7 @@ class Archive:
         """Return each change of the criteria since the first run, the one that no run has seen yet included."""
         used = [(tuple(json.loads(row["tags"]["criteria"])), _day(row)) for row in self.every if "criteria" in row["tags"]]
         used.append((charter.criteria_texts, datetime.date.today().isoformat()))
-        first_seen = [used[0], *(later for before, later in itertools.pairwise(used) if before[0] != later[0])]
+        first_seen = [used[0], *(later for before, later in itertools.pairwise(used) if set(before[0]) != set(later[0]))]
         return [Edit(old[0], new[0], old[1], new[1]) for old, new in itertools.pairwise(first_seen)]
 
     def link(self, candidate: str | None, baseline: str | None) -> str:
@@ -162,6 +165,11 @@ def _identity_of(report: Report) -> tuple[Any, ...]:
 
 def _sweep(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row["tags"].get(key) for key in ("sweep", "lock", "split"))
+
+
+def _point(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what a trial that is run again after an edit keeps. The baseline is the point that nothing changed at."""
+    return (BASELINE,) if row["name"] == BASELINE else (row["name"], *sorted(row["params"].items()))
 
 
 def _version(row: Mapping[str, Any]) -> str:

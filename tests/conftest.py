@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -53,6 +54,7 @@ sponsor: Grace Example
 criteria:
   - {metric: accuracy, at_least: 0.8, split: test}
 """
+SIGNED = "signed: {by: Grace Example, on: 2026-11-23, where: minutes of the kick-off}\n"
 PROMPTS = {
     "plain.md": "Answer in one sentence, from these passages.\n\n{{context}}\n\nQuestion: {{question}}\n",
     "abstain.md": "Answer in one sentence, from these passages alone.\n"
@@ -142,6 +144,36 @@ def swept(make_poc, run_poclab, tmp_path_factory):
     done = run_poclab("sweep", folder, POCLAB_TEST_API_KEY="sk-swept-0123456789abcdef")
     assert done.returncode == 0, done.stderr
     return folder, done
+
+
+def copy_poc(poc, folder):
+    """Copy a POC with its store; the runs of the copy hold the artifacts of the copy."""
+    shutil.copytree(poc, folder)
+    with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
+        for table, column in (("runs", "artifact_uri"), ("experiments", "artifact_location")):
+            database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (poc.as_uri(), folder.as_uri()))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def decided(swept, tmp_path_factory):
+    """The swept POC with a signed charter, its winner scored once on the held-out cases, and its handoff. Nothing may change it.
+
+    `poc` is the folder, `run_id` the run on the held-out cases, `handoff` what was written.
+    """
+    from poclab import handover
+    from poclab.confirmation import confirm
+
+    poc = copy_poc(swept[0], tmp_path_factory.mktemp("decided") / "animals")
+    (poc / "charter.yaml").write_text(CHARTER + SIGNED)
+    run_id = confirm(poc)
+    return SimpleNamespace(poc=poc, run_id=run_id, handoff=handover.handoff(poc))
+
+
+@pytest.fixture
+def decided_copy(decided, tmp_path):
+    """The decided POC, to be changed."""
+    return copy_poc(decided.poc, tmp_path / "animals")
 
 
 ENV_KEY, GIVEN_KEY = "sk-env-7f3a9c51d2e84b60", "sk-given-1b6e2f9a0c7d4853"
