@@ -34,11 +34,13 @@ QUESTIONS = {
     "criteria": "Which number, reached on which cases, means yes? (criteria)",
     "signed": "Who agreed to these numbers, on which day, and where is it written down? (signed: {by: ..., on: ..., where: ...})",
 }
-#: An uncertainty of people, not of technology: no test set answers it.
+PEOPLE = r"(?:people|users?|customers?|staff|clients?|colleagues|employees|anyone|anybody|they)"
+#: An uncertainty of people, not of technology: no test set answers it. What people will ask or type is one of technology.
 ADOPTION = re.compile(
-    r"\badopt|\buptake\b|\btake-?up\b|\bwilling|\bdemand\b|\b(?:people|users?|customers?|staff|clients?|anyone|anybody|they) "
-    r"(?:will|would|want|are going to|accept|trust|like)\b|\b(?:will|would|do) (?:people|users?|customers?|staff|clients?|anyone|anybody|they) "
-    r"(?:use|accept|trust|like|want|pay)\b",
+    r"\b(?:adoption|uptake|take-?up|willing(?:ness)?|(?:be|get|gets) adopted|adopted by)\b|\bdemand for (?:it|this|such|an?|the)\b"
+    rf"|\b{PEOPLE} (?:will|would|wants? to|are going to) (?:use|adopt|accept|trust|like|want|pay)\b"
+    rf"|\b{PEOPLE} (?:(?:adopt|accept|trust)s?|(?:like|want)s? (?:it|this))\b"
+    rf"|\b(?:will|would|do) {PEOPLE} (?:use|adopt|accept|trust|like|want|pay)\b",
     re.IGNORECASE,
 )
 #: Looks that are listed beside a verdict; `to_json` holds all.
@@ -227,12 +229,12 @@ def _check(reports: Sequence[Report]) -> None:
             raise InputError(f"the report of {one.version.name!r} is partial: {len(one.results)} of {one.planned}", fix="evaluate it again")
         if one.edition is None:
             raise FrozenError(f"{one.version.name!r} was scored on cases that are not frozen", fix="`poclab freeze`, and evaluate again")
-    for what, values in (
-        ("sets of cases", {one.lock_digest for one in reports}),
-        ("versions", {one.version.digest for one in reports}),
+    for error, what, values, fix in (
+        (FrozenError, "sets of cases", {one.lock_digest for one in reports}, "evaluate both splits of one edition"),
+        (InputError, "versions", {one.version.digest for one in reports}, "decide on one version: its run on dev, and its run on test"),
     ):
         if len(values) > 1:
-            raise InputError(f"the reports are of different {what}: {', '.join(value[:12] for value in sorted(values))}")
+            raise error(f"the reports are of different {what}: {', '.join(value[:12] for value in sorted(values))}", fix=fix)
     if len({one.split for one in reports}) < len(reports):
         raise InputError("two reports are of one split", fix="give one report for each split")
 
@@ -315,7 +317,8 @@ def _looks(looks: Sequence[Look] | None) -> str:
 
 def _gap(gap: Estimate | None, reports: Sequence[Report]) -> str:
     if gap is None:
-        return f"not known: this version has no number on {'test' if any(one.split == 'dev' for one in reports) else 'dev'}"
+        told = {one.split for one in reports if "accuracy" in one.estimates}
+        return f"not known: this version has no number on {' and '.join(split for split in ('dev', 'test') if split not in told)}"
     return f"{gap.value:+.3f} ({edges(gap.low, gap.high, '+.3f')}): accuracy on dev minus accuracy on test"
 
 
