@@ -68,12 +68,22 @@ def handoff(poc: Path | str | None = None, *runs: Any, out: Path | str | None = 
         (folder / EVIDENCE).mkdir(parents=True)
         _write_documents(collect(folder / EVIDENCE, decision, archive, compared), folder)
         whole = _write_manifest(folder)
-        if out.exists():
-            os.replace(out, Path(temporary) / "old")
-        os.replace(folder, out)
+        _put(folder, out, aside=Path(temporary) / "old")
     run_id = decision.report.run_id
     tracking.recorder().send("annotate", uri=archive.uri, run_id=run_id, tags={"poclab.handoff": whole}).result()
     return Handoff(out, whole, run_id)
+
+
+def _put(folder: Path, out: Path, *, aside: Path) -> None:
+    """Move a folder to `out`, and what is there out of the way; it comes back when that fails, or Ctrl-C stops it."""
+    try:
+        if out.exists():
+            os.replace(out, aside)
+        os.replace(folder, out)
+    except BaseException:
+        if aside.exists() and not out.exists():
+            os.replace(aside, out)
+        raise
 
 
 def _write_documents(evidence: Evidence, folder: Path) -> None:

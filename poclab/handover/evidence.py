@@ -141,6 +141,8 @@ def collect(folder: Path, decision: Decision, archive: Archive, comparison: Comp
         archive.download(run_id, folder / split)
         for name in LEFT_OUT:
             (folder / split / name).unlink(missing_ok=True)
+        if (kept := folder / split / CHARTER).is_file():  # a run keeps it as it was written
+            kept.write_text(conceal(read_text(kept)), encoding="utf-8")
     history = timeline.of_runs(archive.finished, decision.charter)
     rows = [{**row, "started": f"{row['started']:%Y-%m-%d %H:%M}"} for row in history.rows]
     facts = {"poc": poc.name, "splits": list(runs), "runs": runs}
