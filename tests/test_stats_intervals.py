@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, bootstrap
+from statsmodels.stats.proportion import proportion_confint
 
-from poclab.stats import Estimate, bca, design_effect, mean_estimate, quantile_estimate, wilson
+from poclab.stats import Estimate, bca, cost_estimate, design_effect, mean_estimate, quantile_estimate, wilson
 
 SHARES = st.sampled_from([0.0, 0.25, 1 / 3, 0.5, 2 / 3, 1.0])
 #: From the t table in Student's form, two-sided 95%.
@@ -38,6 +39,25 @@ def by_wilson_formula(mean, n, quantile):
 def test_wilson_gives_the_published_intervals(right, n, low, high):
     """Newcombe (1998), Statistics in Medicine 17, 857-872, table I, method 3; 20 of 20 is 0 of 20 mirrored."""
     assert wilson(right / n, n) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
+def test_wilson_gives_the_numbers_of_statsmodels(confidence):
+    """For every share of up to 40 cases, and some of more."""
+    for n in [*range(1, 41), 250, 10_000]:
+        for right in range(0, n + 1, max(1, n // 40)):
+            theirs = proportion_confint(right, n, alpha=1 - confidence, method="wilson")
+            assert wilson(right / n, n, confidence=confidence) == pytest.approx(theirs, abs=1e-9), (right, n)
+
+
+def test_twenty_of_twenty_are_not_certain():
+    """20/(20 + 3.8415) = 0.839, and three repeats of each case, averaged before, are 20 cases and not 60."""
+    repeated = [sum(answers) / 3 for answers in [(1, 1, 1)] * 20]
+
+    for values in ([1.0] * 20, repeated):
+        estimate = mean_estimate(values)
+        assert (round(estimate.low, 3), estimate.high) == (0.839, 1.0)
+        assert estimate.n == 20
 
 
 def test_more_confidence_is_a_wider_interval():
@@ -237,6 +257,80 @@ def test_doubling_the_cases_of_each_cluster_buys_no_certainty(groups):
 
     assert again.low <= once.low + 1e-9
     assert again.high >= once.high - 1e-9
+
+
+def skewed(n, seed=3):
+    source = random.Random(seed)
+    return [source.lognormvariate(-5, 1) for _ in range(n)]
+
+
+@pytest.mark.parametrize("n", [20, 200])
+def test_a_mean_cost_has_the_interval_of_scipy(n):
+    """Efron's BCa, as scipy computes it from the same seed, whatever the number of cases."""
+    import numpy
+
+    values = skewed(n)
+    theirs = bootstrap((numpy.sort(values),), numpy.mean, n_resamples=9_999, method="BCa", rng=numpy.random.default_rng(0))
+
+    ours = cost_estimate(values)
+    assert ours.value == pytest.approx(sum(values) / n)
+    assert interval(ours) == pytest.approx((theirs.confidence_interval.low, theirs.confidence_interval.high), rel=1e-6)
+
+
+def test_equal_costs_are_not_certain():
+    """20 times 0.002 is half of twice the largest: Wilson's interval of 10 of 20, 0.2993 to 0.7007, times 0.004."""
+    low, high = by_wilson_formula(0.5, 20, Z)
+
+    assert interval(cost_estimate([0.002] * 20)) == pytest.approx((0.004 * low, 0.004 * high), rel=1e-6)
+
+
+def test_nearly_constant_costs_are_a_share_of_twice_the_largest():
+    """99 times 1 and once 3 is 1.02, which is 0.17 of 6: nine or fewer that differ are too few to resample."""
+    low, high = by_wilson_formula(1.02 / 6, 100, Z)
+
+    assert interval(cost_estimate([1.0] * 99 + [3.0])) == pytest.approx((6 * low, 6 * high), rel=1e-6)
+
+
+def test_free_models_cost_nothing_for_certain():
+    """Nothing but zeros is a price list, not a sample."""
+    assert cost_estimate([0.0] * 20) == Estimate(0.0, 0.0, 0.0, 20)
+
+
+@pytest.mark.parametrize("values", [[], [0.1, -0.1]])
+def test_a_cost_below_zero_or_of_nothing_is_refused(values):
+    """A negative amount is a mistake in a price, and an empty mean is not 0."""
+    with pytest.raises(ValueError, match="mean cost"):
+        cost_estimate(values)
+
+
+def test_clusters_widen_the_interval_of_a_cost():
+    """Pairs that cost the same: a design effect of 2, so both distances grow by its root."""
+    once = skewed(40)
+    values, names = [value for value in once for _ in range(2)], [f"c{index // 2}" for index in range(80)]
+    plain, clustered = cost_estimate(values), cost_estimate(values, clusters=names)
+
+    assert clustered.value == plain.value
+    assert plain.value - clustered.low == pytest.approx(math.sqrt(2) * (plain.value - plain.low))
+    assert clustered.high - plain.value == pytest.approx(math.sqrt(2) * (plain.high - plain.value))
+
+
+def test_a_single_cluster_of_costs_has_an_open_edge():
+    """One cluster is one observation: nothing says how much the next one costs."""
+    estimate = cost_estimate([0.1, 0.2, 0.3], clusters=["a"] * 3)
+
+    assert interval(estimate) == (0, math.inf)
+    assert estimate.value == pytest.approx(0.2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from([0.0, 0.001, 0.002, 0.02]), min_size=1, max_size=60), st.randoms(use_true_random=False))
+def test_the_interval_of_a_cost_holds_it_in_any_order(values, source):
+    """Whatever the amounts: 0 <= low <= mean <= high, a width unless all are 0, and the order does not matter."""
+    estimate = cost_estimate(values)
+
+    assert 0 <= estimate.low <= estimate.value <= estimate.high
+    assert (estimate.high > estimate.low) is any(values)
+    assert cost_estimate(source.sample(values, len(values))) == estimate
 
 
 def test_a_percentile_is_the_nearest_rank():

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 
 from poclab.stats.intervals import Estimate, cluster_names, effective
 
-#: The most steps that the distribution of a sum is worked out in; finer differences are rounded to one of them.
+#: The steps that the distribution of a sum is worked out in; finer differences are rounded to one of them.
 STEPS = 8192
+#: So many for each difference where that is more: else 20,000 small ones would each be rounded to nothing.
+STEPS_EACH = 4
 #: Repeats up to this many leave differences of whole steps of their own, and nothing is rounded.
 DENOMINATORS = range(1, 13)
 
@@ -80,8 +82,8 @@ def sign_flip(differences: Sequence[float]) -> float:
     """Return the exact two-sided p of the mean difference when the sign of each is as likely + as -.
 
     The distribution of the sum over all 2^n sign patterns is worked out in steps, by convolution. Differences that are
-    multiples of 1/1 to 1/12 are exact; others are first rounded to a step of 1/8192 of the sum of their sizes. Rounding
-    treats + and - alike, so the test stays exact for the rounded differences.
+    multiples of 1/1 to 1/12 are exact; others are first rounded to a step of 1/8192 of the sum of their sizes (of more than
+    2,048: to a quarter of their mean size). Rounding treats + and - alike, so the test stays exact for the rounded differences.
 
     Source: Fisher (1935), The Design of Experiments, section 21; Pagano and Tritchler (1983), Journal of the American
     Statistical Association 78, 435-440, for the convolution.
@@ -104,12 +106,12 @@ def sign_flip(differences: Sequence[float]) -> float:
 
 
 def _in_steps(differences: Sequence[float]) -> list[int]:
-    total = math.fsum(map(abs, differences))
+    total, steps = math.fsum(map(abs, differences)), max(STEPS, STEPS_EACH * len(differences))
     for denominator in DENOMINATORS:
         whole = [round(one * denominator) for one in differences]
-        if total * denominator <= STEPS and all(abs(one * denominator - step) < 1e-6 for one, step in zip(differences, whole, strict=True)):
+        if total * denominator <= steps and all(abs(one * denominator - step) < 1e-6 for one, step in zip(differences, whole, strict=True)):
             return whole
-    return [round(one / total * STEPS) for one in differences]
+    return [round(one / total * steps) for one in differences]
 
 
 def adjusted_wald(mean: float, spread: float, n: float, quantile: float) -> tuple[float, float]:

@@ -69,7 +69,8 @@ def _from_which_on(enough: Callable[[int], bool]) -> int | None:
 
 
 def _holds(enough: Callable[[int], bool], n: int) -> bool:
-    return all(enough(n + more) for more in range(max(6, n // 20)))
+    # A target of .97 allows one more wrong case every 33 cases, and the power falls in between: two such falls must be survived.
+    return all(enough(n + more) for more in range(max(40, n // 10)))
 
 
 def smallest_share(target: float, n: int, *, at_least: bool = True, power: float = POWER, confidence: float = 0.95) -> float | None:
@@ -139,14 +140,14 @@ def _most_broken(n: int, alpha: float) -> tuple[numpy.ndarray, numpy.ndarray]:
     import numpy
     from scipy.special import bdtr
 
-    changed = numpy.arange(n + 1.0)
+    changed = numpy.arange(n + 1)  # whole numbers: bdtr warns of a number of cases that is a float
     most = numpy.minimum(
         numpy.floor(changed / 2), numpy.floor(changed / 2 - NormalDist().inv_cdf(1 - alpha / 2) * numpy.sqrt(changed) / 2) + 2
     )
     while True:
         too_many = (most >= 0) & (2 * bdtr(numpy.maximum(most, 0), numpy.maximum(changed, 1), 0.5) > alpha)
         if not too_many.any():
-            return changed, numpy.where(changed > 0, most, -1.0)
+            return changed, numpy.where(changed > 0, most, -1)
         most = numpy.where(too_many, most - 1, most)
 
 
@@ -163,7 +164,9 @@ def cases_to_tell(difference: float, spread: float, *, alpha: float = 0.05, powe
     normal, size = NormalDist(), abs(difference)
     z, more = normal.inv_cdf(1 - alpha / 2), normal.inv_cdf(power)
     root = z * math.sqrt(spread) + more * math.sqrt(max(spread - size * size, 0.0))
-    return math.ceil(effect * ((root / size) ** 2 + 1 / size))
+    # With fewer changed cases than this even all of them one way are more likely than alpha: the exact test cannot tell.
+    fewest = math.ceil(math.log2(2 / alpha) - 1e-9)
+    return math.ceil(effect * max((root / size) ** 2 + 1 / size, fewest))
 
 
 def smallest_difference(n: int, *, broken: float = 0.0, power: float = POWER, alpha: float = 0.05) -> float | None:
