@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from poclab.charter import BEYOND_1, Criterion
-from poclab.errors import InputError
+from poclab.errors import InputError, printable
 from poclab.report import QUANTILES
 from poclab.stats import cases_for_quantile, cases_to_reach, power_to_reach, smallest_difference, smallest_share
 from poclab.tables import frame, html_table, text_table
@@ -25,6 +25,7 @@ EXPECTED = (0.25, 0.5, 1.0)
 WITHIN = (0.99, 1.0)
 #: The share of cases that a change may break while it fixes others.
 BREAKS = (0.0, 0.05)
+NOT_KNOWN = "What the cases at hand can show of this is not known before a first run."
 COLUMNS = ("criterion", "if in truth", "cases needed", "cases at hand", "power with those")
 
 
@@ -42,7 +43,7 @@ class Sizing:
         return [["" if value is None else value for value in row.values()] for row in self.rows]
 
     def __repr__(self) -> str:
-        return f"{text_table(COLUMNS, self._cells())}\n{self.sentence}"
+        return f"{text_table(COLUMNS, self._cells())}\n{printable(self.sentence)}"
 
     def _repr_html_(self) -> str:
         return f"{html_table(COLUMNS, self._cells())}<p>{html.escape(self.sentence)}</p>"
@@ -65,9 +66,9 @@ def plan(criteria: Sequence[Criterion], at_hand: Mapping[str, int], *, expected:
         rows += _rows(one, at_hand.get(one.split), expected if place == 0 else None, power)
     clauses = [clause for one in criteria for clause in _shown(one, at_hand.get(one.split), power)]
     clauses += _told(at_hand, power)
-    return Sizing(
-        tuple(rows), f"With {power:.0%} power, {'; '.join(clauses)}." if clauses else "There are no cases yet: label as many as needed."
-    )
+    if clauses:
+        return Sizing(tuple(rows), f"With {power:.0%} power, {'; '.join(clauses)}.")
+    return Sizing(tuple(rows), NOT_KNOWN if any(at_hand.values()) else "There are no cases yet: label as many as needed.")
 
 
 def _check_expected(criterion: Criterion, expected: float) -> None:
@@ -76,8 +77,13 @@ def _check_expected(criterion: Criterion, expected: float) -> None:
     beyond = expected > criterion.bound if criterion.at_least is not None else expected < criterion.bound
     if not 0 <= expected <= 1 or not beyond:
         raise InputError(
-            f"expected {expected:g} is not beyond the bound of {criterion}: no number of cases would show it", fix="--expect 0.9"
+            f"expected {expected:g} is not beyond the bound of {criterion}: no number of cases would show it",
+            fix=f"--expect {(criterion.bound + _best(criterion)) / 2:g}",
         )
+
+
+def _best(criterion: Criterion) -> float:
+    return 1.0 if criterion.at_least is not None else 0.0
 
 
 def _rows(criterion: Criterion, n: int | None, expected: float | None, power: float) -> Iterator[dict[str, Any]]:
@@ -89,8 +95,8 @@ def _rows(criterion: Criterion, n: int | None, expected: float | None, power: fl
         yield _row(criterion, "not known before a first run", None, n, None)
     else:
         upwards, bound = criterion.at_least is not None, criterion.bound
-        best = 1.0 if upwards else 0.0
-        for truth in (expected,) if expected is not None else (bound + (best - bound) * share for share in EXPECTED):
+        guesses = dict.fromkeys(bound + (_best(criterion) - bound) * share for share in EXPECTED)
+        for truth in guesses if expected is None else (expected,):
             needed = cases_to_reach(bound, truth, at_least=upwards, power=power, confidence=criterion.confidence)
             chance = power_to_reach(bound, truth, n, at_least=upwards, confidence=criterion.confidence) if n else None
             yield _row(criterion, f"{truth:.3g}", needed, n, chance)
@@ -113,9 +119,8 @@ def _shown(criterion: Criterion, n: int | None, power: float) -> Iterator[str]:
     upwards = criterion.at_least is not None
     share = smallest_share(criterion.bound, n, at_least=upwards, power=power, confidence=criterion.confidence)
     if share is None:
-        best = 1.0 if upwards else 0.0
-        least = cases_to_reach(criterion.bound, best, at_least=upwards, power=power, confidence=criterion.confidence)
-        yield f"{at_hand} cannot show {metric} as met whatever comes out (it takes {least})"
+        least = cases_to_reach(criterion.bound, _best(criterion), at_least=upwards, power=power, confidence=criterion.confidence)
+        yield f"{at_hand} cannot show {metric} as met whatever comes out ({'no number of cases can' if least is None else f'it takes {least}'})"
     else:
         yield f"{at_hand} show {metric} as met when it is {'at least' if upwards else 'at most'} {share:.3f} in truth"
 
