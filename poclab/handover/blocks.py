@@ -86,7 +86,7 @@ def _markdown(block: Block) -> str:
         case Text(text):
             return _plain(text)
         case Table(columns, rows):
-            lines = [columns, ["---"] * len(columns), *([_plain(str(cell)) for cell in row] for row in rows)]
+            lines = [[_inline(one) for one in columns], ["---"] * len(columns), *([_inline(str(cell)) for cell in row] for row in rows)]
             return "\n".join(f"| {' | '.join(line)} |" for line in lines)
         case Listing(text):
             fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
@@ -96,9 +96,13 @@ def _markdown(block: Block) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return text as Markdown that shows it as it is, on one line."""
-    line = SPECIAL.sub(r"\\\1", html.escape(printable(" ".join(text.split())), quote=False))
-    return LEADING.sub(lambda found: f"{found[1]}{found[2][:-1]}\\{found[2][-1]}", line)
+    """Return text as Markdown that shows it as it is, on a line of its own."""
+    return LEADING.sub(lambda found: f"{found[1]}{found[2][:-1]}\\{found[2][-1]}", _inline(text))
+
+
+def _inline(text: str) -> str:
+    """Return text as Markdown that shows it as it is, within a line: in a cell, `1.000` and `+0.750` begin no list."""
+    return SPECIAL.sub(r"\\\1", html.escape(printable(" ".join(text.split())), quote=False))
 
 
 def _visible(text: str) -> str:
