@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from poclab.charter import Charter
 from poclab.comparison import Comparison
-from poclab.errors import InputError
+from poclab.errors import InputError, printable
 
 if TYPE_CHECKING:
     import pandas
@@ -37,7 +37,7 @@ def accuracy_over_time(runs: pandas.DataFrame, *, charter: Charter | None = None
     sets = drawn.assign(split=drawn["split"].fillna("all"), **({} if "lock" in drawn else {"lock": "", "edition": ""}))
     for (split, _), part in sets.groupby(["split", "lock"], sort=False):
         name = split if sets["lock"].nunique() == 1 else f"{split}, edition {part['edition'].iloc[0]}"
-        _draw_set(axes, name, part, COLOURS.get(split, "#7f7f7f"))
+        _draw_set(axes, _short(name), part, COLOURS.get(split, "#7f7f7f"))
     for changed in sets.index[1:][sets["lock"].ne(sets["lock"].shift())[1:]]:
         axes.axvline(changed - 0.5, color="#7f7f7f", linewidth=1)  # other cases from here on
     for criterion in charter.criteria if charter else ():
@@ -99,5 +99,5 @@ def _draw_set(axes: Any, name: str, part: pandas.DataFrame, colour: str) -> None
 
 def _short(name: Any, most: int = 42) -> str:
     # Matplotlib reads a pair of dollars as a formula; a run's name is only text.
-    text = str(name)
+    text = printable(str(name))
     return (text if len(text) <= most else text[: most - 3] + "...").replace("$", r"\$")

@@ -60,9 +60,13 @@ class History:
         return text_table(COLUMNS, self._table())
 
     def _repr_html_(self) -> str:
+        return f"<div class='tex2jax_ignore mathjax_ignore'>{self._chart()}{html_table(COLUMNS, self._table())}</div>"
+
+    def _chart(self) -> str:
+        if all(one["accuracy"] is None for one in self.rows):
+            return ""
         picture = base64.b64encode(png(self.figure())).decode()
-        chart = f"<img alt='accuracy over time' src='data:image/png;base64,{picture}'>"
-        return f"<div class='tex2jax_ignore mathjax_ignore'>{chart}{html_table(COLUMNS, self._table())}</div>"
+        return f"<img alt='accuracy over time' src='data:image/png;base64,{picture}'>"
 
 
 def _accuracy(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -114,6 +118,11 @@ def changes(before: Mapping[str, Any], run: Mapping[str, Any]) -> str:
         for key in dict.fromkeys([*old, *new])
         if old.get(key) != new.get(key)
     ]
+    found += [
+        f"the text of {key}"
+        for key in new
+        if old.get(key) == new[key] and _edited(*(row["tags"].get(f"prompt.{key}") for row in (before, run)))
+    ]
     if not found and before["tags"].get("version") != run["tags"].get("version"):
         found = ["the text of a prompt"]
     for tag, word in BESIDES.items():
@@ -121,3 +130,8 @@ def changes(before: Mapping[str, Any], run: Mapping[str, Any]) -> str:
         if one != other and None not in (one, other):
             found.append(f"{word} {one[:8]} -> {other[:8]}")
     return ", ".join(found) or "nothing: the same version again"
+
+
+def _edited(one: str | None, other: str | None) -> bool:
+    """Tell whether two registered prompts are different texts; one that could not be registered has no address."""
+    return one != other and all(address and address.startswith("prompts:/") for address in (one, other))
