@@ -43,8 +43,9 @@ class Criterion:
         return self.at_least if self.at_least is not None else self.at_most
 
     def __str__(self) -> str:
-        bound = f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
-        return f"{self.metric} {bound} on {self.split} ({self.confidence:.0%} confidence)"
+        # Not rounded: an edit of a criterion is found by its text.
+        bound = f"{'>=' if self.at_least is not None else '<='} {self.bound:.15g}"
+        return f"{self.metric} {bound} on {self.split} ({100 * self.confidence:.12g}% confidence)"
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,8 @@ def criterion(data: Any, where: str) -> Criterion:
         if key in data and (isinstance(data[key], bool) or not isinstance(data[key], (int, float))):
             raise InputError(f"{where}: {key} is a number, found {data[key]!r}")
     for key in ("at_least", "at_most"):
+        if data["metric"] in BEYOND_1 and data.get(key, 0) < 0:
+            raise InputError(f"{where}: {key} {data[key]:g}: {data['metric']} is never below 0", fix=f"{key}: 5")
         if data["metric"] not in BEYOND_1 and not 0 <= data.get(key, 0) <= 1:
             raise InputError(f"{where}: {key} {data[key]:g}: {data['metric']} lies between 0 and 1", fix=f"{key}: 0.8")
     if not 0.5 <= data.get("confidence", 0.95) < 1:

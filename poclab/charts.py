@@ -69,9 +69,10 @@ def forest(comparison: Comparison) -> Figure:
     axes.axvline(0, color="black", linewidth=1)
     axes.set_yticks(range(len(drawn)), [_short(one.report.version.name) for one in drawn], fontsize=7)
     axes.margins(x=0.15)
+    cases = " ".join(filter(None, [str(comparison.baseline.n), comparison.baseline.split, "cases"]))
     axes.set(
         xlabel=f"difference in {drawn[0].scores[0].score} (share of cases; 95% interval, not adjusted)",
-        title=f"Against {_short(comparison.baseline.version.name)}, {comparison.baseline.n} {comparison.baseline.split or ''} cases; words by Holm over {comparison.comparisons}",
+        title=f"Against {_short(comparison.baseline.version.name)}, {cases}; words by Holm over {comparison.comparisons}",
     )
     return _shown(figure)
 

@@ -388,8 +388,9 @@ def _ratio_of(baseline: Report, other: Report, metric: str) -> float | None:
 
 def _notes(baseline: Report, candidates: Sequence[Report], comparisons: int) -> Iterator[str]:
     trials = "one comparison" if comparisons == 1 else f"Holm over {comparisons} comparisons, one for each trial that was started"
+    cases = " ".join(filter(None, [str(baseline.n), baseline.split, "cases"]))
     yield (
-        f"{baseline.n} {baseline.split or ''} cases, lock {baseline.lock_digest[:12]}. Differences are candidate minus baseline with a 95% "
+        f"{cases}, lock {baseline.lock_digest[:12]}. Differences are candidate minus baseline with a 95% "
         f"interval that is not adjusted; the word follows p alone ({trials})."
     )
     corpora = {one.corpus_digest for one in (baseline, *candidates)}

@@ -1,7 +1,7 @@
 import pytest
 
 from poclab import scores
-from poclab.charter import SCORES, Charter, Criterion
+from poclab.charter import SCORES, Charter, Criterion, criterion
 from poclab.errors import InputError
 
 WHOLE = """
@@ -139,3 +139,90 @@ def test_a_missing_charter_is_named(tmp_path):
         Charter.load(tmp_path)
     with pytest.raises(InputError, match="cannot be read: File name too long"):
         Charter.load("x" * 300)
+
+
+@pytest.mark.parametrize(
+    ("timebox", "words"),
+    [
+        ("{start: soon}", "timebox.start is a day, found 'soon'\n  fix: timebox: {start: 2026-11-23, weeks: 6}"),
+        ("{start: 7}", "timebox.start is a day, found 7"),
+        ("{start: 2026-11-23 10:00:00}", "timebox.start is a day, found '2026-11-23T10:00:00'"),
+        ("{start: '2026-02-30'}", "timebox.start is a day, found '2026-02-30'"),
+        ("{weeks: six}", "timebox.weeks is a number of weeks, found 'six'"),
+        ("{weeks: 0}", "timebox.weeks is a number of weeks, found 0"),
+        ("{weeks: -1}", "found -1"),
+        ("{weeks: true}", "found True"),
+        ("{weeks: 521}", "found 521"),
+    ],
+)
+def test_a_time_box_that_cannot_be_counted_is_refused(tmp_path, timebox, words):
+    """A decision counts its days; a typing mistake is found when the charter is written, not when it ends."""
+    with pytest.raises(InputError, match=words):
+        Charter.load(charter(tmp_path, f"timebox: {timebox}"))
+
+
+@pytest.mark.parametrize("timebox", ["", "{}", "{start: 2026-11-23}", "{weeks: 1.5}", "{start: '2026-11-23', weeks: 520}"])
+def test_a_time_box_may_still_be_open(tmp_path, timebox):
+    """Work may begin before the day is known; half a week is a number of weeks."""
+    assert Charter.load(charter(tmp_path, f"timebox: {timebox}")).missing
+
+
+@pytest.mark.parametrize("volume", ["-1", "many", "true", "[1000]"])
+def test_a_volume_that_is_no_number_of_requests_is_refused(tmp_path, volume):
+    """A handoff multiplies it by what a case costs."""
+    with pytest.raises(InputError, match="volume_per_month is a number of requests, found (.|\n)*fix: volume_per_month: 1000"):
+        Charter.load(charter(tmp_path, f"volume_per_month: {volume}"))
+
+
+@pytest.mark.parametrize(("volume", "expected"), [("0", 0), ("1000", 1000), ("2.5e+3", 2500), ("", None)])
+def test_a_volume_is_a_number_or_not_known(tmp_path, volume, expected):
+    """Nothing is 0, and not known is not 0."""
+    assert Charter.load(charter(tmp_path, f"volume_per_month: {volume}")).text["volume_per_month"] == expected
+
+
+def test_the_bound_is_the_one_that_was_given():
+    """Whichever side it is on, 0 included."""
+    assert Criterion("accuracy", at_least=0.8).bound == 0.8
+    assert Criterion("failed", at_most=0).bound == 0
+    assert Criterion("accuracy", at_least=0.0).bound == 0.0
+
+
+def test_the_criteria_are_told_as_they_are_shown(tmp_path):
+    """Every run keeps these texts: an edit is found by them, in the order of the file."""
+    assert Charter.load(charter(tmp_path, WHOLE)).criteria_texts == (
+        "accuracy >= 0.8 on test (95% confidence)",
+        "latency_p95_s <= 5 on dev (90% confidence)",
+    )
+    assert Charter.load(charter(tmp_path, "owner: Ada")).criteria_texts == ()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"at_least": 0.8}, {"at_most": 0.8}),
+        ({"at_least": 0.8}, {"at_least": 0.81}),
+        ({"at_least": 0.8}, {"at_least": 0.8000001}),
+        ({"at_least": 0.8}, {"at_least": 0.8, "confidence": 0.949}),
+        ({"at_least": 0.8}, {"at_least": 0.8, "split": "dev"}),
+        ({"at_most": 1_000_000}, {"at_most": 1_000_001}),
+    ],
+)
+def test_no_two_criteria_have_one_text(one, other):
+    """An edit that the text does not show would not be found: a bound or a confidence is never rounded away."""
+    assert str(Criterion("cost_usd", **one)) != str(Criterion("cost_usd", **other))
+
+
+def test_a_criterion_is_read_from_a_mapping():
+    """As from a line of the charter, or from the command line; errors name where it stands."""
+    assert criterion({"metric": "accuracy", "at_least": 0.8}, "--target") == Criterion("accuracy", at_least=0.8)
+    assert criterion({"metric": "failed", "at_most": 0, "confidence": 0.9, "split": "dev"}, "x").confidence == 0.9
+    for data in ({"metric": "accuracy", "at_least": 80}, "accuracy", {"metric": "acuracy", "at_least": 0.8}, {"metric": "a"}):
+        with pytest.raises(InputError, match="^--target: "):
+            criterion(data, "--target")
+
+
+@pytest.mark.parametrize("metric", ["failed", "latency_p50_s", "latency_p95_s", "cost_usd_per_case", "cost_usd"])
+def test_no_count_and_no_amount_is_below_nothing(metric):
+    """A bound that can never be kept is a slip, not a criterion."""
+    with pytest.raises(InputError, match=f"at_most -1: {metric} is never below 0"):
+        criterion({"metric": metric, "at_most": -1}, "charter.yaml")

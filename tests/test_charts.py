@@ -4,8 +4,12 @@ import pytest
 
 from poclab import charts
 from poclab.charter import Charter, Criterion
+from poclab.comparison import compare
 from poclab.errors import InputError
+from poclab.scores import Score
+from poclab.system import Version
 from poclab.tables import frame
+from test_report import HOSTILE, report, result
 
 
 def runs(*rows):
@@ -123,3 +127,70 @@ def test_a_notebook_shows_the_picture():
     shown, _ = DisplayFormatter().format(charts.accuracy_over_time(THREE))
 
     assert shown["image/png"].startswith(b"\x89PNG")
+
+
+def compared(*patterns, split="dev", trials=None):
+    """A baseline and candidates, each named by the cases that it had right."""
+    reports = [
+        report(*(result(f"q{place}", float(one)) for place, one in enumerate(pattern)), version=Version(pattern, v=pattern), split=split)
+        for pattern in patterns
+    ]
+    return compare(*reports, trials=trials)
+
+
+def test_the_forest_has_a_line_per_candidate_with_its_interval_and_word():
+    """The largest difference on top; the point and the edges are those of the comparison; nothing is drawn as better that is not."""
+    found = compared("0" * 8, "1" * 8, "1" * 4 + "0" * 4)
+    axes = axes_of(charts.forest(found))
+    drawn = [tuple(map(tuple, bars.lines[2][0].get_segments()[0])) for bars in axes.containers]
+    best, half = (one.scores[0].paired.difference for one in found.candidates)
+
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["1" * 4 + "0" * 4, "1" * 8]
+    assert drawn == [
+        (pytest.approx((half.low, 0)), pytest.approx((half.high, 0))),
+        (pytest.approx((best.low, 1)), pytest.approx((best.high, 1))),
+    ]
+    assert [bars.lines[0].get_xdata()[0] for bars in axes.containers] == [0.5, 1.0]
+    assert [text.get_text() for text in axes.texts] == ["cannot tell", "better"]
+
+
+def test_the_forest_says_what_it_shows():
+    """Axis with unit, the baseline at 0, and by how many comparisons the words were corrected: all that were started."""
+    axes = axes_of(charts.forest(compared("0000", "1111", trials=12)))
+
+    assert axes.get_xlabel() == "difference in exact (share of cases; 95% interval, not adjusted)"
+    assert axes.get_title() == "Against 0000, 4 dev cases; words by Holm over 11"
+    assert [0, 0] in [list(line.get_xdata()) for line in axes.get_lines()]
+    assert axes_of(charts.forest(compared("0", "1", split=None))).get_title() == "Against 0, 1 cases; words by Holm over 1"
+
+
+def test_the_forest_has_a_colour_for_each_word():
+    """Worse, not told, better: three colours, and the word beside each point for whoever cannot see them."""
+    axes = axes_of(charts.forest(compared("0" * 8 + "1" * 8, "1" * 16, "0" * 16, "0" * 8 + "1" * 7 + "0")))
+
+    assert [text.get_text() for text in axes.texts] == ["worse", "cannot tell", "better"]
+    assert len({bars.lines[0].get_color() for bars in axes.containers}) == 3
+
+
+def unscored(pattern):
+    lost = [result(f"q{place}", scores={"exact": Score(None, "", "the judge is down")}) for place in range(len(pattern))]
+    return report(*lost, version=Version("lost", v="lost"))
+
+
+def test_a_candidate_without_a_number_is_not_in_the_forest():
+    """The others are; without any there is no chart, and the reason is told."""
+    baseline, other = (report(result("q0", value), version=Version(name, v=name)) for name, value in (("plain", 0.0), ("new", 1.0)))
+
+    axes = axes_of(charts.forest(compare(baseline, unscored("0"), other)))
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["new"]
+    with pytest.raises(InputError, match="no difference to draw: exact is incomplete: 1 case"):
+        charts.forest(compare(baseline, unscored("0")))
+
+
+def test_hostile_names_are_text_in_the_forest():
+    """A pair of dollars is no formula, and a control character is shown as its escape, which every font has."""
+    names = [rf"{name} $\frac{{$ {HOSTILE}" for name in ("plain", "new")]
+    figure = charts.forest(compare(*(report(result("q0", 1.0), version=Version(name, v=name)) for name in names)))
+    figure.savefig(io.BytesIO(), format="png")  # raises on a broken formula, warns of a missing character
+
+    assert axes_of(figure).get_yticklabels()[0].get_text().startswith(r"new \$\frac{\$ <script>")

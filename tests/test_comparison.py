@@ -132,6 +132,7 @@ def test_the_note_says_what_the_numbers_are():
     )
     assert one.endswith("(one comparison).")
     assert "Holm over 12 comparisons" in twelve
+    assert compare(side("10", split=None), side("11", "new", split=None)).notes[0].startswith("2 cases, lock")
 
 
 def test_cases_are_paired_by_id_whatever_the_order_of_results():

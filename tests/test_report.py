@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import poclab
 from poclab import redaction, scores
 from poclab.errors import InputError
+from poclab.files import digest
 from poclab.report import CaseResult, Report
 from poclab.scores import Score
 from poclab.system import UNDER_WAY, Call, Passage, Prompt, Reply, Version
@@ -558,3 +559,129 @@ def test_a_notebook_page_has_no_colours_and_no_formulas():
     assert "color" not in page
     assert "background" not in page
     assert page.startswith("<div class='tex2jax_ignore mathjax_ignore'>")
+
+
+def test_the_values_are_one_per_case_by_its_id():
+    """Repeats averaged, a case that a score does not apply to left out; `accuracy` is the first score."""
+    asked = [result("q1", value, repeat=index) for index, value in enumerate([1.0, 0.0, 0.5])]
+    found = report(*asked, result("q2", failure="crashed"), result("q3", None))
+
+    assert found.values("exact") == found.values("accuracy") == {"q1": 0.5, "q2": 0.0}
+    assert found.values("failed_share") == {"q1": 0.0, "q2": 1.0, "q3": 0.0}
+
+
+def test_values_keep_the_order_of_the_cases():
+    """Whoever lines up two reports does so by id; the order is still the one that a person knows."""
+    assert list(report(result("q2"), result("q1")).values("exact")) == ["q2", "q1"]
+
+
+@pytest.mark.parametrize("metric", ["exakt", "latency_p95_s", "cost_usd", "failed"])
+def test_what_has_no_value_per_case_is_refused_with_what_has(metric):
+    """A quantile and a sum are of all cases; a misspelt name is no 0."""
+    with pytest.raises(InputError, match=f"no score '{metric}'(.|\n)*exact, accuracy, failed_share, cost_usd_per_case"):
+        report(result("q1")).values(metric)
+
+
+def test_the_cost_per_case_is_the_mean_of_what_each_was_billed():
+    """Two calls of one case add up, a case without a call cost nothing, repeats are averaged: (0.03 + 0 + 0.015) / 3."""
+    cents = [call(cost_usd=value) for value in (0.01, 0.02)]
+    repeats = [result("q3", repeat=index, calls=(call(cost_usd=value),)) for index, value in enumerate((0.01, 0.02))]
+    found = report(result("q1", calls=tuple(cents)), result("q2"), *repeats)
+
+    assert found.values("cost_usd_per_case") == {"q1": pytest.approx(0.03), "q2": 0.0, "q3": pytest.approx(0.015)}
+    assert found.mean("cost_usd_per_case") == pytest.approx(0.015)
+
+
+def test_the_cost_per_case_has_an_interval():
+    """Twenty cases of 0.01: Wilson of a half over 20 is 0.2993 to 0.7007, of twice the largest cost 0.005986 to 0.014014."""
+    found = report(*(result(f"q{place}", calls=(call(cost_usd=0.01),)) for place in range(20))).estimates["cost_usd_per_case"]
+
+    assert (found.value, found.low, found.high, found.n) == (
+        *(pytest.approx(0.01), pytest.approx(0.005986, abs=1e-6), pytest.approx(0.014014, abs=1e-6), 20),
+    )
+
+
+def test_a_model_that_is_free_costs_nothing_for_certain():
+    """Nothing but zeros is no sample of prices: 0 to 0. One unknown price is no 0, and says so."""
+    free = report(*(result(f"q{place}", calls=(call(cost_usd=0.0),)) for place in range(3)))
+    unknown = report(result("q1", calls=(call(cost_usd=0.0),)), result("q2", calls=(call(),)))
+
+    assert (free.estimates["cost_usd_per_case"].low, free.estimates["cost_usd_per_case"].high) == (0.0, 0.0)
+    assert "cost_usd_per_case" not in unknown.estimates
+    with pytest.raises(InputError, match="the cost is unknown"):
+        unknown.values("cost_usd_per_case")
+
+
+def test_a_small_cost_is_not_rounded_to_nothing():
+    """A case may cost a millionth of a dollar: costs keep six digits, whatever their size; a rate has six places."""
+    metrics = report(*(result(f"q{place}", 1 / 3, calls=(call(cost_usd=1.23456789e-06),)) for place in range(2))).metrics()
+
+    assert (metrics["cost_usd_per_case"], metrics["cost_usd"]) == (1.23457e-06, 2.46914e-06)
+    assert 0 < metrics["cost_usd_per_case_low"] < metrics["cost_usd_per_case"] < metrics["cost_usd_per_case_high"]
+    assert metrics["accuracy"] == 0.333333
+
+
+def test_a_brief_report_holds_what_a_comparison_reads(tmp_path):
+    """Every value, failure and number; replies are cut, passages and tracebacks left out, and data is there as text."""
+    long = Reply("x" * 2000, {"k": 1}, [Passage("p" * 2000)], ["sent"])
+    trace = "Traceback (most recent call last):\n  File x\nKeyError: 'n'"
+    whole = report(
+        result("q1", 1 / 3, reply=long, cluster="c", tags={"kind": "a"}, calls=(call(cost_usd=0.5),)),
+        result("q2", reply=Reply(data={"é": [1]}), scores={"exact": Score(1.0, "y" * 2000, "r" * 2000)}),
+        result("q3", failure="crashed", error=trace),
+    )
+
+    brief = whole.shortened()
+
+    assert (brief.brief, whole.brief) == (True, False)
+    assert brief.results[0].reply == Reply("x" * 500)
+    assert brief.results[1].reply == Reply('{"é": [1]}')
+    assert (brief.results[1].scores["exact"].reason, brief.results[1].scores["exact"].answer) == ("r" * 500, "")
+    assert (brief.results[2].failure, brief.results[2].error) == ("crashed", "KeyError: 'n'")
+    assert brief.metrics() == whole.metrics()
+    assert brief.failures == whole.failures
+    assert len(brief.save(tmp_path / "b.json").read_bytes()) < len(whole.save(tmp_path / "w.json").read_bytes()) / 2
+
+
+def test_a_saved_brief_report_comes_back_equal(tmp_path):
+    """With its numbers as they were worked out, open edges included; they can be worked out again from the results."""
+    brief = full_report().shortened()
+
+    read = Report.load(brief.save(tmp_path / "brief.json"))
+
+    assert read == brief
+    assert read.estimates == full_report().estimates
+    assert math.isinf(read.estimates["latency_p95_s"].high)
+    assert read.afresh().estimates == read.estimates
+    assert "estimates" not in vars(read.afresh())
+
+
+def test_a_brief_report_has_no_content_digest(tmp_path):
+    """Its replies are cut: a digest of them would be taken for that of the run."""
+    brief = full_report().shortened()
+
+    assert brief.to_json()["content_digest"] is None
+    assert full_report().to_json()["content_digest"] == full_report().content_digest()
+    assert json.loads(brief.save(tmp_path / "brief.json").read_text(encoding="utf-8"))["content_digest"] is None
+
+
+@pytest.mark.parametrize("edit", edits()[:2] + edits()[-2:], ids=lambda edit: edit.__name__)
+def test_an_edited_brief_report_is_refused(tmp_path, edit):
+    """Its numbers are taken from the file as they stand, so no digit of it may have changed."""
+    path = full_report().shortened().save(tmp_path / "brief.json")
+    data = json.loads(path.read_text(encoding="utf-8"))
+    edit(data)
+    path.write_text(json.dumps(data), encoding="utf-8")
+
+    with pytest.raises(InputError, match="brief.json: changed since it was written"):
+        Report.load(path)
+
+
+def test_a_report_from_before_there_were_brief_ones_is_read(tmp_path):
+    """A run that was recorded earlier is still compared; what does not say `brief` is whole."""
+    path = full_report().save(tmp_path / "report.json")
+    data = json.loads(path.read_text(encoding="utf-8"))
+    del data["file_digest"], data["brief"]
+    path.write_text(json.dumps({**data, "file_digest": digest(data)}), encoding="utf-8")
+
+    assert Report.load(path) == full_report()
