@@ -219,12 +219,15 @@ def compare(baseline: Report, *candidates: Report, trials: int | None = None, li
 
     Raises:
         FrozenError: the reports come from different frozen sets.
-        InputError: nothing to compare with, a partial report, different splits or cases, or no score in common.
+        InputError: nothing to compare with, a run twice, a partial report, different splits or cases, or no score in common.
     """
     if not candidates:
         raise InputError("nothing to compare with", fix="compare(baseline, candidate)")
     for one in candidates:
         _check(baseline, one)
+    given = [one.run_id for one in candidates if one.run_id is not None]
+    if twice := [run for run in given if given.count(run) > 1]:
+        raise InputError(f"run {twice[0]} is given twice", fix="name each run once: a repeated one would count as another comparison")
     shared = [name for name in baseline.score_names if all(name in one.score_names for one in candidates)]
     if not shared:
         raise InputError("the reports have no score in common", fix="evaluate both with the same scores")

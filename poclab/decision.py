@@ -267,6 +267,9 @@ def _word(criterion: Criterion, low: float, high: float) -> str:
 
 def _more(criterion: Criterion, estimate: Estimate, report: Report) -> str:
     """Return about how many more cases would settle it, if the number stayed what it is, in four of five repetitions."""
+    clusters = set(report.clusters(report.by_case))
+    if criterion.metric not in QUANTILES and report.n > 1 and len(clusters) == 1 and None not in clusters:
+        return "all cases are of one cluster: label others"
     needed = cases_needed(criterion, estimate, report)
     if needed is None:
         return "no number of cases settles it: the value is at the bound" if estimate.value == criterion.bound else "too close to the bound"

@@ -104,6 +104,8 @@ def test_a_run_is_not_compared_with_itself():
     """It would find no difference, and somebody believed that to be a result."""
     with pytest.raises(InputError, match="both are run abc"):
         compare(side("10", run_id="abc"), side("11", run_id="abc"))
+    with pytest.raises(InputError, match="run b is given twice"):
+        compare(side("10", run_id="a"), side("11", run_id="b"), side("11", run_id="c"), side("11", run_id="b"))
 
 
 def test_one_report_is_nothing_to_compare():

@@ -124,6 +124,25 @@ def test_cases_that_are_half_right_ask_for_cases_by_the_width_of_the_interval():
     assert str(found) == "cannot tell (about 639 more cases)"
 
 
+def clustered(split="test", *, clusters):
+    costs = (call(cost_usd=0.01),)
+    return report(*(result(f"q{place}", cluster=name, calls=costs) for place, name in enumerate(clusters)), split=split)
+
+
+@pytest.mark.parametrize("criterion", [Criterion("accuracy", at_least=0.8), Criterion("cost_usd_per_case", at_most=1)])
+def test_more_cases_of_one_cluster_settle_nothing(criterion):
+    """Nothing is known of the spread between clusters, however many paraphrases there are: other cases are asked for."""
+    assert str(verdict(criterion, clustered(clusters=["c"] * 40))) == "cannot tell (all cases are of one cluster: label others)"
+
+
+def test_cases_of_clusters_are_worth_fewer():
+    """Sixteen right cases are 0.8 for certain; in eight clusters of two they are not, and more of them would be."""
+    criterion = Criterion("accuracy", at_least=0.8)
+
+    assert verdict(criterion, clustered(clusters=[None] * 16)).word == "met"
+    assert str(verdict(criterion, clustered(clusters=[f"c{place // 2}" for place in range(16)]))).startswith("cannot tell (about ")
+
+
 def test_one_more_case_is_the_least_that_is_asked_for():
     """Whatever the formula says, what these cases could not tell takes another one."""
     found = verdict(Criterion("accuracy", at_least=0.7), scored(41, 50))
