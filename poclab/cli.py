@@ -65,7 +65,11 @@ def new(folder: Path, docs: Path | None) -> None:
 @main.command()
 @click.argument("poc", required=False, type=click.Path(path_type=Path))
 @click.option("--metric", default="accuracy", show_default=True, help="With --target: what is to reach it.")
-@click.option("--target", type=float, help="A number to reach, before there is a charter; at_least for a score, at_most for failed_share.")
+@click.option(
+    "--target",
+    type=float,
+    help="A number to reach, before there is a charter; at_least for a score, at_most for failures, latency and cost.",
+)
 @click.option("--expect", type=float, help="What the first criterion is in truth, as far as one can tell.")
 @click.option("--power", default=0.8, show_default=True, help="How likely the cases are to show it.")
 @click.option("--confidence", default=0.95, show_default=True, help="With --target: two-sided, of the interval.")
@@ -75,9 +79,9 @@ def plan(poc: Path | None, metric: str, target: float | None, expect: float | No
     And what the cases at hand can show. With --target no POC is needed.
     """
     from poclab import experiment
-    from poclab.charter import criterion
+    from poclab.charter import BEYOND_1, criterion
 
-    bound = {"at_most" if metric == "failed_share" or metric.startswith("latency") else "at_least": target}
+    bound = {"at_most" if metric in ("failed_share", *BEYOND_1) else "at_least": target}
     chosen = None if target is None else [criterion({"metric": metric, **bound, "confidence": confidence}, "--target")]
     folder = _poc(poc) if poc or chosen is None else None
     _say(repr(experiment.plan(folder, criteria=chosen, expected=expect, power=power)))

@@ -1,7 +1,8 @@
 """Score a version on the held-out cases, once: the winner of a sweep, before it is decided on.
 
 A version that was scored there on the same cases and documents is not scored again. What it takes to run it is read from
-its recorded run; a prompt file or a corpus that changed since is refused, since that would be another version.
+its recorded run; cases, a prompt file or a corpus that changed since are refused: that would be another version, or a number
+without its like on dev.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Any
 
 from poclab import decision, kernels, sweeps, trials
 from poclab.archive import Archive
+from poclab.cases import TestSet
 from poclab.charter import Charter
-from poclab.errors import InputError
+from poclab.errors import FrozenError, InputError
 from poclab.report import Report
 from poclab.system import Prompt
 
@@ -28,6 +30,7 @@ def confirm(poc: Path, run_id: str | None = None, *, say: Callable[[str], None] 
 
     Raises:
         InputError: the charter cannot decide yet, there is no such run, or its version cannot be run again as it was.
+        FrozenError: the cases changed since that run.
     """
     decision.refuse_unfinished(Charter.load(poc))
     archive, sweep = Archive.open(poc), sweeps.load_sweep(poc)
@@ -61,7 +64,14 @@ def _parameters(report: Report, sweep: sweeps.Sweep, poc: Path) -> Mapping[str, 
         raise InputError(f"{sweep.notebook}: has no parameter `split`", fix='split: str = "dev"')
     for prompt in report.version.prompts.values():
         if Prompt.load(poc / prompt.name).text != prompt.text:
-            raise InputError(f"{prompt.name} was edited since run {report.run_id}", fix="`poclab sweep`, and confirm its winner")
+            raise InputError(
+                f"{prompt.name} was edited since run {report.run_id}", fix="`poclab sweep`, and confirm its winner, or another RUN"
+            )
+    if TestSet.load(poc / "cases.jsonl").digest != report.lock_digest:
+        raise FrozenError(
+            f"the cases are of another edition since run {report.run_id} (lock {report.lock_digest[:12]})",
+            fix="`poclab sweep`, and confirm its winner",
+        )
     corpus = trials.corpus_digest(poc)
     if report.corpus_digest and corpus != report.corpus_digest:
         raise InputError(f"the documents changed since run {report.run_id}", fix="`poclab sweep`, and confirm its winner")

@@ -5,9 +5,10 @@ import json
 import pytest
 
 from conftest import CHARTER, SIGNED, SWEEP, copy_poc
+from poclab import freezing
 from poclab.archive import Archive
 from poclab.confirmation import confirm
-from poclab.errors import InputError, PocError
+from poclab.errors import FrozenError, InputError, PocError
 
 
 @pytest.fixture
@@ -77,6 +78,16 @@ def test_what_is_not_as_it_was_is_refused_before_any_look(signed, name, text, me
     """The held-out cases are not spent on another version, or on a decision that cannot be made."""
     (signed / name).unlink() if text is None else (signed / name).write_text(text)
     with pytest.raises(PocError, match=message):
+        confirm(signed)
+    _unlooked(signed)
+
+
+def test_a_new_edition_is_refused_before_any_look(signed):
+    """What won on other cases has to win on these first: its number on the held-out ones would have none on dev beside it."""
+    cases = signed / "cases.jsonl"
+    cases.write_text(cases.read_text().replace('"chimneys"', '"chimneys", "roofs"', 1))
+    freezing.freeze(cases, new_edition=True)
+    with pytest.raises(FrozenError, match="the cases are of another edition since run [0-9a-f]{32} .*\n.*poclab sweep"):
         confirm(signed)
     _unlooked(signed)
 
