@@ -74,9 +74,9 @@ def new(folder: Path, docs: Path | None) -> None:
 @click.option("--power", default=0.8, show_default=True, help="How likely the cases are to show it.")
 @click.option("--confidence", default=0.95, show_default=True, help="With --target: two-sided, of the interval.")
 def plan(poc: Path | None, metric: str, target: float | None, expect: float | None, power: float, confidence: float) -> None:
-    """Say how many cases the charter's numbers take, before they are labelled.
+    """Say how many cases to label, and what those at hand can show.
 
-    And what the cases at hand can show. With --target no POC is needed.
+    The numbers to reach are those of the charter; with --target no POC is needed.
     """
     from poclab import experiment
     from poclab.charter import BEYOND_1, criterion
@@ -179,7 +179,10 @@ def compare(runs: tuple[str, ...], as_json: bool, chart: Path | None) -> None:
 @main.command()
 @click.argument("poc", required=False, type=click.Path(path_type=Path))
 def history(poc: Path | None) -> None:
-    """Print the accuracy of each run, and what changed at it; keep the chart with the newest one."""
+    """Print the accuracy of each run, and what changed at it.
+
+    The chart is kept with the newest run.
+    """
     from poclab import experiment
 
     folder = _poc(poc)
@@ -191,7 +194,7 @@ def history(poc: Path | None) -> None:
 @click.option("--confirm", is_flag=True, help="First score the winner of the last sweep, or RUN, on the held-out cases; only once.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def decide(runs: tuple[str, ...], confirm: bool, as_json: bool) -> None:
-    """Hold the charter's numbers against a version: go, no-go or not yet.
+    """Say go, no-go or not yet, by the numbers of the charter.
 
     The version is that of RUN; without one, the last that was scored on the held-out cases, else the winner of the last
     sweep. Exit code 0 is go, 1 is no-go or not yet.
@@ -214,9 +217,9 @@ def decide(runs: tuple[str, ...], confirm: bool, as_json: bool) -> None:
     "--verify", "folder", type=click.Path(path_type=Path), help="Check a handoff that was written: its digests, and every number again."
 )
 def handoff(runs: tuple[str, ...], out: Path | None, folder: Path | None) -> None:
-    """Write the folder that lets another team decide and take over: handoff.md, handoff.html, evidence.
+    """Write the folder from which another team decides and takes over.
 
-    The version is chosen as by `decide`. Exit code of --verify: 0 when all of it holds, 1 when something does not.
+    It holds handoff.md, handoff.html and the evidence for both. The version is chosen as by `decide`. Exit code of --verify: 0 when all of it holds, 1 when something does not.
     """
     from poclab import handover
 

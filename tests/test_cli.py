@@ -12,7 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from conftest import ENV_KEY, SWEEP
+from conftest import CHARTER, ENV_KEY, SIGNED, SWEEP, copy_poc
 from poclab import trials
 from poclab.cli import _Group, main
 from poclab.sweeps import load_sweep
@@ -90,12 +90,16 @@ class TestSweep:
 class TestBadInput:
     def test_a_folder_that_is_no_poc(self, tmp_path, run_poclab):
         """The message says what is missing and how to make one."""
-        for verb in ("sweep", "run", "freeze", "ui"):
+        for verb in ("sweep", "run"):
             _refused(run_poclab(verb, tmp_path), f"no POC at {tmp_path}", "there is no charter.yaml", "poclab new DIR")
+        for verb in ("plan", "freeze", "compare", "history", "decide", "handoff", "ui"):
+            _refused(_invoke(verb, tmp_path), f"no POC at {tmp_path}", "there is no charter.yaml", "poclab new DIR")
 
     def test_a_folder_that_is_not_there(self, tmp_path, run_poclab):
         """A mistyped path."""
         _refused(run_poclab("sweep", tmp_path / "typo"), "typo: no such folder")
+        for verb in ("plan", "compare", "history", "decide", "handoff"):
+            _refused(_invoke(verb, tmp_path / "typo"), "typo: no such folder")
 
     def test_a_set_that_is_not_frozen(self, poc, run_poclab):
         """Names the command that freezes."""
@@ -127,7 +131,7 @@ class TestBadInput:
         """Refused before a kernel starts."""
         _refused(_invoke("run", swept[0], "-p", pair), *words)
 
-    @pytest.mark.parametrize("verb", ["new", "freeze", "run", "sweep", "ui"])
+    @pytest.mark.parametrize("verb", ["new", "plan", "freeze", "run", "sweep", "history", "ui"])
     def test_a_name_that_no_file_can_have(self, verb):
         """300 characters, pasted by mistake."""
         _refused(_invoke(verb, "x" * 300), "xxx: ")
@@ -135,7 +139,7 @@ class TestBadInput:
     def test_a_poc_that_only_the_environment_names(self, tmp_path, monkeypatch):
         """The variable is named, and no file is read as a sweep."""
         monkeypatch.setenv("POCLAB_POC", str(tmp_path))
-        for verb in ("freeze", "run", "sweep", "ui"):
+        for verb in ("plan", "freeze", "run", "sweep", "compare", "history", "decide", "handoff", "ui"):
             _refused(_invoke(verb), f"POCLAB_POC is '{tmp_path}': there is no charter.yaml", "unset POCLAB_POC")
 
     def test_what_the_system_refuses(self):
@@ -170,6 +174,9 @@ class TestBadInput:
         (poc / "mlflow.db").write_text("no database, and longer than a header")
         for verb in ("run", "sweep", "ui"):
             _refused(run_poclab(verb, poc), "mlflow.db: not an SQLite database", "mv mlflow.db")
+        (poc / "charter.yaml").write_text(CHARTER + SIGNED)
+        for verb in ("compare", "history", "decide", "handoff"):
+            _refused(_invoke(verb, poc), "mlflow.db: not an SQLite database", "mv mlflow.db")
 
     def test_a_store_server_that_is_not_there(self, poc, run_poclab, unused_port):
         """In seconds, not after MLflow's minutes."""
@@ -247,6 +254,187 @@ def test_run_is_one_trial_without_a_parent(poc):
     database.close()
 
 
+class TestPlan:
+    def test_prints_how_many_cases_the_charter_takes(self, swept):
+        """A row per expectation, and a sentence on what the cases at hand can show; 16 of 16 are the fewest above 0.8."""
+        done = _invoke("plan", swept[0])
+        lines = done.stdout.splitlines()
+
+        assert (done.returncode, done.stderr) == (0, "")
+        assert lines[0].split("  ")[0] == "criterion"
+        assert lines[3].split()[-4:] == ["1", "16", "3", "0%"]
+        assert "3 test cases cannot show accuracy as met whatever comes out (it takes 16)" in lines[-1]
+
+    def test_needs_no_poc_for_a_target(self, tmp_path, monkeypatch):
+        """Before there is a folder; what should be small is a bound from above."""
+        monkeypatch.chdir(tmp_path)
+
+        assert "accuracy >= 0.8 on test (95% confidence)  1            16" in _invoke("plan", "--target", "0.8", "--expect", "1").stdout
+        for metric in ("failed_share", "failed", "latency_p95_s", "cost_usd_per_case"):
+            assert f"{metric} <= 0.5 on test" in _invoke("plan", "--metric", metric, "--target", "0.5").stdout
+
+    @pytest.mark.parametrize(
+        ("arguments", "word"),
+        [
+            (("--target", "1.2"), "accuracy lies between 0 and 1"),
+            (("--target", "nan"), "accuracy lies between 0 and 1"),
+            (("--target", "0.8", "--expect", "0.7"), "no number of cases would show it"),
+            (("--target", "0.8", "--power", "2"), "--power 0.8"),
+            (("--target", "0.8", "--confidence", "95"), "confidence 95"),
+            (("--metric", "acuracy", "--target", "0.8"), "did you mean 'accuracy'?"),
+        ],
+    )
+    def test_refuses_what_no_number_of_cases_can_show(self, arguments, word):
+        """In words, with what to type."""
+        _refused(_invoke("plan", *arguments), word)
+
+
+class TestCompare:
+    def test_prints_the_last_sweep_against_its_baseline(self, swept):
+        """A line per trial, corrected for all that were started, and the address of the first beside the baseline."""
+        done = _invoke("compare", swept[0])
+        lines = done.stdout.splitlines()
+
+        assert (done.returncode, done.stderr) == (0, "")
+        assert lines[0] == "baseline: none 400 abstain: 0.250 (0.071 to 0.591, n = 8, 0 failed) by contains"
+        assert [line[:58] for line in lines[2:4]] == ["1.000 (0.676 to 1.000)  +0.750 (+0.189 to +1.000)  0.0625 "] * 2
+        assert lines[4].startswith("first: http://127.0.0.1:5000/#/experiments/1/evaluation-runs?selectedRunUuid=")
+        assert "Holm over 2 comparisons" in lines[-1]
+
+    def test_of_two_runs_prints_what_was_fixed(self, swept, monkeypatch):
+        """Found from the folder, the runs named by how their ids begin."""
+        monkeypatch.chdir(swept[0] / "prompts")
+        rows = {line.split()[-1]: line for line in swept[1].stdout.splitlines()[5:8]}
+        baseline = next(run for run, line in rows.items() if "baseline" in line)
+        other = next(run for run, line in rows.items() if "plain" in line)
+        done = _invoke("compare", baseline, other)
+
+        assert done.returncode == 0, done.stderr
+        assert "none 400 abstain -> bm25 400 plain: retrieval none -> bm25, prompt prompts/abstain.md -> prompts/plain.md" in done.stdout
+        assert "fixed: 6\n" in done.stdout and "broken: 0\n" in done.stdout
+
+    def test_prints_json_that_other_programs_read(self, swept):
+        """All of it, and nothing else on the line."""
+        done = _invoke("compare", swept[0], "--json")
+        found = json.loads(done.stdout, parse_constant=pytest.fail)
+
+        assert (found["comparisons"], len(found["candidates"])) == (2, 2)
+        assert [len(one["fixed"]) for one in found["candidates"]] == [6, 6]
+
+    def test_draws_the_chart_where_it_is_told(self, swept, tmp_path):
+        """A PNG file, beside the table."""
+        done = _invoke("compare", swept[0], "--chart", tmp_path / "forest.png")
+
+        assert done.stdout == _invoke("compare", swept[0]).stdout
+        assert (tmp_path / "forest.png").read_bytes().startswith(b"\x89PNG")
+        _refused(_invoke("compare", swept[0], "--chart", tmp_path / "missing/forest.png"), "missing/forest.png")
+
+    @pytest.mark.parametrize("verb", ["compare", "decide", "handoff"])
+    def test_of_an_unknown_run_says_where_they_are_listed(self, decided, verb):
+        """A mistyped id."""
+        _refused(_invoke(verb, decided.poc, "zzz", "yyy"), "no finished run begins with 'zzz'", "poclab history")
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [
+        ("compare", ("no sweep with two trials to compare", "`poclab sweep`")),
+        ("history", ("no runs yet", "`poclab run`")),
+        ("decide", ("no finished run to decide on", "`poclab sweep`")),
+        ("handoff", ("no finished run to decide on", "`poclab sweep`")),
+    ],
+)
+def test_before_the_first_run_the_next_command_is_named(decided, tmp_path, verb, words):
+    """A POC of another name in the same store: nothing of it was recorded."""
+    _refused(_invoke(verb, copy_poc(decided.poc, tmp_path / "early")), *words)
+
+
+def test_history_prints_each_run_and_where_the_chart_is(decided_copy):
+    """What changed at it, and its number with interval and n."""
+    done = _invoke("history", decided_copy)
+    lines = done.stdout.splitlines()
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert lines[0].split() == ["on", "split", "accuracy", "interval", "n", "failed", "changed", "run"]
+    assert [line.split()[2:4] for line in lines[1:5]] == [["dev", line.split()[3]] for line in lines[1:4]] + [["test", "1.000"]]
+    assert lines[-1] == f"chart: {decided_copy / '.poclab/charts/history.png'}"
+
+
+class TestDecide:
+    def test_prints_the_verdict_and_what_stands_beside_it(self, decided):
+        """Exit code 1 is not yet: 3 of 3 is 0.439 to 1."""
+        done = _invoke("decide", decided.poc)
+        lines = done.stdout.splitlines()
+
+        assert (done.returncode, done.stderr) == (1, "")
+        assert lines[0] == "not yet: Answer questions about animals from five short pages, or do not."
+        assert lines[2].startswith("accuracy >= 0.8 on test (95% confidence)  1.000 (0.439 to 1.000)  3  cannot tell (about ")
+        facts = ["version", "cases", "looks at test", "dev-test gap", "time box", "charter"]
+        assert [line.partition(":")[0] for line in lines[3:9]] == facts
+        assert lines[5].startswith("looks at test: 1: ")
+
+    def test_ends_with_0_for_go_and_with_1_for_no_go(self, decided_copy):
+        """A script can go by it. The whole of 0.439 to 1 is at least 0.43, so it misses a bound of at most 0.43."""
+        (decided_copy / "charter.yaml").write_text(CHARTER.replace("0.8", "0.43") + SIGNED)
+        go = _invoke("decide", decided_copy)
+        (decided_copy / "charter.yaml").write_text(CHARTER.replace("at_least: 0.8", "at_most: 0.43") + SIGNED)
+        no_go = _invoke("decide", decided_copy)
+
+        assert (go.returncode, go.stdout.partition(":")[0]) == (0, "go")
+        assert (no_go.returncode, no_go.stdout.partition(":")[0]) == (1, "no-go")
+        assert "criterion edited: accuracy >= 0.8 on test (95% confidence) (since 20" in go.stdout
+
+    def test_prints_json_that_other_programs_read(self, decided):
+        """The word, the verdicts, the runs and the looks."""
+        done = _invoke("decide", decided.poc, decided.run_id[:8], "--json")
+        found = json.loads(done.stdout, parse_constant=pytest.fail)
+
+        assert done.returncode == 1
+        assert (found["word"], found["runs"]["test"], len(found["looks"])) == ("not yet", decided.run_id, 1)
+
+    def test_that_confirms_says_that_it_was_done_before(self, decided):
+        """The second call scores nothing; what it says of it is not part of what is printed for a program."""
+        done = _invoke("decide", decided.poc, "--confirm", "--json")
+
+        assert done.returncode == 1
+        assert f"run {decided.run_id}; not again" in done.stderr
+        assert len(json.loads(done.stdout)["looks"]) == 1
+
+    def test_refuses_an_unsigned_charter_with_its_questions(self, swept):
+        """Also before it would confirm."""
+        for arguments in ((), ("--confirm",)):
+            _refused(_invoke("decide", swept[0], *arguments), "cannot decide yet: it lacks signed", "1. Who agreed to these numbers")
+        _refused(_invoke("handoff", swept[0]), "cannot decide yet")
+
+
+class TestHandoff:
+    def test_prints_where_it_is_and_its_digest(self, decided_copy, tmp_path):
+        """And on which run the digest is kept."""
+        done = _invoke("handoff", decided_copy, "--out", tmp_path / "out")
+        digest = json.loads((tmp_path / "out/digests.json").read_text())["folder"]
+
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.splitlines()[0] == f"handoff: {tmp_path / 'out/handoff.html'}"
+        assert f"folder digest {digest}, kept on run " in done.stdout
+
+    def test_is_verified_with_0_where_it_holds_1_where_not_and_2_where_there_is_none(self, decided, decided_copy, tmp_path):
+        """Each check on a line; the reason beside the one that does not hold."""
+        good = _invoke("handoff", "--verify", decided.handoff.folder)
+        (decided_copy / "handoff/evidence/corpus.yaml").unlink()
+        bad = _invoke("handoff", "--verify", decided_copy / "handoff")
+
+        assert good.returncode == 0, good.stdout
+        assert {line[:4] for line in good.stdout.splitlines() if line[:2] in ("ok", "NO")} == {"ok  "}
+        assert decided.handoff.digest in good.stdout
+        assert bad.returncode == 1
+        assert "NO  every file is what its digest says: evidence/corpus.yaml is missing" in bad.stdout
+        _refused(_invoke("handoff", "--verify", tmp_path), "no handoff there: there is no digests.json")
+
+    def test_into_a_folder_of_something_else_is_refused(self, decided_copy):
+        """With another folder to name."""
+        _refused(_invoke("handoff", decided_copy, "--out", decided_copy / "docs"), "holds something that is no handoff", "--out FOLDER")
+
+
 def test_freeze_prints_edition_splits_and_lock(make_poc, tmp_path, run_poclab):
     """A fresh set, the same again, then an edited one with --new-edition."""
     poc = make_poc(tmp_path / "animals")
@@ -266,12 +454,12 @@ def test_freeze_prints_edition_splits_and_lock(make_poc, tmp_path, run_poclab):
 
 
 def test_help_lists_the_verbs_in_the_order_of_the_weeks(run_poclab):
-    """new, freeze, run, sweep, ui; on 80 columns no sentence is cut."""
+    """From the charter to the handoff; on 80 columns no sentence is cut."""
     done = run_poclab("--help", COLUMNS="80")
     listed = [line.split()[0] for line in done.stdout.partition("Commands:")[2].splitlines() if line.strip()]
 
     assert done.returncode == 0
-    assert listed == ["new", "freeze", "run", "sweep", "ui"]
+    assert listed == ["new", "plan", "freeze", "run", "sweep", "compare", "history", "decide", "handoff", "ui"]
     assert "..." not in done.stdout.partition("Commands:")[2]
 
 
