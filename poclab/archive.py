@@ -82,12 +82,13 @@ class Archive:
     def trials_started(self, run_ids: Iterable[str]) -> int:
         """Return how many trials the sweeps of these runs started on the same cases, deleted ones included.
 
-        One that failed and was run again is one trial; one that never ended well counts too.
+        One that failed and was run again is one trial, and so is one that gave the same answers again, such as after an
+        upgrade; one that never ended well counts too.
         """
         rows = {row["run_id"]: row for row in self.every}
         sweeps = {_sweep(rows[one]) for one in run_ids if one in rows and rows[one]["tags"].get("sweep") not in (None, "run")}
         begun = [row for row in self.every if row["tags"].get("trial") and _sweep(row) in sweeps]
-        ended = {row["tags"]["trial"]: row["name"] for row in begun if row["status"] == "FINISHED"}
+        ended = {row["tags"].get("content", row["tags"]["trial"]): row["name"] for row in begun if row["status"] == "FINISHED"}
         return len(ended) + len({row["name"] for row in begun} - set(ended.values()))
 
     def sweep(self) -> list[dict[str, Any]]:
