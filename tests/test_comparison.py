@@ -240,6 +240,11 @@ def test_five_of_120_cases_are_not_told_and_the_number_of_cases_is_named():
     assert (found.p, found.word) == (0.0625, "cannot tell (about 210 cases needed)")
 
 
+def test_what_was_not_told_asks_for_more_cases_than_there_are():
+    """Five of five, all fixed: the formula asks for 5, and five do not tell it (0.0625); six would (0.03125)."""
+    assert first(compare(side("00000"), side("11111", "new"))).word == "cannot tell (about 6 cases needed)"
+
+
 def test_no_difference_asks_for_no_number_of_cases():
     """Equal inputs, or as many fixed as broken: p = 1, and no number of cases would tell a difference of 0."""
     for after in ("1100", "0011", "1010"):
@@ -270,6 +275,19 @@ def test_all_trials_that_were_started_count_not_only_those_that_are_shown():
     assert first(compare(baseline, best, trials=12)).word != "better"
     for trials in (None, 0, 1, 2):
         assert first(compare(baseline, best, trials=trials)).p == 0.03125
+
+
+def test_the_number_of_cases_is_that_of_the_corrected_test():
+    """Connor (1987) by hand, 6 and 5 of 40 fixed among 11 comparisons: the smallest p is held against 0.05 / 11, the next against 0.05 / 10.
+
+    z = 2.83760: ((z * sqrt(0.15) + 0.841621 * sqrt(0.1275)) / 0.15)^2 + 1 / 0.15 = 93.7.
+    z = 2.80703: ((z * sqrt(0.125) + 0.841621 * sqrt(0.109375)) / 0.125)^2 + 1 / 0.125 = 111.4.
+    """
+    baseline = side("0" * 6 + "1" * 34)
+    six, five = compare(baseline, side("1" * 40, "six"), side("0" + "1" * 39, "five"), trials=12).candidates
+
+    assert six.scores[0].word == "cannot tell (about 94 cases needed)"
+    assert five.scores[0].word == "cannot tell (about 112 cases needed)"
 
 
 def test_holm_goes_down_the_steps():
@@ -466,6 +484,17 @@ def test_the_first_score_is_told_by_tag():
     assert (summary.tag, summary.before, summary.after, summary.difference.value) == ("kind: summary", 1.0, 0.0, -1.0)
     assert "kind: lookup   3  0.333   1.000  +0.667" in repr(found)
     assert "by tag" in found._repr_html_()
+
+
+def test_a_tag_knows_the_clusters():
+    """Four paraphrases of one question tell nothing about others of that kind: the interval is all that is possible."""
+    tagged = [
+        side(pattern, results=tuple(dataclasses.replace(one, cluster="c", tags={"kind": "lookup"}) for one in results(pattern)))
+        for pattern in ("0000", "1111")
+    ]
+    (tag,) = only(compare(*tagged)).tags
+
+    assert (tag.difference.low, tag.difference.value, tag.difference.high) == (-1.0, 1.0, 1.0)
 
 
 def test_repeats_are_averaged_within_their_case():

@@ -129,6 +129,14 @@ def clustered(split="test", *, clusters):
     return report(*(result(f"q{place}", cluster=name, calls=costs) for place, name in enumerate(clusters)), split=split)
 
 
+@pytest.mark.parametrize(("least", "more"), [(0.3, 762), (0.2, 292)])
+def test_the_edge_that_faces_the_bound_is_the_one_that_has_to_move(least, more):
+    """Twenty quarters: Wilson is 0.11186 to 0.46870. 20 * (0.21870 * 1.42941 / 0.05)^2 = 781.8; 20 * (0.13814 * ...)^2 = 311.9."""
+    found = verdict(Criterion("accuracy", at_least=least), scored(0, 20, values=[0.25] * 20))
+
+    assert str(found) == f"cannot tell (about {more} more cases)"
+
+
 @pytest.mark.parametrize("criterion", [Criterion("accuracy", at_least=0.8), Criterion("cost_usd_per_case", at_most=1)])
 def test_more_cases_of_one_cluster_settle_nothing(criterion):
     """Nothing is known of the spread between clusters, however many paraphrases there are: other cases are asked for."""

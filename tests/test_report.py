@@ -592,6 +592,11 @@ def test_the_cost_per_case_is_the_mean_of_what_each_was_billed():
     assert found.mean("cost_usd_per_case") == pytest.approx(0.015)
 
 
+def test_a_call_that_nobody_bills_does_not_change_what_a_case_cost():
+    """An attempt that was refused, before one that was answered: the case cost what the answer cost."""
+    assert report(result("q1", calls=(call(status=500), call(cost_usd=0.01)))).values("cost_usd_per_case") == {"q1": 0.01}
+
+
 def test_the_cost_per_case_has_an_interval():
     """Twenty cases of 0.01: Wilson of a half over 20 is 0.2993 to 0.7007, of twice the largest cost 0.005986 to 0.014014."""
     found = report(*(result(f"q{place}", calls=(call(cost_usd=0.01),)) for place in range(20))).estimates["cost_usd_per_case"]
