@@ -140,6 +140,30 @@ class TestTheDocument:
         assert {tag for tag, _ in _sources(text)} == {"img"}
 
 
+def test_a_handoff_of_a_run_on_all_cases_holds_too(swept, tmp_path):
+    """Somebody scored the whole set at once, twice over: its folder is called `all`, and each case has two results."""
+    poc = copy_poc(swept[0], tmp_path / "animals")
+    (poc / "charter.yaml").write_text(CHARTER + SIGNED)
+    cases = poclab.TestSet.load(poc / "cases.jsonl")
+    report = poclab.evaluate(lambda inputs: "fifteen", cases, [scores.contains()], version=poclab.Version("fifteen"), repeats=2)
+    made = handover.handoff(poc, report)
+
+    assert _problems(made.folder) == {}
+    assert "listed in evidence/all/environment.json" in _said(made.folder)
+    assert "On all: n = 11" in _said(made.folder)
+
+
+def test_a_handoff_before_the_first_look_says_that_there_was_none(swept, tmp_path):
+    """The held-out cases are still to be scored: the winner on dev is handed over, and its verdict is not yet."""
+    poc = copy_poc(swept[0], tmp_path / "animals")
+    (poc / "charter.yaml").write_text(CHARTER + SIGNED)
+    made = handover.handoff(poc)
+
+    assert _problems(made.folder) == {}
+    assert "cannot tell (never scored on test)" in _said(made.folder)
+    assert "| looks at test | 0 |" in _said(made.folder)
+
+
 class _Page(html.parser.HTMLParser):
     def __init__(self, text):
         super().__init__()

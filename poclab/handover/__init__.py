@@ -189,8 +189,8 @@ def _aggregates(folder: Path, evidence: Evidence) -> Iterator[str]:
             yield f"the content digest of the report on {split} is not that of its results"
         if Version.from_json(read_json(evidence.folder / split / "version.json")).digest != report.version.digest:
             yield f"{split}/version.json is of another version than the report"
-        if report.run_id != evidence.facts["runs"][split] or report.split != split:
-            yield f"{split}/report.json is of run {report.run_id} on {report.split}"
+        if report.run_id != evidence.facts["runs"][split] or (report.split or "all") != split:
+            yield f"{split}/report.json is of run {report.run_id} on {report.split or 'all'}"
 
 
 def _decision(folder: Path, evidence: Evidence) -> Iterator[str]:

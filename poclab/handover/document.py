@@ -341,7 +341,7 @@ def _reproduce(evidence: Evidence) -> Iterator[Block]:
             ("Python and platform", f"{environment.get('python', NOT_KNOWN)}, {environment.get('platform', NOT_KNOWN)}"),
             (
                 "packages",
-                f"{len(environment.get('packages', {}))}, listed in evidence/{report.split}/environment.json; digest {digest(environment.get('packages', {}))}",
+                f"{len(environment.get('packages', {}))}, listed in evidence/{evidence.facts['splits'][0]}/environment.json; digest {digest(environment.get('packages', {}))}",
             ),
             ("cases (lock)", report.lock_digest),
             ("documents (corpus)", report.corpus_digest or NOT_KNOWN),
