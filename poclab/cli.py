@@ -186,7 +186,10 @@ def history(poc: Path | None) -> None:
     from poclab import experiment
 
     folder = _poc(poc)
-    _say(f"{experiment.history(folder)}\nchart: {experiment.history_chart(folder)}")
+    found = experiment.history(folder)
+    _say(repr(found))
+    if found.drawable:
+        _say(f"chart: {experiment.history_chart(folder)}")
 
 
 @main.command()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -287,8 +287,9 @@ def _changes(baseline: Report, candidates: Sequence[Report], score: str, compari
             found.append(ScoreChange(score, problem=error.message))
             continue
         both = [case for case in before if case in after]
-        if not both:
-            found.append(ScoreChange(score, problem=f"{score} applies to no case of both"))
+        if not both or (apart := _scored_apart(baseline, before, after) + _scored_apart(one, after, before)):
+            named = f"different cases on the two sides ({', '.join(apart[:8])})" if both else "no case of both"
+            found.append(ScoreChange(score, problem=f"{score} applies to {named}: let it apply by the case alone, not by the reply"))
             continue
         paired = compare_paired([before[case] for case in both], [after[case] for case in both], clusters=baseline.clusters(both))
         found.append(ScoreChange(score, baseline.estimates[score], one.estimates[score], paired))
@@ -301,6 +302,11 @@ def _changes(baseline: Report, candidates: Sequence[Report], score: str, compari
         else one
         for one in found
     ]
+
+
+def _scored_apart(report: Report, mine: Mapping[str, float], other: Mapping[str, float]) -> list[str]:
+    """Return the cases that a score applies to on this side alone; one that failed here counts 0 whether it would apply or not."""
+    return [case for case in mine if case not in other and any(one.failure is None for one in report.by_case[case])]
 
 
 def _factors(p_values: Sequence[float], comparisons: int) -> list[int]:
@@ -453,6 +459,8 @@ def _cut(text: str) -> str:
 def _times(what: str, ratio: float | None) -> str:
     if ratio is None:
         return f"{what} unknown"
+    if ratio == 1:
+        return f"the same {what}"
     return f"{what} no longer 0" if math.isinf(ratio) else f"{_ratio(ratio)} x the {what}"
 
 

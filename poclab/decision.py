@@ -232,6 +232,7 @@ def _check(reports: Sequence[Report]) -> None:
     for error, what, values, fix in (
         (FrozenError, "sets of cases", {one.lock_digest for one in reports}, "evaluate both splits of one edition"),
         (InputError, "versions", {one.version.digest for one in reports}, "decide on one version: its run on dev, and its run on test"),
+        (InputError, "documents", {one.corpus_digest or "none" for one in reports}, "evaluate both splits on the same documents"),
     ):
         if len(values) > 1:
             raise error(f"the reports are of different {what}: {', '.join(value[:12] for value in sorted(values))}", fix=fix)

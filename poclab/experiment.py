@@ -134,10 +134,11 @@ def history(poc: Path | str | None = None) -> History:
     archive = Archive.open(poc)
     charter = Charter.load(archive.poc)
     found = timeline.of_runs(archive.finished, charter)
-    picture = history_chart(archive.poc)
-    picture.write_bytes(charts.png(found.figure()))
-    files = {str(picture): "charts"}
-    tracking.recorder().send("artifacts", uri=archive.uri, run_id=found.rows[-1]["run_id"], files=files).result()
+    if found.drawable:
+        picture = history_chart(archive.poc)
+        picture.write_bytes(charts.png(found.figure()))
+        sent = {"run_id": found.rows[-1]["run_id"], "files": {str(picture): "charts"}}
+        tracking.recorder().send("artifacts", uri=archive.uri, **sent).result()
     return found
 
 

@@ -67,7 +67,7 @@ def plan(criteria: Sequence[Criterion], at_hand: Mapping[str, int], *, expected:
     clauses = [clause for one in criteria for clause in _shown(one, at_hand.get(one.split), power)]
     clauses += _told(at_hand, power)
     if clauses:
-        return Sizing(tuple(rows), f"With {power:.0%} power, {'; '.join(clauses)}.")
+        return Sizing(tuple(rows), f"With {power * 100:.4g}% power, {'; '.join(clauses)}.")
     return Sizing(tuple(rows), NOT_KNOWN if any(at_hand.values()) else "There are no cases yet: label as many as needed.")
 
 

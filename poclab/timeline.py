@@ -33,6 +33,11 @@ class History:
     rows: tuple[Mapping[str, Any], ...]
     charter: Charter | None = None
 
+    @property
+    def drawable(self) -> bool:
+        """True when some run has an accuracy."""
+        return any(one["accuracy"] is not None for one in self.rows)
+
     def frame(self) -> pandas.DataFrame:
         """Return one line per run: when, split, edition, accuracy with interval, n, failed, cost, what changed, ids."""
         return frame(self.rows)
@@ -63,7 +68,7 @@ class History:
         return f"<div class='tex2jax_ignore mathjax_ignore'>{self._chart()}{html_table(COLUMNS, self._table())}</div>"
 
     def _chart(self) -> str:
-        if all(one["accuracy"] is None for one in self.rows):
+        if not self.drawable:
             return ""
         picture = base64.b64encode(png(self.figure())).decode()
         return f"<img alt='accuracy over time' src='data:image/png;base64,{picture}'>"

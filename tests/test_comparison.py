@@ -376,7 +376,7 @@ def priced(name, *, cost=None, latency=1.0, pattern="1111"):
         (0.1, 0.01, "0.1 x the cost"),
         (0.01, 1.0, "100 x the cost"),
         (0.001, 1.2345, "1234 x the cost"),
-        (0.0, 0.0, "1 x the cost"),
+        (0.0, 0.0, "the same cost"),
         (None, 0.1, "cost unknown"),
         (0.1, None, "cost unknown"),
         (0.0, 0.1, "cost no longer 0"),
@@ -687,3 +687,23 @@ def test_a_brief_report_is_compared_as_the_whole_one(tmp_path):
     brief = [poclab.Report.load(one.shortened().save(tmp_path / f"{place}.json")) for place, one in enumerate(both)]
 
     assert compare(*brief).to_json() == compare(*both).to_json()
+
+
+def test_a_score_that_depends_on_the_reply_cannot_be_compared():
+    """A version cannot look better by making a score not apply to the cases it gets wrong; the other scores are compared."""
+    lazy = report(result("q1", 1.0), result("q2", None), version=Version("lazy"))
+    honest = report(result("q1", 1.0), result("q2", 0.0), version=Version("honest"))
+
+    (change,) = only(compare(honest, lazy)).scores
+    assert change.word == "no number"
+    assert "exact applies to different cases on the two sides (q2)" in change.problem
+
+
+def test_a_case_that_failed_where_a_score_does_not_apply_is_left_out():
+    """One crash on a case without evidence does not take the number of an evidence score away."""
+    before = report(result("q1", 1.0), result("q2", None))
+    after = report(result("q1", 0.0), result("q2", 0.0, failure="crashed"), version=Version("other"))
+
+    (change,) = only(compare(before, after)).scores
+    assert change.paired.difference.value == -1.0
+    assert change.paired.difference.n == 1
