@@ -86,8 +86,8 @@ class Archive:
         upgrade; one that never ended well counts too.
         """
         rows = {row["run_id"]: row for row in self.every}
-        sweeps = {_sweep(rows[one]) for one in run_ids if one in rows and rows[one]["tags"].get("sweep") not in (None, "run")}
-        begun = [row for row in self.every if row["tags"].get("trial") and _sweep(row) in sweeps]
+        sweeps = {_sweep(rows[one]) for one in run_ids if one in rows and rows[one]["parent"]}
+        begun = [row for row in self.every if row["parent"] and _sweep(row) in sweeps]
         ended = {row["tags"].get("content", row["tags"]["trial"]): row["name"] for row in begun if row["status"] == "FINISHED"}
         return len(ended) + len({row["name"] for row in begun} - set(ended.values()))
 
@@ -96,7 +96,7 @@ class Archive:
 
         A run before a prompt, a document or the code was edited is of another version: what took its place stands for it.
         """
-        trials = [row for row in self.finished if row["tags"].get("sweep") not in (None, "run")]
+        trials = [row for row in self.finished if row["parent"]]
         if not trials:
             return []
         newest = {_point(row): row for row in trials if _sweep(row) == _sweep(trials[-1])}

@@ -21,12 +21,12 @@ def _client(poc):
     return store.connect(tracking_uri(poc))
 
 
-def _begin(poc, name, **tags):
+def _begin(poc, name, parent=None, **tags):
     """Begin a run as the recorder does, with these tags of poclab's, and return its id."""
     client = _client(poc)
     experiment_id = client.get_experiment_by_name(poc.name).experiment_id
     time.sleep(0.002)  # MLflow orders runs by the millisecond they began in
-    own = {f"poclab.{key}": value for key, value in tags.items()}
+    own = {f"poclab.{key}": value for key, value in tags.items()} | ({"mlflow.parentRunId": parent} if parent else {})
     return client.create_run(experiment_id, run_name=name, tags={"mlflow.runType": "genai_evaluate", **own}).info.run_id
 
 
@@ -36,9 +36,9 @@ def _end(poc, run_id, status="FINISHED", **metrics):
     _client(poc).set_terminated(run_id, status)
 
 
-def _trial(poc, name, trial, status="FINISHED", sweep="sweep", accuracy=0.5, params=None):
+def _trial(poc, name, trial, status="FINISHED", sweep="sweep", accuracy=0.5, params=None, parent="f" * 32):
     lock = Archive.open(poc).finished[0]["tags"]["lock"]
-    run_id = _begin(poc, name, sweep=sweep, trial=trial, lock=lock, split="dev")
+    run_id = _begin(poc, name, parent, sweep=sweep, trial=trial, lock=lock, split="dev")
     for key, value in (params or {}).items():
         _client(poc).log_param(run_id, key, value)
     _end(poc, run_id, status, **({"accuracy": accuracy} if status == "FINISHED" else {}))
@@ -94,13 +94,13 @@ class TestLooks:
 
         assert [look.run_id for look in Archive.open(decided_copy).looks()][1:] == [whole.run_id]
 
-    def test_are_those_of_a_trial_that_fails_before_it_scores_too(self, poc):
+    def test_are_those_of_a_trial_that_fails_before_it_scores_too(self, swept_copy):
         """The notebook may print the held-out cases and then stop: the trial is tagged before its kernel starts."""
+        poc = swept_copy
         (poc / "notebooks/stops.ipynb").write_text(
             json.dumps(notebook_of(("split: str = 'test'", "parameters"), "raise RuntimeError('no')"))
         )
-        for parameters in ({}, {"split": "dev"}):
-            assert trials.run_sweep(sweeps.single(poc, poc / "notebooks/stops.ipynb", parameters)).errors
+        assert trials.run_sweep(sweeps.single(poc, poc / "notebooks/stops.ipynb", {})).errors
         (look,) = Archive.open(poc).looks()
 
         assert look.status == "FAILED"
@@ -197,7 +197,7 @@ class TestTrialsStarted:
 
     def test_leave_out_single_runs_and_other_sweeps(self, swept_copy):
         """`poclab run` is no search; the trials of another sweep count when they are compared."""
-        single = _trial(swept_copy, "defaults", "t-single", sweep="run")
+        single = _trial(swept_copy, "defaults", "t-single", sweep="run", parent=None)
         other = _trial(swept_copy, "baseline", "t-other", sweep="wide")
         archive = Archive.open(swept_copy)
         first = archive.finished[0]["run_id"]
@@ -205,6 +205,14 @@ class TestTrialsStarted:
         assert archive.trials_started([first]) == 3
         assert archive.trials_started([single]) == 0
         assert archive.trials_started([first, other]) == 4
+
+    def test_are_those_of_a_sweep_file_of_any_name(self, swept_copy):
+        """`poclab sweep run.yaml` is a search too, although `poclab run` is none."""
+        ids = [_trial(swept_copy, name, f"t-{name}", sweep="run") for name in ("baseline", "overlap 0 -> 50")]
+        archive = Archive.open(swept_copy)
+
+        assert archive.trials_started(ids) == 2
+        assert [row["run_id"] for row in archive.sweep()] == ids
 
 
 class TestTheLastSweep:

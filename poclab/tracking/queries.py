@@ -55,6 +55,7 @@ def _row(run: Any) -> dict[str, Any]:
         "status": info.status,
         "deleted": info.lifecycle_stage != "active",
         "by": data.tags.get("mlflow.user"),
+        "parent": data.tags.get("mlflow.parentRunId"),
         "tags": tags,
         "params": dict(data.params),
         "metrics": dict(data.metrics),
