@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 import poclab
 from conftest import CHARTER, ENV_KEY, GIVEN_KEY, SIGNED, copy_poc
-from poclab import files, handover, scores
+from poclab import files, freezing, handover, scores
 from poclab.archive import Archive
 from poclab.cli import main
 from poclab.errors import FrozenError, InputError
@@ -189,14 +189,15 @@ def hostile(make_poc, tmp_path_factory):
     """A POC in which everything that a person or a model can write is hostile, and its handoff. Its cost is not known."""
     from poclab.system import Call, current_case
 
-    poc = make_poc(tmp_path_factory.mktemp("hostile") / "animals")
-    quoted = json.dumps(HOSTILE)
-    (poc / "charter.yaml").write_text(
-        CHARTER.replace("decision: Answer", f"production_shape: {quoted}\ndecision: Answer")
-        + SIGNED
-        # YAML holds no raw escape character; JSON's escapes are YAML's.
-        + f"data: {{source: {quoted}, pii: {quoted}}}\nvolume_per_month: 1000\n"
-    )
+    poc = make_poc(tmp_path_factory.mktemp("hostile") / "<b>an|imals")
+    charter = {
+        **dict.fromkeys(("decision", "uncertainty", "owner", "sponsor", "production_shape"), HOSTILE),
+        "signed": {"by": HOSTILE, "on": "2026-11-23", "where": HOSTILE},
+        "data": {"source": HOSTILE, "pii": HOSTILE},
+        "volume_per_month": 1000,
+        "criteria": [{"metric": "accuracy", "at_least": 0.8}],
+    }
+    (poc / "charter.yaml").write_text(json.dumps(charter))  # YAML holds JSON
     (poc / "LOG.md").write_text(f"# Log\n{HOSTILE}\n", encoding="utf-8")
     (poc / "prompts/hostile.md").write_text("{{question}} {{context}}" + HOSTILE, encoding="utf-8")
     (poc / "cases.lock.json").unlink()
@@ -204,8 +205,6 @@ def hostile(make_poc, tmp_path_factory):
     lines[6]["inputs"]["question"] += HOSTILE
     lines[6]["tags"] = {"kind|<b>": HOSTILE}
     (poc / "cases.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    from poclab import freezing
-
     freezing.freeze(poc / "cases.jsonl")
 
     def answer(inputs):
