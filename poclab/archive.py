@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from poclab import tracking
+from poclab.cases import TestSet
 from poclab.charter import Charter
 from poclab.decision import Edit, Look
 from poclab.errors import InputError
@@ -102,30 +103,50 @@ class Archive:
         newest = {_point(row): row for row in trials if _sweep(row) == _sweep(trials[-1])}
         return sorted(newest.values(), key=lambda row: row["started"])
 
-    def winner(self, metric: str = "accuracy", *, maximize: bool = True) -> Mapping[str, Any]:
+    def winner(self, metric: str | None = None, *, maximize: bool = True) -> Mapping[str, Any]:
         """Return the best trial of the sweep that ended last; of equal ones the one that started first.
+
+        Without a metric it is the one that the sweep was started with.
 
         Raises:
             InputError: no sweep ended, or its runs do not have the metric.
         """
+        trials = self.sweep()
+        if metric is None and trials:
+            metric, maximize = (trials[-1]["tags"].get(key, default) for key, default in (("metric", "accuracy"), ("goal", "maximize")))
+            maximize = maximize == "maximize"
         ranked = sorted(
-            (row for row in self.sweep() if metric in row["metrics"]),
+            (row for row in trials if metric in row["metrics"]),
             key=lambda row: -row["metrics"][metric] if maximize else row["metrics"][metric],
         )
         if not ranked:
             raise InputError(f"no sweep has ended whose trials have the metric {metric!r}", fix="`poclab sweep`, or name a run")
         return ranked[0]
 
+    @cached_property
+    def lock(self) -> str:
+        """The digest of the POC's cases as they are frozen now.
+
+        Raises:
+            FrozenError: they are not frozen, or not what their lock says.
+        """
+        return TestSet.load(self.poc / "cases.jsonl").digest
+
     def candidate(self) -> Mapping[str, Any]:
         """Return the run to decide on: the last one on held-out cases, else the winner of the last sweep, else the last one.
+
+        Runs on other cases than those that are frozen now do not count.
 
         Raises:
             InputError: there is no finished run.
         """
-        if not self.finished:
-            raise InputError("no finished run to decide on", fix="`poclab run`, or `poclab sweep`")
-        held_out = [row for row in self.finished if row["tags"].get("split") == "test"]
-        return held_out[-1] if held_out else self.winner() if self.sweep() else self.finished[-1]
+        current = [row for row in self.finished if row["tags"].get("lock") == self.lock]
+        if not current:
+            where = ": the runs are on other cases than those that are frozen now" if self.finished else ""
+            raise InputError(f"no finished run to decide on{where}", fix="`poclab run`, or `poclab sweep`")
+        held_out = [row for row in current if row["tags"].get("split") == "test"]
+        swept = [row for row in self.sweep() if row["tags"].get("lock") == self.lock]
+        return held_out[-1] if held_out else self.winner() if swept else current[-1]
 
     def other_splits(self, reports: Sequence[Report]) -> list[Mapping[str, Any]]:
         """Return the newest run of the same version, cases and documents on each split that these reports are not of."""
@@ -175,7 +196,7 @@ def _point(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _version(row: Mapping[str, Any]) -> str:
     digest = row["tags"].get("version")
-    return f"{row['tags'].get('name') or row['name']} ({digest[:8] if digest else 'version not known'})"
+    return f"{row['tags'].get('name') or row['name']} (version {digest[:8] if digest else 'not known'})"
 
 
 def _day(row: Mapping[str, Any]) -> str:

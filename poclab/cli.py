@@ -206,6 +206,8 @@ def decide(runs: tuple[str, ...], confirm: bool, as_json: bool) -> None:
     from poclab.confirmation import confirm as score_once
 
     folder, ids = _poc_and_runs(runs)
+    if confirm and len(ids) > 1:
+        raise InputError(f"--confirm takes one RUN, found {len(ids)}", fix=f"poclab decide --confirm {ids[0]}")
     if confirm:
         ids = [score_once(folder, *ids[:1], say=lambda line: _say(line, err=True))]
     decision = experiment.decide(folder, *ids)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from poclab.errors import FrozenError, InputError, printable
 from poclab.files import canonical, digest, plain
-from poclab.report import COST, CaseResult, Report, first_input, reply_text
+from poclab.report import BRIEF_CHARACTERS, COST, CaseResult, Report, first_input, reply_text
 from poclab.stats import Estimate, Paired, cases_to_tell, compare_paired, edges, holm
 from poclab.system import Prompt
 from poclab.tables import frame, html_table, text_table
@@ -222,7 +222,7 @@ def compare(baseline: Report, *candidates: Report, trials: int | None = None, li
         InputError: nothing to compare with, a run twice, a partial report, different splits or cases, or no score in common.
     """
     if not candidates:
-        raise InputError("nothing to compare with", fix="compare(baseline, candidate)")
+        raise InputError("nothing to compare with", fix="name two runs or more, the baseline first")
     for one in candidates:
         _check(baseline, one)
     given = [one.run_id for one in candidates if one.run_id is not None]
@@ -244,7 +244,7 @@ def compare(baseline: Report, *candidates: Report, trials: int | None = None, li
         )
         for place, one in enumerate(candidates)
     )
-    return Comparison(baseline, made, comparisons, tuple(_notes(baseline, candidates, comparisons)))
+    return Comparison(baseline, made, comparisons, tuple(_notes(baseline, candidates, comparisons, trials)))
 
 
 def _check(baseline: Report, other: Report) -> None:
@@ -370,7 +370,7 @@ def _move(baseline: Report, other: Report, case: str, values: tuple[float, float
 def _answers(results: Sequence[CaseResult]) -> str:
     """Return the answers of all repeats, each once."""
     given = (f"({one.failure}: {one.problem})" if one.failure else reply_text(one.reply) or "(empty)" for one in results)
-    return " | ".join(dict.fromkeys(given))
+    return " | ".join(dict.fromkeys(one[:BRIEF_CHARACTERS] for one in given))
 
 
 def _tag_changes(baseline: Report, before: dict[str, float], after: dict[str, float]) -> Iterator[TagChange]:
@@ -395,13 +395,15 @@ def _ratio_of(baseline: Report, other: Report, metric: str) -> float | None:
     return new.value / old.value if old.value else math.inf
 
 
-def _notes(baseline: Report, candidates: Sequence[Report], comparisons: int) -> Iterator[str]:
+def _notes(baseline: Report, candidates: Sequence[Report], comparisons: int, known: int | None) -> Iterator[str]:
     trials = "one comparison" if comparisons == 1 else f"Holm over {comparisons} comparisons, one for each trial that was started"
     cases = " ".join(filter(None, [str(baseline.n), baseline.split, "cases"]))
     yield (
         f"{cases}, lock {baseline.lock_digest[:12]}. Differences are candidate minus baseline with a 95% "
         f"interval that is not adjusted; the word follows p alone ({trials})."
     )
+    if known is None and any(one.run_id for one in candidates):
+        yield "whether these are trials of a sweep, and of how many, is not known here: name the folder of the POC (poc=...) to correct for all"
     corpora = {one.corpus_digest for one in (baseline, *candidates)}
     if len(corpora) > 1:
         yield f"different corpora: {', '.join(sorted((one or 'none')[:12] for one in corpora))}: the documents are part of the difference"

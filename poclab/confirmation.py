@@ -14,7 +14,6 @@ from typing import Any
 
 from poclab import decision, kernels, sweeps, trials
 from poclab.archive import Archive
-from poclab.cases import TestSet
 from poclab.charter import Charter
 from poclab.errors import FrozenError, InputError
 from poclab.report import Report
@@ -36,13 +35,18 @@ def confirm(poc: Path, run_id: str | None = None, *, say: Callable[[str], None] 
     archive, sweep = Archive.open(poc), sweeps.load_sweep(poc)
     row = archive.find(run_id) if run_id else archive.winner(sweep.metric, maximize=sweep.maximize)
     (report,) = archive.reports([row])
+    if archive.lock != report.lock_digest:
+        raise FrozenError(
+            f"the cases are of another edition since run {report.run_id} (lock {report.lock_digest[:12]})",
+            fix="`poclab sweep`, and confirm its winner",
+        )
     if report.split == HELD_OUT:
         return row["run_id"]
     done = next((one for one in archive.other_splits([report]) if one["tags"]["split"] == HELD_OUT), None)
     if done:
         say(f"{report.version.name} was scored on the held-out cases on {done['started']:%Y-%m-%d}: run {done['run_id']}; not again")
         return done["run_id"]
-    say(f"scoring {report.version.name} ({report.summary()} on {report.split}) on the held-out cases")
+    say(f"{report.version.name} on {report.split}: {report.summary()}; now on the held-out cases, once")
     single = sweeps.single(poc, sweep.notebook, _parameters(report, sweep, poc), fixed=sweep.fixed)
     named = dataclasses.replace(single.trials[0], name=f"{report.version.name}, held-out cases")
     results = trials.run_sweep(dataclasses.replace(single, trials=(named,)))
@@ -67,11 +71,6 @@ def _parameters(report: Report, sweep: sweeps.Sweep, poc: Path) -> Mapping[str, 
             raise InputError(
                 f"{prompt.name} was edited since run {report.run_id}", fix="`poclab sweep`, and confirm its winner, or another RUN"
             )
-    if TestSet.load(poc / "cases.jsonl").digest != report.lock_digest:
-        raise FrozenError(
-            f"the cases are of another edition since run {report.run_id} (lock {report.lock_digest[:12]})",
-            fix="`poclab sweep`, and confirm its winner",
-        )
     corpus = trials.corpus_digest(poc)
     if report.corpus_digest and corpus != report.corpus_digest:
         raise InputError(f"the documents changed since run {report.run_id}", fix="`poclab sweep`, and confirm its winner")

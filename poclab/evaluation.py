@@ -176,10 +176,10 @@ class Plan:
             "repeats": self.repeats,
             "criteria": json.dumps(self.charter.criteria_texts, ensure_ascii=False) if self.charter else None,
         }
-        return {"mlflow.user": _user(), **{f"poclab.{key}": str(value) for key, value in values.items() if value is not None}}
+        return {"mlflow.user": user(), **{f"poclab.{key}": str(value) for key, value in values.items() if value is not None}}
 
 
-def _user() -> str:
+def user() -> str:
     """Return who evaluates, as the machine knows them: held-out cases are looked at by somebody."""
     try:
         return getpass.getuser()

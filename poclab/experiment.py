@@ -19,7 +19,7 @@ from poclab.cases import SPLITS, Case, TestSet
 from poclab.charter import Charter, Criterion
 from poclab.comparison import Comparison
 from poclab.decision import Decision
-from poclab.errors import InputError, printable
+from poclab.errors import FrozenError, InputError, printable
 from poclab.evaluation import Plan, Task
 from poclab.files import find_poc, require_poc, work_folder
 from poclab.recording import TRIAL_RUN, Recording
@@ -167,6 +167,12 @@ def decide(charter: Charter | Path | str | None = None, *runs: Any, today: datet
     reports = _reports(runs, archive)
     if archive is None:
         return decision.weigh(charter, reports, today=today)
+    for one in reports:
+        if one.lock_digest != archive.lock:
+            raise FrozenError(
+                f"run {one.run_id} is on other cases than those that are frozen now (lock {one.lock_digest[:12]}, now {archive.lock[:12]})",
+                fix="`poclab sweep`, then `poclab decide --confirm`",
+            )
     for other in archive.other_splits(reports):
         reports += archive.reports([other])
     return decision.weigh(charter, reports, looks=archive.looks(), edits=archive.edits(charter), today=today)

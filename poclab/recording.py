@@ -24,8 +24,8 @@ from poclab import tracking
 from poclab.cases import lines
 from poclab.errors import PocError, StoreError
 from poclab.evaluation import Plan
-from poclab.files import CHARTER, digest, read_json_lines, work_folder, write_atomic
-from poclab.redaction import conceal_json, secrets, shown
+from poclab.files import CHARTER, digest, read_json_lines, read_text, work_folder, write_atomic
+from poclab.redaction import conceal, conceal_json, secrets, shown
 from poclab.report import Report
 
 #: A parameter longer than this is logged by its digest; the whole stands in `version.json`.
@@ -176,7 +176,7 @@ class Recording:
         if plan.test_set.lock:
             write(folder / "cases.lock.json", json.dumps(plan.test_set.lock.to_json(), ensure_ascii=False, indent=1))
         if plan.charter and plan.charter.path:
-            shutil.copyfile(plan.charter.path, folder / CHARTER)
+            write(folder / CHARTER, conceal(read_text(plan.charter.path)))
         for key, prompt in plan.version.prompts.items():
             write(folder / "prompts" / Path(key).name / Path(prompt.name).name, prompt.text)
 

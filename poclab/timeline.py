@@ -62,7 +62,7 @@ class History:
         ]
 
     def __repr__(self) -> str:
-        return text_table(COLUMNS, self._table())
+        return text_table(COLUMNS, [[*row[:-2], _cut(row[-2]), row[-1]] for row in self._table()])
 
     def _repr_html_(self) -> str:
         return f"<div class='tex2jax_ignore mathjax_ignore'>{self._chart()}{html_table(COLUMNS, self._table())}</div>"
@@ -72,6 +72,11 @@ class History:
             return ""
         picture = base64.b64encode(png(self.figure())).decode()
         return f"<img alt='accuracy over time' src='data:image/png;base64,{picture}'>"
+
+
+def _cut(text: str) -> str:
+    # A terminal's line holds the id of the run too.
+    return text if len(text) <= 90 else f"{text[:87]}..."
 
 
 def _accuracy(row: Mapping[str, Any]) -> tuple[str, str]:

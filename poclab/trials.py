@@ -22,6 +22,7 @@ from poclab import kernels, tracking
 from poclab.cases import TestSet
 from poclab.charter import METRICS
 from poclab.errors import InputError, PocError, StoreError
+from poclab.evaluation import user
 from poclab.files import WORK, digest, parse_json, read_json, read_text, work_folder, write_atomic
 from poclab.recording import TRIAL_FOLDER, TRIAL_RUN, run_end, run_place
 from poclab.redaction import conceal, conceal_json, secrets, shown
@@ -180,7 +181,9 @@ class _Driver:
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "artifacts").mkdir(parents=True)
         split = trial.parameters.get("split", self.split)
-        tags = {"poclab.sweep": self.sweep.name, "poclab.trial": trial_id, "poclab.lock": self.lock_digest}
+        goal = "maximize" if self.sweep.maximize else "minimize"
+        tags = {"poclab.sweep": self.sweep.name, "poclab.trial": trial_id, "poclab.lock": self.lock_digest, "mlflow.user": user()}
+        tags |= {"poclab.metric": self.sweep.metric, "poclab.goal": goal}
         tags |= {"poclab.split": split} if isinstance(split, str) else {}
         tags |= {"mlflow.parentRunId": self.parent} if self.parent else {}
         begun = self._begin(conceal(trial.name), tags, folder)

@@ -1,6 +1,7 @@
 """The recorded runs of a POC, read back: looks at the held-out cases, edited criteria, started trials, the last sweep."""
 
 import datetime
+import getpass
 import json
 import time
 
@@ -71,7 +72,7 @@ class TestLooks:
         digest = archive.find(decided.run_id)["tags"]["version"]
 
         assert (look.on, look.run_id, look.status) == (TODAY, decided.run_id, "FINISHED")
-        assert look.version == f"bm25 400 abstain ({digest[:8]})"
+        assert look.version == f"bm25 400 abstain (version {digest[:8]})"
         assert look.by not in ("", "(not known)")
 
     def test_count_when_they_failed_were_killed_or_were_deleted(self, decided_copy, monkeypatch):
@@ -104,7 +105,7 @@ class TestLooks:
         (look,) = Archive.open(poc).looks()
 
         assert look.status == "FAILED"
-        assert look.version == "defaults (version not known)"
+        assert (look.version, look.by) == ("defaults (version not known)", getpass.getuser())
 
     def test_stand_in_the_decision(self, decided_copy):
         """In a line beside the verdict, with what became of a run that did not finish."""

@@ -110,7 +110,7 @@ def test_a_run_is_not_compared_with_itself():
 
 def test_one_report_is_nothing_to_compare():
     """The error says what to type."""
-    with pytest.raises(InputError, match=r"nothing to compare with\n  fix: compare\(baseline, candidate\)"):
+    with pytest.raises(InputError, match=r"nothing to compare with\n  fix: name two runs or more"):
         compare(side("10"))
 
 

@@ -56,7 +56,7 @@ def test_the_winner_is_that_of_the_metric_of_the_sweep_file(signed):
     run_id = confirm(signed, say=said.append)
     archive = Archive.open(signed)
 
-    assert said == ["scoring none 400 abstain (0.250 (0.071 to 0.591, n = 8, 0 failed) by contains on dev) on the held-out cases"]
+    assert said == ["none 400 abstain on dev: 0.250 (0.071 to 0.591, n = 8, 0 failed) by contains; now on the held-out cases, once"]
     assert archive.find(run_id)["tags"]["name"] == "none 400 abstain"
     # Only the case that expects abstention is right without passages: 1 of 3.
     assert archive.find(run_id)["metrics"]["accuracy"] == 0.333333

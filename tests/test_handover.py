@@ -356,7 +356,12 @@ class TestWriting:
         with pytest.raises(FrozenError, match="1 changed: q02"):
             handover.handoff(decided_copy)
         assert CliRunner().invoke(main, ["freeze", str(decided_copy), "--new-edition"]).exit_code == 0
-        with pytest.raises(FrozenError, match=r"the run is on cases with lock [0-9a-f]{12}, the POC has others now.*\n.*decide --confirm"):
+        run_id = Archive.open(decided_copy).looks()[0].run_id
+        with pytest.raises(
+            FrozenError, match=r"is on other cases than those that are frozen now \(lock [0-9a-f]{12}, .*\n.*decide --confirm"
+        ):
+            handover.handoff(decided_copy, run_id)
+        with pytest.raises(InputError, match="no finished run to decide on: the runs are on other cases"):
             handover.handoff(decided_copy)
 
     def test_is_refused_while_the_charter_is_not_signed(self, decided_copy):

@@ -175,6 +175,10 @@ def _cases(folder: Path, evidence: Evidence) -> Iterator[str]:
         wanted = {case.id: case.digest for case in cases.split(split)}
         if report.lock_digest != cases.digest:
             yield f"the report on {split} is of other cases: lock {report.lock_digest[:12]}"
+        frozen = {case.id: (case.inputs, case.expected, case.tags, case.cluster) for case in cases}
+        for one in report.results:
+            if frozen.get(one.case_id) != (one.inputs, one.expected, one.tags, one.cluster):
+                yield f"{split}/report.json says something else about case {one.case_id!r} than the frozen cases"
         if {one.case_id: one.case_digest for one in report.results} != wanted or len(report.results) != len(wanted) * report.repeats:
             yield f"the report on {split} does not hold each of its {len(wanted)} cases {report.repeats} time(s)"
 

@@ -5,6 +5,7 @@ A sponsor reads the first page; whoever takes over reads all of it. What is not 
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ from poclab.cases import expected_text
 from poclab.charter import Criterion
 from poclab.decision import ADOPTION, CANNOT_TELL, COLUMNS, GO, MET, MISSED, PILOT
 from poclab.errors import InputError
-from poclab.files import digest
+from poclab.files import digest, parse_value
 from poclab.handover.blocks import Block, Heading, Listing, Picture, Table, Text, Verdict
 from poclab.handover.evidence import Evidence
 from poclab.report import COST, QUANTILES, CaseResult, Report, first_input, form_of, reply_text
@@ -365,13 +366,18 @@ def _commands(evidence: Evidence) -> Iterator[str]:
     notebook = evidence.of_run("notebook/executed.ipynb")
     parameters = notebook and ((notebook.get("metadata") or {}).get("papermill") or {}).get("parameters")
     if parameters:
-        pairs = " ".join(f"-p {shlex.quote(f'{name}={value}')}" for name, value in parameters.items() if name != "poc")
+        pairs = " ".join(f"-p {shlex.quote(f'{name}={_typed(value)}')}" for name, value in parameters.items() if name != "poc")
         yield f"poclab run {poc} {pairs}"
     else:
         yield "# the run was made outside of `poclab run`: its code is at the commit above, its parameters in version.json"
     yield f"poclab compare {poc}"
     yield f"poclab decide {poc} {evidence.report.run_id}"
     yield "poclab handoff --verify FOLDER"
+
+
+def _typed(value: Any) -> str:
+    """Return a parameter as `poclab run` reads it back."""
+    return value if isinstance(value, str) and parse_value(value) == value else json.dumps(value, ensure_ascii=False)
 
 
 def _next_steps(evidence: Evidence) -> Iterator[Block]:

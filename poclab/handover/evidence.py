@@ -26,7 +26,7 @@ from poclab.cases import TestSet
 from poclab.charter import Charter
 from poclab.comparison import Comparison, compare
 from poclab.decision import Decision, Edit, Look, weigh
-from poclab.errors import FrozenError, InputError
+from poclab.errors import InputError
 from poclab.files import CHARTER, read_json, read_text
 from poclab.redaction import conceal, conceal_json
 from poclab.report import Report
@@ -119,18 +119,8 @@ class Evidence:
 
 
 def collect(folder: Path, decision: Decision, archive: Archive, comparison: Comparison | None) -> Evidence:
-    """Write the evidence for a decision into an empty folder.
-
-    Raises:
-        FrozenError: the cases of the POC are not those that the runs were scored on.
-    """
+    """Write the evidence for a decision, on the cases that are frozen now, into an empty folder."""
     poc = archive.poc
-    lock = TestSet.load(poc / "cases.jsonl").digest
-    if lock != decision.report.lock_digest:
-        raise FrozenError(
-            f"the run is on cases with lock {decision.report.lock_digest[:12]}, the POC has others now (lock {lock[:12]})",
-            fix="decide on a run on the cases of today: `poclab sweep`, `poclab decide --confirm`",
-        )
     for name in POC_FILES:
         if (poc / name).is_file():
             # Frozen cases were written without keys, and must stay what their lock says, to the letter.
