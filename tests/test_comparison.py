@@ -707,3 +707,11 @@ def test_a_case_that_failed_where_a_score_does_not_apply_is_left_out():
     (change,) = only(compare(before, after)).scores
     assert change.paired.difference.value == -1.0
     assert change.paired.difference.n == 1
+
+
+def test_long_answers_are_cut_alike_in_whole_and_brief_reports():
+    """Comparisons read brief reports; one that was just made is whole. Both say the same."""
+    reply, other = Reply("a" * 600 + "b"), Reply("a" * 600 + "c")
+    before, after = report(result("q1", 0.0, reply=reply)), report(result("q1", 1.0, reply=other), version=Version("other"))
+
+    assert compare(before, after).to_json() == compare(before.shortened(), after.shortened()).to_json()

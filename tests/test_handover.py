@@ -509,6 +509,15 @@ class TestTampering:
 
         assert "q08" in _problems(folder)[CASES]
 
+    def test_with_the_question_of_a_result(self, folder):
+        """What a report says was asked is what was frozen."""
+        path = folder / "evidence/test/report.json"
+        _edit(path, lambda data: data["results"][0]["inputs"].update(question="An easier one?"))
+        _redigested(path)
+        _sealed(folder)
+
+        assert "says something else about case 'q07' than the frozen cases" in _problems(folder)[CASES]
+
     def test_with_a_criterion_of_the_charter(self, folder):
         """A bar that is lowered afterwards gives another verdict than the recorded one."""
         charter = folder / "evidence/charter.yaml"

@@ -10,6 +10,7 @@ import pytest
 import poclab
 from conftest import NOTEBOOKS
 from poclab import kernels, trials
+from poclab.handover import verify
 from poclab.sweeps import load_sweep
 from poclab.tracking import store, tracking_uri
 
@@ -90,6 +91,18 @@ def execute(swept, tmp_path):
     return run
 
 
+@pytest.fixture
+def execute_decided(decided_copy, tmp_path):
+    """Return a function that executes a notebook on the decided POC."""
+
+    def run(name, **parameters):
+        output = tmp_path / name
+        kernels.execute(NOTEBOOKS / name, output, {"poc": ".", **parameters}, env=os.environ, cwd=decided_copy)
+        return output
+
+    return run
+
+
 def test_01_says_what_must_be_reached_and_on_which_cases(execute, swept):
     """8 dev and 3 test cases, every evidence found, the one criterion, and what the charter still lacks."""
     executed = execute("01_charter_and_cases.ipynb")
@@ -135,3 +148,15 @@ def test_03_lays_the_two_best_runs_side_by_side(execute, swept):
     for run_id in recorded["run_id"]:
         assert run_id in text
     assert "data:image/png;base64," in text
+
+
+def test_04_decides_and_writes_a_handoff_that_holds(execute_decided, decided_copy, tmp_path):
+    """Its last cell says the verdict and where the handoff is; 3 held-out cases of 3 right are 0.439 at least, short of 0.8."""
+    executed = execute_decided("04_decide_and_hand_off.ipynb", out=str(tmp_path / "for the next team"))
+    said, text = _said(executed), executed.read_text(encoding="utf-8")
+
+    assert said.startswith(f"not yet; handoff: {tmp_path}/for the next team/handoff.html\nfolder digest ")
+    assert verify(tmp_path / "for the next team").holds
+    assert "Holm over 2 comparisons" in text
+    assert "(0.439 to 1.000)" in text
+    assert text.count("data:image/png;base64,") + text.count('"image/png"') == 2

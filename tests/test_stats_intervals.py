@@ -304,14 +304,15 @@ def test_a_cost_below_zero_or_of_nothing_is_refused(values):
 
 
 def test_clusters_widen_the_interval_of_a_cost():
-    """Pairs that cost the same: a design effect of 2, so both distances grow by its root."""
+    """Pairs that cost the same: a design effect of 2, so both distances grow by its root, and by t (39 degrees: 2.022691) over z."""
     once = skewed(40)
     values, names = [value for value in once for _ in range(2)], [f"c{index // 2}" for index in range(80)]
     plain, clustered = cost_estimate(values), cost_estimate(values, clusters=names)
+    wider = math.sqrt(2) * 2.022691 / Z
 
     assert clustered.value == plain.value
-    assert plain.value - clustered.low == pytest.approx(math.sqrt(2) * (plain.value - plain.low))
-    assert clustered.high - plain.value == pytest.approx(math.sqrt(2) * (plain.high - plain.value))
+    assert plain.value - clustered.low == pytest.approx(wider * (plain.value - plain.low), rel=1e-6)
+    assert clustered.high - plain.value == pytest.approx(wider * (plain.high - plain.value), rel=1e-6)
 
 
 def test_a_single_cluster_of_costs_has_an_open_edge():

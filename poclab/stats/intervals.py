@@ -115,8 +115,8 @@ def cost_estimate(values: Sequence[float], *, clusters: Sequence[str | None] | N
     """Return the mean of amounts of 0 or more, one per case, with its interval.
 
     BCa bootstrap; where fewer than ten values differ from the commonest, Wilson on the mean as a share of twice the largest
-    value seen (a larger one was never seen, and cannot be ruled out). With clusters both distances grow by the square root
-    of the design effect. Nothing but zeros is certain: the models were free.
+    value seen (a larger one was never seen, and cannot be ruled out). With clusters both distances grow as they do for other
+    means: by the effective number of cases, and t. Nothing but zeros is certain: the models were free.
 
     Raises:
         ValueError: no values, or a negative one.
@@ -131,10 +131,10 @@ def cost_estimate(values: Sequence[float], *, clusters: Sequence[str | None] | N
         low, high = (2 * largest * edge for edge in wilson(min(mean / (2 * largest), 1.0), n, confidence=confidence))
     else:
         low, high = bca(values, confidence=confidence)
-    names = cluster_names(n, clusters)
-    wider = math.sqrt(design_effect(values, names)) if 1 < len(set(names)) < n else 1.0
-    if len(set(names)) == 1 < n:
+    worth, quantile = effective(values, cluster_names(n, clusters), confidence=confidence)
+    if worth is None:
         return Estimate(mean, 0.0, math.inf, n)
+    wider = math.sqrt(n / worth) * quantile / NormalDist().inv_cdf(0.5 + confidence / 2)
     return Estimate(mean, max(0.0, mean - (mean - low) * wider), mean + (high - mean) * wider, n)
 
 
