@@ -209,8 +209,7 @@ def _archive(poc: Path | str | None, runs: Sequence[Any]) -> Archive | None:
 
 def _reports(runs: Sequence[Any], archive: Archive | None) -> list[Report]:
     """Return a report for each report, run id or MLflow run."""
-    named = {id(one): archive.find(_run_id(one)) for one in runs if not isinstance(one, Report)} if archive else {}
-    return [one if isinstance(one, Report) else archive.reports([named[id(one)]])[0] for one in runs]
+    return [one if isinstance(one, Report) else archive.reports([archive.find(_run_id(one))])[0] for one in runs]
 
 
 def _run_id(one: Any) -> str:

@@ -1,0 +1,264 @@
+"""What a comparison found: each candidate against the baseline, as tables for a notebook and a terminal, JSON, a DataFrame."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from poclab.errors import printable
+from poclab.files import plain
+from poclab.report import COST, Report
+from poclab.stats import Estimate, Paired, edges
+from poclab.tables import frame, html_table, text_table
+
+if TYPE_CHECKING:
+    import pandas
+
+#: The chance of a false word that is accepted among all trials of a family.
+ALPHA = 0.05
+BETTER, WORSE, CANNOT_TELL = "better", "worse", "cannot tell"
+#: What of the fixed and broken cases is shown; `to_json` holds all.
+MOVES_SHOWN = 20
+RATIOS = {"cost": COST, "p50": "latency_p50_s", "p95": "latency_p95_s"}
+
+
+@dataclass(frozen=True)
+class ScoreChange:
+    """One score on both sides. `p` is adjusted for all trials. Without a number on one side, `problem` says why."""
+
+    score: str
+    before: Estimate | None = None
+    after: Estimate | None = None
+    paired: Paired | None = None
+    p: float | None = None
+    word: str = "no number"
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Move:
+    """A case whose first score differs: what was asked, and what both versions answered."""
+
+    case_id: str
+    question: str
+    before: str
+    after: str
+    values: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class TagChange:
+    """The first score on the cases of one tag."""
+
+    tag: str
+    before: float
+    after: float
+    difference: Estimate
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One version held against the baseline. `changed` holds the parameters that differ: old and new."""
+
+    report: Report
+    changed: dict[str, tuple[str, str]]
+    scores: tuple[ScoreChange, ...]
+    fixed: tuple[Move, ...]
+    broken: tuple[Move, ...]
+    tags: tuple[TagChange, ...]
+    ratios: dict[str, float | None]
+    link: str = ""
+
+    @property
+    def name(self) -> str:
+        return ", ".join(f"{key} {old} -> {new}" for key, (old, new) in self.changed.items()) or "nothing that the versions name"
+
+    @property
+    def price(self) -> str:
+        """What the change costs, beside what it gains: a point for ten times the price must look like it."""
+        return ", ".join(_times(what, ratio) for what, ratio in sorted(self.ratios.items(), key=lambda item: item[1] is None))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Candidates against one baseline, corrected for `comparisons` (all trials that were started, but the baseline)."""
+
+    baseline: Report
+    candidates: tuple[Candidate, ...]
+    comparisons: int
+    notes: tuple[str, ...]
+
+    def frame(self) -> pandas.DataFrame:
+        """Return one line per candidate and score: both values, difference with interval, p, word, ratios, parameters that differ.
+
+        A parameter with the name of another column is called `parameter:<name>`.
+        """
+        return frame(self._rows())
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        for one in self.candidates:
+            for change in one.scores:
+                difference = change.paired and change.paired.difference
+                row = {
+                    "run": one.report.run_id,
+                    "version": one.report.version.name,
+                    "score": change.score,
+                    "baseline": change.before and change.before.value,
+                    "candidate": change.after and change.after.value,
+                    "n": difference and difference.n,
+                    **{
+                        key: difference and getattr(difference, at)
+                        for key, at in (("difference", "value"), ("low", "low"), ("high", "high"))
+                    },
+                    "p": change.p,
+                    "word": change.word,
+                    "fixed": len(one.fixed),
+                    "broken": len(one.broken),
+                    "failed": one.report.failed,
+                    **{f"{what}_ratio": ratio for what, ratio in one.ratios.items()},
+                }
+                yield row | {f"parameter:{key}" if key in row else key: new for key, (_, new) in one.changed.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON values, every fixed and broken case included."""
+        return {
+            "baseline": {"run": self.baseline.run_id, "version": self.baseline.version.to_json(), "lock": self.baseline.lock_digest},
+            "split": self.baseline.split,
+            "comparisons": self.comparisons,
+            "alpha": ALPHA,
+            "notes": list(self.notes),
+            "candidates": [_json(one) for one in self.candidates],
+        }
+
+    def __repr__(self) -> str:
+        parts = (
+            [printable(self._title()), *(self._one_text(one) for one in self.candidates)]
+            if len(self.candidates) == 1
+            else [self._many_text()]
+        )
+        return "\n".join([*parts, *(printable(note) for note in self.notes)])
+
+    def _title(self) -> str:
+        one = self.candidates[0]
+        return f"{self.baseline.version.name} -> {one.report.version.name}: {one.name}"
+
+    def _one_text(self, one: Candidate) -> str:
+        lines = [text_table(*_score_table(one)), printable(f"price: {one.price}; failed {self.baseline.failed} -> {one.report.failed}")]
+        for what, moves in (("fixed", one.fixed), ("broken", one.broken)):
+            lines.append(f"\n{what}: {len(moves)}{_more(moves)}")
+            if moves:
+                rows = [(move.case_id, *map(cut, (move.question, move.before, move.after))) for move in moves[:MOVES_SHOWN]]
+                lines.append(text_table(("case", "question", "before", "after"), rows))
+        if one.tags:
+            lines += ["", text_table(*_tag_table(one))]
+        return "\n".join([*lines, *([printable(one.link)] if one.link else [])])
+
+    def _many_text(self) -> str:
+        table = text_table(*self._many_table())
+        link = self._ordered()[0].link
+        return f"baseline: {printable(self.baseline.version.name)}: {printable(self.baseline.summary())}\n{table}" + (
+            f"\nfirst: {printable(link)}" if link else ""
+        )
+
+    def _ordered(self) -> list[Candidate]:
+        """Return the candidates, the largest difference of the first score first, those without a number last."""
+        return sorted(self.candidates, key=lambda one: -one.scores[0].paired.difference.value if one.scores[0].paired else 2)
+
+    def _many_table(self) -> tuple[list[str], list[list[Any]]]:
+        """Return the table of many candidates by the first score."""
+        ordered = self._ordered()
+        names = list(dict.fromkeys(key for one in ordered for key in one.changed))
+        rows = [
+            [*_numbers(one.scores[0])[2:], f"{len(one.fixed)}/{len(one.broken)}", one.report.failed, *map(_ratio, one.ratios.values())]
+            + [one.changed[key][1] if key in one.changed else "=" for key in names]
+            + [(one.report.run_id or "")[:8]]
+            for one in ordered
+        ]
+        heads = [self.candidates[0].scores[0].score, "difference", "p", "word", "fixed/broken", "failed", *(f"{what} x" for what in RATIOS)]
+        return [*heads, *names, "run"], rows
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
+        body = "".join(self._one_html(one) for one in self.candidates) if len(self.candidates) == 1 else self._many_html()
+        return f"<div class='tex2jax_ignore mathjax_ignore'>{body}{notes}</div>"
+
+    def _one_html(self, one: Candidate) -> str:
+        price = html.escape(f"price: {one.price}; failed {self.baseline.failed} -> {one.report.failed}")
+        parts = [f"<p><b>{html.escape(self._title())}</b></p>", html_table(*_score_table(one)), f"<p>{price}</p>"]
+        for what, moves in (("fixed", one.fixed), ("broken", one.broken)):
+            rows = [(move.case_id, move.question, move.before, move.after) for move in moves[:MOVES_SHOWN]]
+            table = html_table(("case", "question", "before", "after"), rows)
+            parts.append(
+                f"<details open><summary>{what}: {len(moves)}{_more(moves)}</summary>{table}</details>" if moves else f"<p>{what}: 0</p>"
+            )
+        if one.tags:
+            parts.append(f"<details><summary>by tag</summary>{html_table(*_tag_table(one))}</details>")
+        return "".join([*parts, _anchor(one)])
+
+    def _many_html(self) -> str:
+        head = html.escape(f"{self.baseline.version.name}: {self.baseline.summary()}")
+        return f"<p>baseline: <b>{head}</b></p>{html_table(*self._many_table())}{_anchor(self._ordered()[0])}"
+
+
+def _numbers(change: ScoreChange) -> list[str]:
+    """Return score, both values, difference with interval, p and word, as a table shows them."""
+    if change.paired is None:
+        return [change.score, "", "", "", "", f"no number: {change.problem}"]
+    difference = change.paired.difference
+    both = [f"{one.value:.3f} ({edges(one.low, one.high)})" for one in (change.before, change.after)]
+    told = "< 0.0001" if change.p < 0.0001 else f"{change.p:.4f}"
+    return [change.score, *both, f"{difference.value:+.3f} ({edges(difference.low, difference.high, '+.3f')})", told, change.word]
+
+
+def _score_table(one: Candidate) -> tuple[list[str], list[list[str]]]:
+    return ["score", "before", "after", "difference", "p", "word"], [_numbers(change) for change in one.scores]
+
+
+def _tag_table(one: Candidate) -> tuple[list[str], list[list[str]]]:
+    rows = [
+        [
+            tag.tag,
+            str(tag.difference.n),
+            f"{tag.before:.3f}",
+            f"{tag.after:.3f}",
+            f"{tag.difference.value:+.3f} ({edges(tag.difference.low, tag.difference.high, '+.3f')})",
+        ]
+        for tag in one.tags
+    ]
+    return ["tag", "n", "before", "after", "difference"], rows
+
+
+def _json(one: Candidate) -> dict[str, Any]:
+    of_report = {"run": one.report.run_id, "version": one.report.version.to_json(), "failed": one.report.failed}
+    return of_report | {key: plain(value) for key, value in vars(one).items() if key != "report"}
+
+
+def _anchor(one: Candidate) -> str:
+    text = html.escape(f"{one.report.version.name} beside the baseline, case by case, in MLflow")
+    return f"<p><a href='{html.escape(one.link, quote=True)}'>{text}</a></p>" if one.link else ""
+
+
+def cut(text: str) -> str:
+    """Return a text as a cell of a terminal's table shows it."""
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _times(what: str, ratio: float | None) -> str:
+    if ratio is None:
+        return f"{what} unknown"
+    if ratio == 1:
+        return f"the same {what}"
+    return f"{what} no longer 0" if math.isinf(ratio) else f"{_ratio(ratio)} x the {what}"
+
+
+def _ratio(value: float | None) -> str:
+    if value is not None and math.isinf(value):
+        return "from 0"
+    return "unknown" if value is None else f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def _more(moves: Sequence[Move]) -> str:
+    return f" (the first {MOVES_SHOWN}; `to_json()` holds all)" if len(moves) > MOVES_SHOWN else ""
