@@ -287,7 +287,7 @@ class Report:
         return replace(self)
 
     def shortened(self) -> Report:
-        """Return the brief report of this one: two hundred of them are read in the time of ten whole ones."""
+        """Return the brief report of this one."""
         return replace(self, brief=True, results=tuple(_shortened(one) for one in self.results))
 
     def save(self, path: Path | str, *, sync: bool = True) -> Path:

@@ -715,3 +715,23 @@ def test_long_answers_are_cut_alike_in_whole_and_brief_reports():
     before, after = report(result("q1", 0.0, reply=reply)), report(result("q1", 1.0, reply=other), version=Version("other"))
 
     assert compare(before, after).to_json() == compare(before.shortened(), after.shortened()).to_json()
+
+
+def test_a_rounding_error_is_no_difference():
+    """A mean of repeats such as 0.1 + 0.2 against 0.3 is neither fixed nor broken, and no number of cases would tell it."""
+    before, after = (
+        report(result("q1", 0.3), result("q2", 0.3)),
+        report(result("q1", 0.1 + 0.2), result("q2", 0.3), version=Version("other")),
+    )
+
+    found = only(compare(before, after))
+    assert (found.fixed, found.broken) == ((), ())
+    assert found.scores[0].word == "cannot tell (no difference seen)"
+
+
+def test_a_hopeless_number_of_cases_is_not_spelt_out():
+    """A gain of one case in a thousand that changed both ways: nobody labels the millions that it would take."""
+    pattern = "01" * 500
+    other = "10" * 499 + "11"
+
+    assert only(compare(side(pattern), side(other, "new"))).scores[0].word == "cannot tell (more than 100,000 cases needed)"

@@ -106,6 +106,7 @@ def test_artifacts_hold_all_that_is_needed_to_look_again(recorded, artifacts):
 
     assert found == {
         "report.json",
+        "brief.json",
         "version.json",
         "cases.jsonl",
         "cases.lock.json",

@@ -19,7 +19,7 @@ from poclab.comparison.result import ALPHA, BETTER, CANNOT_TELL, RATIOS, WORSE, 
 from poclab.errors import FrozenError, InputError
 from poclab.files import canonical, digest
 from poclab.report import BRIEF_CHARACTERS, CaseResult, Report, first_input, reply_text
-from poclab.stats import Paired, cases_to_tell, compare_paired, holm
+from poclab.stats import MOST, NONE, Paired, cases_to_tell, compare_paired, holm
 from poclab.system import Prompt
 
 __all__ = ["ALPHA", "Candidate", "Comparison", "Move", "ScoreChange", "TagChange", "compare"]
@@ -129,12 +129,13 @@ def _factors(p_values: Sequence[float], comparisons: int) -> list[int]:
 
 def _word(paired: Paired, p: float, factor: int) -> str:
     value = paired.difference.value
-    if p <= ALPHA and value != 0:
+    if p <= ALPHA:
         return BETTER if value > 0 else WORSE
     needed = cases_to_tell(value, paired.spread, alpha=ALPHA / factor, effect=paired.effect)
     if needed is None:
         return f"{CANNOT_TELL} (no difference seen)"
-    return f"{CANNOT_TELL} (about {max(needed, paired.difference.n + 1):,} cases needed)"
+    about = f"about {max(needed, paired.difference.n + 1):,}" if needed <= MOST else f"more than {MOST:,}"
+    return f"{CANNOT_TELL} ({about} cases needed)"
 
 
 def _changed(baseline: Report, other: Report) -> dict[str, tuple[str, str]]:
@@ -166,7 +167,11 @@ def _cases(baseline: Report, other: Report, change: ScoreChange) -> dict[str, An
     if change.paired is None:
         return {"fixed": (), "broken": (), "tags": ()}
     before, after = baseline.values(change.score), other.values(change.score)
-    moved = [_move(baseline, other, case, (before[case], after[case])) for case in before if case in after and before[case] != after[case]]
+    moved = [
+        _move(baseline, other, case, (before[case], after[case]))
+        for case in before
+        if abs(after.get(case, before[case]) - before[case]) > NONE
+    ]
     return {
         "fixed": tuple(one for one in moved if one.values[1] > one.values[0]),
         "broken": tuple(one for one in moved if one.values[1] < one.values[0]),

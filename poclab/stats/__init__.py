@@ -20,6 +20,8 @@ from poclab.stats.intervals import (
 )
 from poclab.stats.paired import Paired, compare_paired, holm, mcnemar, sign_flip
 from poclab.stats.planning import (
+    MOST,
+    NONE,
     cases_for_quantile,
     cases_to_reach,
     cases_to_tell,
@@ -31,6 +33,8 @@ from poclab.stats.planning import (
 )
 
 __all__ = [
+    "MOST",
+    "NONE",
     "Estimate",
     "Paired",
     "bca",

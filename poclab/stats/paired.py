@@ -81,6 +81,8 @@ def mcnemar(fixed: int, broken: int) -> float:
 def sign_flip(differences: Sequence[float]) -> float:
     """Return the exact two-sided p of the mean difference when the sign of each is as likely + as -.
 
+    A difference below a millionth is the rounding of a mean and counts as none.
+
     The distribution of the sum over all 2^n sign patterns is worked out in steps, by convolution. Differences that are
     multiples of 1/1 to 1/12 are exact; others are first rounded to a step of 1/8192 of the sum of their sizes (of more than
     2,048: to a quarter of their mean size). Rounding treats + and - alike, so the test stays exact for the rounded differences.

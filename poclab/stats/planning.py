@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 POWER = 0.8
 #: More cases than this are nobody's to label.
 MOST = 100_000
+#: A difference of means below this is the rounding of sums.
+NONE = 1e-9
 
 
 def power_to_reach(target: float, expected: float, n: int, *, at_least: bool = True, confidence: float = 0.95) -> float:
@@ -159,7 +161,7 @@ def cases_to_tell(difference: float, spread: float, *, alpha: float = 0.05, powe
 
     Source: Connor (1987), Biometrics 43, 207-211, for proportions; the same with a mean square for other scores.
     """
-    if difference == 0:
+    if abs(difference) < NONE:
         return None
     normal, size = NormalDist(), abs(difference)
     z, more = normal.inv_cdf(1 - alpha / 2), normal.inv_cdf(power)
