@@ -19,6 +19,7 @@ from poclab.files import CHARTER, check_json, digest, read_yaml
 
 KEYS = ("decision", "uncertainty", "owner", "sponsor", "signed", "data", "timebox", "production_shape", "volume_per_month", "criteria")
 NESTED = {"signed": ("by", "on", "where"), "data": ("source", "pii"), "timebox": ("start", "weeks")}
+PII = ("agreed_by", "on", "where")
 CRITERION_KEYS = ("metric", "at_least", "at_most", "confidence", "split")
 #: What a criterion may be about besides the name of a score.
 METRICS = ("accuracy", "failed", "failed_share", "latency_p50_s", "latency_p95_s", "cost_usd_per_case", "cost_usd")
@@ -104,23 +105,40 @@ class Charter:
             if not isinstance(data.get(key) or {}, dict):
                 raise InputError(f"{path}: {key} holds `key: value` lines, found {data[key]!r}")
             refuse_unknown(data.get(key) or {}, known, where=f"{path}: {key}")
-        _check_timebox(data.get("timebox") or {}, path)
+        _check_days(data, path)
         volume = data.get("volume_per_month")
         if volume is not None and (isinstance(volume, bool) or not isinstance(volume, (int, float)) or volume < 0):
-            raise InputError(f"{path}: volume_per_month is a number of requests, found {volume!r}", fix="volume_per_month: 1000")
+            raise InputError(
+                f"{path}: volume_per_month is a number of requests of at least 0, found {volume!r}", fix="volume_per_month: 1000"
+            )
         parsed = tuple(criterion(one, f"{path}, criterion {number}") for number, one in enumerate(criteria, 1))
         return cls(data.get("decision") or "", data.get("owner") or "", data.get("sponsor") or "", parsed, data, path)
 
 
-def _check_timebox(timebox: Mapping[str, Any], path: Path) -> None:
-    start, weeks = timebox.get("start"), timebox.get("weeks")
-    try:
-        if start is not None:
-            datetime.date.fromisoformat(start)
-    except (TypeError, ValueError):
-        raise InputError(f"{path}: timebox.start is a day, found {start!r}", fix="timebox: {start: 2026-11-23, weeks: 6}") from None
+def _check_days(data: Mapping[str, Any], path: Path) -> None:
+    """Refuse a day that is none, a time box that is no number of weeks, and an agreement on personal data of another shape."""
+    timebox, pii = data.get("timebox") or {}, (data.get("data") or {}).get("pii") or {}
+    if not isinstance(pii, dict):
+        raise InputError(
+            f"{path}: data.pii says who agreed, when and where, found {pii!r}", fix=f"pii: {{{', '.join(f'{key}: ...' for key in PII)}}}"
+        )
+    refuse_unknown(pii, PII, where=f"{path}: data.pii")
+    for key, day in (
+        ("timebox.start", timebox.get("start")),
+        ("signed.on", (data.get("signed") or {}).get("on")),
+        ("data.pii.on", pii.get("on")),
+    ):
+        try:
+            if day:
+                datetime.date.fromisoformat(day)
+        except (TypeError, ValueError):
+            raise InputError(f"{path}: {key} is a day, found {day!r}", fix="write it as 2026-11-23") from None
+    weeks = timebox.get("weeks")
     if weeks is not None and (isinstance(weeks, bool) or not isinstance(weeks, (int, float)) or not 0 < weeks <= 520):
-        raise InputError(f"{path}: timebox.weeks is a number of weeks, found {weeks!r}", fix="timebox: {start: 2026-11-23, weeks: 6}")
+        raise InputError(
+            f"{path}: timebox.weeks is a number of weeks, above 0 and up to 520, found {weeks!r}",
+            fix="timebox: {start: 2026-11-23, weeks: 6}",
+        )
 
 
 def criterion(data: Any, where: str) -> Criterion:
@@ -140,6 +158,10 @@ def criterion(data: Any, where: str) -> Criterion:
         refuse_unknown([data["metric"]], known, where=where, what="metric")
     if len({"at_least", "at_most"} & set(data)) != 1:
         raise InputError(f"{where}: {data['metric']} needs exactly one of at_least and at_most", fix="at_least: 0.8")
+    wrong = "at_least" if data["metric"] in (*BEYOND_1, "failed_share") else "at_most" if data["metric"] == "accuracy" else None
+    if wrong in data:
+        right = "at_most" if wrong == "at_least" else "at_least"
+        raise InputError(f"{where}: {wrong} on {data['metric']} asks for a bad result", fix=f"{right}: {data[wrong]}")
     for key in ("at_least", "at_most", "confidence"):
         if key in data and (isinstance(data[key], bool) or not isinstance(data[key], (int, float))):
             raise InputError(f"{where}: {key} is a number, found {data[key]!r}")

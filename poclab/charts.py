@@ -34,9 +34,12 @@ def accuracy_over_time(runs: pandas.DataFrame, *, charter: Charter | None = None
 
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.add_subplot()
-    sets = drawn.assign(split=drawn["split"].fillna("all"), **({} if "lock" in drawn else {"lock": "", "edition": ""}))
-    for (split, _), part in sets.groupby(["split", "lock"], sort=False):
-        name = split if sets["lock"].nunique() == 1 else f"{split}, edition {part['edition'].iloc[0]}"
+    absent = {key: "" for key in ("lock", "edition", "score") if key not in drawn}
+    sets = drawn.assign(split=drawn["split"].fillna("all"), **absent)
+    several = [key for key in ("lock", "score") if sets[key].nunique() > 1]
+    for (split, *_), part in sets.groupby(["split", "lock", "score"], sort=False, dropna=False):
+        told = {"lock": f"edition {part['edition'].iloc[0]}", "score": f"by {part['score'].iloc[0]}"}
+        name = ", ".join([split, *(told[key] for key in several)])
         _draw_set(axes, _short(name), part, COLOURS.get(split, "#7f7f7f"))
     for changed in sets.index[1:][sets["lock"].ne(sets["lock"].shift())[1:]]:
         axes.axvline(changed - 0.5, color="#7f7f7f", linewidth=1)  # other cases from here on
@@ -47,7 +50,7 @@ def accuracy_over_time(runs: pandas.DataFrame, *, charter: Charter | None = None
             )
     axes.set(xlabel="run, in the order they were made", ylabel="accuracy (share of cases)", ylim=(0, 1), title="Accuracy over time")
     axes.set_xticks(range(len(drawn)), [_short(name) for name in drawn["run"]], rotation=60, ha="right", fontsize=7)
-    axes.legend(loc="best", fontsize=8)
+    figure.legend(loc="outside upper center", ncols=3, fontsize=8)  # beside the points: within, it would cover some
     return _shown(figure)
 
 

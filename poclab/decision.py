@@ -125,8 +125,19 @@ class Decision:
 
     @property
     def headline(self) -> str:
-        late = f", after the time box: it ended {self.days[0] - self.days[1]} day(s) ago" if self.overdue else ""
-        return f"{self.word}{late}"
+        """The word, and what a reader must not overlook: a bar that was moved, nothing held out, the time box over."""
+        told = [self.word]
+        if self.go and not any(one.criterion.split == "test" for one in self.verdicts):
+            told.append("on the cases it was tuned on: no criterion is about held-out ones")
+        if self.edits:
+            told.append("on criteria that were edited after the first run")
+        if self.overdue:
+            told.append(f"after the time box: it ended {self.days[0] - self.days[1]} day(s) ago")
+        return ", ".join(told)
+
+    def _since_signed(self) -> str:
+        later = [one for one in self.edits or () if one.after_since[:10] > str(self.charter.text["signed"]["on"])]
+        return ", before the criteria were edited" if later else ""
 
     def rows(self) -> list[list[str]]:
         """Return criterion, value with interval, n and verdict as texts, a line per criterion."""
@@ -144,7 +155,7 @@ class Decision:
         signed = self.charter.text["signed"]
         yield (
             "charter",
-            f"signed by {signed['by']} on {signed['on']} ({signed['where']}); owner {self.charter.owner}; digest {self.charter.digest[:12]}",
+            f"signed by {signed['by']} on {signed['on']} ({signed['where']}){self._since_signed()}; owner {self.charter.owner}; digest {self.charter.digest[:12]}",
         )
         if self.edits is None:
             yield "criteria", "not known whether they were edited: no store of runs"
@@ -243,7 +254,8 @@ def _check(reports: Sequence[Report]) -> None:
 def judge(criterion: Criterion, report: Report | None) -> Verdict:
     """Hold one criterion against the report of its split."""
     if report is None:
-        return Verdict(criterion, CANNOT_TELL, more=f"never scored on {criterion.split}")
+        how = ": `poclab decide --confirm`" if criterion.split == "test" else ""
+        return Verdict(criterion, CANNOT_TELL, more=f"never scored on {criterion.split}{how}")
     if criterion.metric in COUNTS:
         return _judge_count(criterion, COUNTS[criterion.metric](report), report)
     try:
@@ -274,20 +286,24 @@ def _more(criterion: Criterion, estimate: Estimate, report: Report) -> str:
     needed = cases_needed(criterion, estimate, report)
     if needed is None:
         return "no number of cases settles it: the value is at the bound" if estimate.value == criterion.bound else "too close to the bound"
-    return f"about {max(needed - estimate.n, 1):,} more {'requests' if criterion.metric in QUANTILES else 'cases'}"
+    missed = "" if _reached(criterion, estimate.value) else ", and then probably missed"
+    return f"about {max(needed - estimate.n, 1):,} more {'requests' if criterion.metric in QUANTILES else 'cases'}{missed}"
+
+
+def _reached(criterion: Criterion, value: float) -> bool:
+    return value >= criterion.bound if criterion.at_least is not None else value <= criterion.bound
 
 
 def cases_needed(criterion: Criterion, estimate: Estimate, report: Report) -> int | None:
     """Return about how many cases (requests, for a latency) would show a criterion as met or missed; None: none would."""
     bound, confidence = criterion.bound, criterion.confidence
-    reached = estimate.value >= bound if criterion.at_least is not None else estimate.value <= bound
     if criterion.metric in QUANTILES:
         within = sum(one.latency_s <= bound for one in report.results) / len(report.results)
         return cases_for_quantile(QUANTILES[criterion.metric], within, at_most=estimate.value <= bound, confidence=confidence)
     values = report.values(criterion.metric)
     clusters = [name for name in report.clusters(values) if name is not None]
     if set(values.values()) <= {0, 1} and len(set(clusters)) == len(clusters):
-        upwards = (criterion.at_least is not None) == reached
+        upwards = (criterion.at_least is not None) == _reached(criterion, estimate.value)
         return cases_to_reach(bound, estimate.value, at_least=upwards, confidence=confidence)
     near = estimate.low if estimate.value >= bound else estimate.high
     return cases_until(estimate.value, near, bound, estimate.n, confidence=confidence)
@@ -316,7 +332,9 @@ def _looks(looks: Sequence[Look] | None) -> str:
     if looks is None:
         return "not known: no store of runs"
     last = f", the last {LOOKS_SHOWN}" if len(looks) > LOOKS_SHOWN else ""
-    return f"{len(looks)}{last}{': ' if looks else ''}{'; '.join(map(str, looks[-LOOKS_SHOWN:]))}"
+    versions = len({one.version for one in looks})
+    several = f", of {versions} versions" if versions > 1 else ""
+    return f"{len(looks)}{several}{last}{': ' if looks else ''}{'; '.join(map(str, looks[-LOOKS_SHOWN:]))}"
 
 
 def _gap(gap: Estimate | None, reports: Sequence[Report]) -> str:

@@ -40,6 +40,11 @@ def _html_row(tag: str, values: Sequence[Any]) -> str:
     return f"<tr>{''.join(cells)}</tr>"
 
 
+def cut(text: str, most: int) -> str:
+    """Return a text as a cell of a terminal's table has room for."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def _cut(text: str) -> str:
     return text if len(text) <= CHARACTERS_SHOWN else f"{text[:CHARACTERS_SHOWN]} ... ({len(text)} characters)"
 

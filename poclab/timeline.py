@@ -15,7 +15,7 @@ from poclab.charter import Charter
 from poclab.charts import accuracy_over_time, png
 from poclab.errors import InputError
 from poclab.stats import edges
-from poclab.tables import frame, html_table, text_table
+from poclab.tables import cut, frame, html_table, text_table
 
 if TYPE_CHECKING:
     import pandas
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 #: What a run is held against the run before it by, besides its parameters; the words that name it.
 BESIDES = {"corpus": "corpus", "repeats": "repeats", "git_commit": "commit"}
-COLUMNS = ("on", "split", "accuracy", "interval", "n", "failed", "changed", "run")
+COLUMNS = ("on", "split", "version", "accuracy", "interval", "n", "failed", "changed", "run")
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,12 @@ class History:
         return accuracy_over_time(self.frame(), charter=self.charter)
 
     def _table(self) -> list[list[Any]]:
-        editions = len({one["edition"] for one in self.rows}) > 1
+        several = [key for key in ("edition", "score") if len({one[key] for one in self.rows}) > 1]
         return [
             [
                 f"{one['started']:%Y-%m-%d %H:%M}",
-                f"{one['split']} (edition {one['edition']})" if editions else one["split"],
+                " ".join([one["split"], *(f"({key} {one[key]})" for key in several)]),
+                one["run"],
                 *_accuracy(one),
                 one["cases"],
                 one["failed"],
@@ -62,7 +63,7 @@ class History:
         ]
 
     def __repr__(self) -> str:
-        return text_table(COLUMNS, [[*row[:-2], _cut(row[-2]), row[-1]] for row in self._table()])
+        return text_table(COLUMNS, [[*row[:2], cut(row[2], 30), *row[3:-2], cut(row[-2], 90), row[-1]] for row in self._table()])
 
     def _repr_html_(self) -> str:
         return f"<div class='tex2jax_ignore mathjax_ignore'>{self._chart()}{html_table(COLUMNS, self._table())}</div>"
@@ -72,11 +73,6 @@ class History:
             return ""
         picture = base64.b64encode(png(self.figure())).decode()
         return f"<img alt='accuracy over time' src='data:image/png;base64,{picture}'>"
-
-
-def _cut(text: str) -> str:
-    # A terminal's line holds the id of the run too.
-    return text if len(text) <= 90 else f"{text[:87]}..."
 
 
 def _accuracy(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -96,7 +92,7 @@ def of_runs(runs: Sequence[Mapping[str, Any]], charter: Charter | None = None) -
     before: dict[Any, Mapping[str, Any]] = {}
     rows = []
     for run in runs:
-        place = (run["tags"].get("split"), run["tags"].get("lock"))
+        place = tuple(run["tags"].get(key) for key in ("split", "lock", "score"))
         rows.append(_row(run, before.get(place)))
         before[place] = run
     return History(tuple(rows), charter)
@@ -109,7 +105,9 @@ def _row(run: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, 
         "started": run["started"],
         "split": tags.get("split") or "all",
         "edition": tags.get("edition"),
-        "changed": changes(before, run) if before else "(the first)",
+        # The trials of a sweep run side by side: each is told by what it is in the sweep, not by which one happened to start before.
+        "changed": f"sweep: {run['name']}" if run.get("parent") else changes(before, run) if before else "(the first)",
+        "score": tags.get("score"),
         **{key: metrics.get(key) for key in ("accuracy", "accuracy_low", "accuracy_high")},
         **{key: int(metrics[key]) if key in metrics else None for key in ("cases", "failed")},
         **{key: metrics.get(key) for key in ("latency_p95_s", "cost_usd_per_case")},
@@ -124,7 +122,7 @@ def changes(before: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     """Return what differs between two runs, in words."""
     old, new = before["params"], run["params"]
     found = [
-        f"{key} {old.get(key, '(default)')} -> {new.get(key, '(default)')}"
+        f"{key} {old.get(key, '(not set)')} -> {new.get(key, '(not set)')}"
         for key in dict.fromkeys([*old, *new])
         if old.get(key) != new.get(key)
     ]

@@ -144,12 +144,12 @@ def test_a_missing_charter_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("timebox", "words"),
     [
-        ("{start: soon}", "timebox.start is a day, found 'soon'\n  fix: timebox: {start: 2026-11-23, weeks: 6}"),
+        ("{start: soon}", "timebox.start is a day, found 'soon'\n  fix: write it as 2026-11-23"),
         ("{start: 7}", "timebox.start is a day, found 7"),
         ("{start: 2026-11-23 10:00:00}", "timebox.start is a day, found '2026-11-23T10:00:00'"),
         ("{start: '2026-02-30'}", "timebox.start is a day, found '2026-02-30'"),
-        ("{weeks: six}", "timebox.weeks is a number of weeks, found 'six'"),
-        ("{weeks: 0}", "timebox.weeks is a number of weeks, found 0"),
+        ("{weeks: six}", "timebox.weeks is a number of weeks, above 0 and up to 520, found 'six'"),
+        ("{weeks: 0}", "timebox.weeks is a number of weeks, above 0 and up to 520, found 0"),
         ("{weeks: -1}", "found -1"),
         ("{weeks: true}", "found True"),
         ("{weeks: 521}", "found 521"),
@@ -170,7 +170,9 @@ def test_a_time_box_may_still_be_open(tmp_path, timebox):
 @pytest.mark.parametrize("volume", ["-1", "many", "true", "[1000]"])
 def test_a_volume_that_is_no_number_of_requests_is_refused(tmp_path, volume):
     """A handoff multiplies it by what a case costs."""
-    with pytest.raises(InputError, match="volume_per_month is a number of requests, found (.|\n)*fix: volume_per_month: 1000"):
+    with pytest.raises(
+        InputError, match="volume_per_month is a number of requests of at least 0, found (.|\n)*fix: volume_per_month: 1000"
+    ):
         Charter.load(charter(tmp_path, f"volume_per_month: {volume}"))
 
 
@@ -226,3 +228,32 @@ def test_no_count_and_no_amount_is_below_nothing(metric):
     """A bound that can never be kept is a slip, not a criterion."""
     with pytest.raises(InputError, match=f"at_most -1: {metric} is never below 0"):
         criterion({"metric": metric, "at_most": -1}, "charter.yaml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("on: 2026-11-23, where: the minutes", "on: yesterday, where: the minutes", "signed.on is a day, found 'yesterday'"),
+        ("on: 2026-11-01, where: mail", "on: 1.11., where: mail", "data.pii.on is a day, found '1.11.'"),
+        ("{agreed_by: Grace, on: 2026-11-01, where: mail}", "yes", "data.pii says who agreed, when and where, found 'yes'"),
+        ("{agreed_by: Grace,", "{agred_by: Grace,", "unknown key 'agred_by'\n  fix: did you mean 'agreed_by'"),
+    ],
+)
+def test_a_signature_and_an_agreement_have_a_day(tmp_path, old, new, words):
+    """A decision and a handoff show them as they stand: who, on which day, and where it is written."""
+    with pytest.raises(InputError, match=words):
+        Charter.load(charter(tmp_path, WHOLE.replace(old, new, 1)))
+
+
+@pytest.mark.parametrize(
+    ("criterion", "words"),
+    [
+        ("metric: failed_share, at_least: 0.9", "at_least on failed_share asks for a bad result\n  fix: at_most: 0.9"),
+        ("metric: latency_p95_s, at_least: 5", "at_least on latency_p95_s asks for a bad result"),
+        ("metric: accuracy, at_most: 0.5", "at_most on accuracy asks for a bad result\n  fix: at_least: 0.5"),
+    ],
+)
+def test_a_bound_on_the_wrong_side_is_refused(tmp_path, criterion, words):
+    """A charter that is met by failing is a slip of the pen."""
+    with pytest.raises(InputError, match=words):
+        Charter.load(charter(tmp_path, f"criteria: [{{{criterion}}}]"))

@@ -77,7 +77,7 @@ def test_the_baseline_of_each_split_and_the_target_are_drawn():
     axes = axes_of(charts.accuracy_over_time(THREE, charter=asked))
 
     assert level_lines(axes) == {"first run on dev": 0.5, "first run on test": 0.55, "target on test: 0.8": 0.8}
-    assert {"first run on dev", "target on test: 0.8"} <= {text.get_text() for text in axes.get_legend().get_texts()}
+    assert {"first run on dev", "target on test: 0.8"} <= {text.get_text() for text in axes.figure.legends[0].get_texts()}
 
 
 def test_a_run_without_an_accuracy_is_left_out():

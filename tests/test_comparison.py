@@ -322,8 +322,8 @@ def test_only_the_parameters_that_differ_are_shown():
     """A name that says what was tried; a parameter that one side lacks had its default; the same values are no change."""
     found = versions(Version("a", model="m-1", k=3, chunk=400), Version("b", model="m-1", k=5, overlap=50))
 
-    assert found.changed == {"k": ("3", "5"), "chunk": ("400", "(default)"), "overlap": ("(default)", "50")}
-    assert found.name == "k 3 -> 5, chunk 400 -> (default), overlap (default) -> 50"
+    assert found.changed == {"k": ("3", "5"), "chunk": ("400", "(not set)"), "overlap": ("(not set)", "50")}
+    assert found.name == "k 3 -> 5, chunk 400 -> (not set), overlap (not set) -> 50"
     assert versions(Version("a", k=3), Version("b", k=3)).name == "nothing that the versions name"
 
 
@@ -346,7 +346,7 @@ def test_a_prompt_is_named_by_its_file_and_by_its_text_when_only_that_changed():
         (1, "1"),
         (True, "True"),
         ("p.md", Prompt("p.md", "text")),
-        ("(default)", None),
+        ("(not set)", None),
         ([1, "2"], "[1, '2']"),
     ],
 )
@@ -361,7 +361,7 @@ def test_values_that_are_written_alike_are_told_apart(old, new):
 
 def test_a_parameter_that_is_none_is_not_one_that_is_absent():
     """Two versions with different digests are never said to differ in nothing."""
-    assert versions(Version("a"), Version("b", top_k=None)).changed == {"top_k": ("(default)", "None")}
+    assert versions(Version("a"), Version("b", top_k=None)).changed == {"top_k": ("(not set)", "None")}
 
 
 def priced(name, *, cost=None, latency=1.0, pattern="1111"):

@@ -104,7 +104,7 @@ def test_a_bound_from_above_is_the_mirror_of_one_from_below(counts, bound, confi
         # n / (n + 3.8415) >= 0.95 from n = 73 on.
         (Criterion("accuracy", at_least=0.95), scored(40, 40), "about 33 more cases"),
         # None of 40: it takes 73 to be sure that it is below 0.05 too.
-        (Criterion("accuracy", at_least=0.05), scored(0, 40), "about 33 more cases"),
+        (Criterion("accuracy", at_least=0.05), scored(0, 40), "about 33 more cases, and then probably missed"),
         (Criterion("accuracy", at_least=0.5), scored(20, 40), "no number of cases settles it: the value is at the bound"),
     ],
     ids=["failed_share", "p95", "all right", "all wrong", "at the bound"],
@@ -134,7 +134,8 @@ def test_the_edge_that_faces_the_bound_is_the_one_that_has_to_move(least, more):
     """Twenty quarters: Wilson is 0.11186 to 0.46870. 20 * (0.21870 * 1.42941 / 0.05)^2 = 781.8; 20 * (0.13814 * ...)^2 = 311.9."""
     found = verdict(Criterion("accuracy", at_least=least), scored(0, 20, values=[0.25] * 20))
 
-    assert str(found) == f"cannot tell (about {more} more cases)"
+    # The mean is 0.25: short of 0.3, beyond 0.2.
+    assert str(found) == f"cannot tell (about {more} more cases{', and then probably missed' if least > 0.25 else ''})"
 
 
 @pytest.mark.parametrize("criterion", [Criterion("accuracy", at_least=0.8), Criterion("cost_usd_per_case", at_most=1)])
@@ -254,9 +255,14 @@ def test_a_split_that_was_never_scored_is_not_yet():
     """The criterion asks for held-out cases; numbers on dev do not stand in for them."""
     found = weigh(charter(MET, dataclasses.replace(MET, split="dev")), [scored(50, 50, "dev")])
 
-    assert [str(one) for one in found.verdicts] == ["cannot tell (never scored on test)", "met"]
+    assert [str(one) for one in found.verdicts] == ["cannot tell (never scored on test: `poclab decide --confirm`)", "met"]
     assert found.word == "not yet"
-    assert found.rows()[0] == ["accuracy >= 0.1 on test (95% confidence)", "none", "", "cannot tell (never scored on test)"]
+    assert found.rows()[0] == [
+        "accuracy >= 0.1 on test (95% confidence)",
+        "none",
+        "",
+        "cannot tell (never scored on test: `poclab decide --confirm`)",
+    ]
 
 
 def test_a_scorer_that_failed_leaves_the_decision_open():
@@ -452,7 +458,7 @@ def test_the_looks_at_held_out_cases_are_counted_and_named():
     assert looks(look(1)) == "1: 2026-11-23 by ada: v1 (0123abcd) (run 00000001)"
     assert looks(look(1), look(2, status="KILLED")).endswith("; 2026-11-23 by ada: v2 (0123abcd) (run 00000002, killed)")
     many = looks(*map(look, range(7)))
-    assert many.startswith("7, the last 5: 2026-11-23 by ada: v2 (")
+    assert many.startswith("7, of 7 versions, the last 5: 2026-11-23 by ada: v2 (")
     assert many.endswith("v6 (0123abcd) (run 00000006)")
 
 
@@ -505,7 +511,11 @@ def test_the_json_form_holds_everything():
     """JSON values alone, with an open edge as null: every verdict, run, look, edit and fact."""
     data = json.loads(json.dumps(whole().to_json(), allow_nan=False))
 
-    assert (data["word"], data["headline"], data["on"]) == ("no-go", "no-go", "2026-11-23")
+    assert (data["word"], data["headline"], data["on"]) == (
+        "no-go",
+        "no-go, on criteria that were edited after the first run",
+        "2026-11-23",
+    )
     assert data["runs"] == {"test": "r1", "dev": "r2"}
     assert [one["word"] for one in data["verdicts"]] == ["met", "missed", "cannot tell", "cannot tell", "met"]
     assert data["verdicts"][0]["text"] == "accuracy >= 0.1 on test (95% confidence)"
@@ -521,7 +531,7 @@ def test_the_text_form_is_a_line_per_criterion_and_per_fact():
     """The word and the decision first; then each number with interval, n and verdict."""
     lines = repr(whole()).splitlines()
 
-    assert lines[0] == "no-go: Ship it, or not."
+    assert lines[0] == "no-go, on criteria that were edited after the first run: Ship it, or not."
     assert lines[1].split() == ["criterion", "value", "n", "verdict"]
     assert lines[2].split("  ")[0] == "accuracy >= 0.1 on test (95% confidence)"
     assert "0.820 (0.692 to 0.902)  50  met" in lines[2]
@@ -559,3 +569,21 @@ def test_nothing_that_somebody_wrote_drives_a_terminal():
     """Of control characters only the line ends of the form itself reach the terminal."""
     assert all(char.isprintable() for line in repr(hostile()).split("\n") for char in line)
     json.dumps(hostile().to_json(), allow_nan=False)
+
+
+def test_a_go_without_held_out_cases_says_so_in_its_headline():
+    """Numbers on the cases that a prompt was tuned on are no promise; whoever reads one line reads this."""
+    tuned = weigh(charter(Criterion("accuracy", at_least=0.5, split="dev")), [scored(40, 40, split="dev")])
+
+    assert tuned.word == "go"
+    assert tuned.headline == "go, on the cases it was tuned on: no criterion is about held-out ones"
+
+
+def test_a_signature_that_is_older_than_the_criteria_says_so():
+    """Somebody signed another text than the one that decides."""
+    edit = Edit(
+        ("accuracy >= 0.9 on test (95% confidence)",), ("accuracy >= 0.5 on test (95% confidence)",), "2026-11-01", "2099-01-01 10:00"
+    )
+    told = dict(weigh(charter(Criterion("accuracy", at_least=0.5)), [scored(40, 40)], edits=[edit]).facts())
+
+    assert ", before the criteria were edited; owner" in told["charter"]

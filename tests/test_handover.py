@@ -160,7 +160,7 @@ def test_a_handoff_before_the_first_look_says_that_there_was_none(swept, tmp_pat
     made = handover.handoff(poc)
 
     assert _problems(made.folder) == {}
-    assert "cannot tell (never scored on test)" in _said(made.folder)
+    assert "cannot tell (never scored on test: `poclab decide --confirm`)" in _said(made.folder)
     assert "| looks at test | 0 |" in _said(made.folder)
 
 

@@ -38,8 +38,8 @@ def test_a_run_is_told_by_the_parameters_that_changed():
     versions = {"one": {"k": "3", "chunk": "400"}, "other": {"k": "5", "chunk": "400", "overlap": "50"}}
 
     assert changed(run(1, params=versions["one"]), run(2, params=versions["other"]), run(3, params=versions["one"]))[1:] == [
-        "k 3 -> 5, overlap (default) -> 50",
-        "k 5 -> 3, overlap 50 -> (default)",
+        "k 3 -> 5, overlap (not set) -> 50",
+        "k 5 -> 3, overlap 50 -> (not set)",
     ]
     assert changed(run(1, version="v"), run(2, version="v"))[1] == "nothing: the same version again"
 
@@ -113,13 +113,13 @@ def test_no_runs_are_no_history():
 
 
 def test_the_table_has_a_line_per_run():
-    """When, split, number with interval, n, failed, what changed, and the id to type. The edition is named once there are two."""
+    """When, split, version, number with interval, n, failed, what changed, and the id to type. The edition is named once there are two."""
     history = of_runs([run(1), run(2, params={"k": "5"}, split="test")])
     editions = of_runs([run(1), run(2, lock="2e" * 32, edition="2")])
 
     lines = repr(history).splitlines()
-    assert lines[0].split() == ["on", "split", "accuracy", "interval", "n", "failed", "changed", "run"]
-    assert lines[1].split() == [*"2026-11-23 10:00 dev 0.500 0.250 to 0.750 8 1 (the first) 00000001".split()]
+    assert lines[0].split() == ["on", "split", "version", "accuracy", "interval", "n", "failed", "changed", "run"]
+    assert lines[1].split() == [*"2026-11-23 10:00 dev v1 0.500 0.250 to 0.750 8 1 (the first) 00000001".split()]
     assert "dev (edition 2)" in repr(editions)
     assert "edition" not in repr(history)
 
@@ -129,7 +129,7 @@ def test_the_frame_has_a_line_per_run():
     table = of_runs([run(1), run(2, split=None, name=None)]).frame()
 
     assert list(table.columns) == [
-        *("run", "started", "split", "edition", "changed", "accuracy", "accuracy_low", "accuracy_high", "cases", "failed"),
+        *("run", "started", "split", "edition", "changed", "score", "accuracy", "accuracy_low", "accuracy_high", "cases", "failed"),
         *("latency_p95_s", "cost_usd_per_case", "lock", "sweep", "version", "run_id"),
     ]
     assert table["run"].tolist() == ["v1", "run 2"]
@@ -141,7 +141,7 @@ def test_a_run_without_an_accuracy_is_listed():
     """Its scorer failed: it has no number, and is not left out of the table; the chart shows the others."""
     history = of_runs([run(1), run(2, metrics={"cases": 8.0, "failed": 0.0})])
 
-    assert repr(history).splitlines()[2].split()[:4] == ["2026-11-23", "11:00", "dev", "none"]
+    assert repr(history).splitlines()[2].split()[:5] == ["2026-11-23", "11:00", "dev", "v2", "none"]
     assert "data:image/png;base64," in history._repr_html_()
 
 
@@ -192,3 +192,22 @@ def test_the_rows_are_json_but_for_their_time():
     rows = [{**row, "started": row["started"].isoformat()} for row in of_runs([run(1), run(2, metrics={})]).rows]
 
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+
+
+def test_runs_by_different_scores_are_not_one_line():
+    """An accuracy by `exact` is not held against one by `contains`: each has a first run of its own, and is named."""
+    history = of_runs([run(1, score="contains"), run(2, score="exact", params={"k": "5"})])
+
+    assert [row["changed"] for row in history.rows] == ["(the first)", "(the first)"]
+    assert "dev (score exact)" in repr(history)
+    assert [bars.get_label() for bars in history.figure().axes[0].containers] == [
+        "dev, by contains (95% interval)",
+        "dev, by exact (95% interval)",
+    ]
+
+
+def test_a_trial_is_told_by_its_place_in_the_sweep():
+    """Trials run side by side: which one started before another says nothing of what was changed."""
+    trials = [{**run(1), "parent": "p", "name": "retrieval none -> bm25"}, {**run(2), "parent": "p", "name": "baseline"}]
+
+    assert changed(*trials) == ["sweep: retrieval none -> bm25", "sweep: baseline"]

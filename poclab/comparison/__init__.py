@@ -15,12 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from poclab.comparison.result import ALPHA, BETTER, CANNOT_TELL, RATIOS, WORSE, Candidate, Comparison, Move, ScoreChange, TagChange, cut
+from poclab.comparison.result import ALPHA, BETTER, CANNOT_TELL, CELL, RATIOS, WORSE, Candidate, Comparison, Move, ScoreChange, TagChange
 from poclab.errors import FrozenError, InputError
 from poclab.files import canonical, digest
 from poclab.report import BRIEF_CHARACTERS, CaseResult, Report, first_input, reply_text
 from poclab.stats import MOST, NONE, Paired, cases_to_tell, compare_paired, holm
 from poclab.system import Prompt
+from poclab.tables import cut
 
 __all__ = ["ALPHA", "Candidate", "Comparison", "Move", "ScoreChange", "TagChange", "compare"]
 
@@ -159,7 +160,7 @@ def _identity(value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    return "(default)" if value is ABSENT else cut(value.name if isinstance(value, Prompt) else str(value))
+    return "(not set)" if value is ABSENT else cut(value.name if isinstance(value, Prompt) else str(value), CELL)
 
 
 def _cases(baseline: Report, other: Report, change: ScoreChange) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from poclab.errors import printable
 from poclab.files import plain
 from poclab.report import COST, Report
 from poclab.stats import Estimate, Paired, edges
-from poclab.tables import frame, html_table, text_table
+from poclab.tables import cut, frame, html_table, text_table
 
 if TYPE_CHECKING:
     import pandas
@@ -22,6 +22,8 @@ ALPHA = 0.05
 BETTER, WORSE, CANNOT_TELL = "better", "worse", "cannot tell"
 #: What of the fixed and broken cases is shown; `to_json` holds all.
 MOVES_SHOWN = 20
+#: Characters of a question, an answer or a parameter in a terminal.
+CELL = 60
 RATIOS = {"cost": COST, "p50": "latency_p50_s", "p95": "latency_p95_s"}
 
 
@@ -150,7 +152,9 @@ class Comparison:
         for what, moves in (("fixed", one.fixed), ("broken", one.broken)):
             lines.append(f"\n{what}: {len(moves)}{_more(moves)}")
             if moves:
-                rows = [(move.case_id, *map(cut, (move.question, move.before, move.after))) for move in moves[:MOVES_SHOWN]]
+                rows = [
+                    (move.case_id, *(cut(text, CELL) for text in (move.question, move.before, move.after))) for move in moves[:MOVES_SHOWN]
+                ]
                 lines.append(text_table(("case", "question", "before", "after"), rows))
         if one.tags:
             lines += ["", text_table(*_tag_table(one))]
@@ -239,11 +243,6 @@ def _json(one: Candidate) -> dict[str, Any]:
 def _anchor(one: Candidate) -> str:
     text = html.escape(f"{one.report.version.name} beside the baseline, case by case, in MLflow")
     return f"<p><a href='{html.escape(one.link, quote=True)}'>{text}</a></p>" if one.link else ""
-
-
-def cut(text: str) -> str:
-    """Return a text as a cell of a terminal's table shows it."""
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _times(what: str, ratio: float | None) -> str:
