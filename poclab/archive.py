@@ -19,7 +19,7 @@ from poclab import tracking
 from poclab.cases import TestSet
 from poclab.charter import Charter
 from poclab.decision import Edit, Look
-from poclab.errors import InputError
+from poclab.errors import InputError, StoreError
 from poclab.files import require_poc
 from poclab.redaction import shown
 from poclab.report import Report
@@ -57,7 +57,19 @@ class Archive:
     @cached_property
     def every(self) -> list[dict[str, Any]]:
         """Every evaluation that was ever begun, the oldest first."""
-        return queries.runs(self.uri, self.poc.name, every=True)
+        rows = queries.runs(self.uri, self.poc.name, every=True)
+        if (
+            not rows
+            and self.uri == f"{tracking.SQLITE}{self.poc.resolve() / tracking.DATABASE}"
+            and (self.poc / tracking.DATABASE).exists()
+        ):
+            others = [name for name in queries.experiments(self.uri) if name != self.poc.name]
+            if others:
+                raise StoreError(
+                    f"{self.poc / tracking.DATABASE} holds the runs of {', '.join(others)}, and none of {self.poc.name}: a POC is known by its folder's name",
+                    fix=f"rename the folder back to {others[0]}",
+                )
+        return rows
 
     @cached_property
     def finished(self) -> list[dict[str, Any]]:
@@ -120,8 +132,14 @@ class Archive:
             key=lambda row: -row["metrics"][metric] if maximize else row["metrics"][metric],
         )
         if not ranked:
-            raise InputError(f"no sweep has ended whose trials have the metric {metric!r}", fix="`poclab sweep`, or name a run")
+            having = f" whose trials have the metric {metric!r}" if trials else ""
+            raise InputError(f"no sweep has ended{having}", fix="`poclab sweep`, or name a run")
         return ranked[0]
+
+    def tied(self, winner: Mapping[str, Any]) -> int:
+        """Return how many other trials of the last sweep have the accuracy of its winner."""
+        value = winner["metrics"].get("accuracy")
+        return sum(row["metrics"].get("accuracy") == value for row in self.sweep() if row["run_id"] != winner["run_id"])
 
     @cached_property
     def lock(self) -> str:
@@ -157,15 +175,21 @@ class Archive:
     def looks(self) -> list[Look]:
         """Return every scoring of held-out cases, of earlier editions too: a case keeps its split for ever."""
         return [
-            Look(_day(row), row["by"] or "(not known)", _version(row), row["run_id"], "DELETED" if row["deleted"] else row["status"])
+            Look(
+                _when(row["started"]),
+                row["by"] or "(not known)",
+                _version(row),
+                row["run_id"],
+                "DELETED" if row["deleted"] else row["status"],
+            )
             for row in self.every
             if row["tags"].get("split") in ("test", "all")
         ]
 
     def edits(self, charter: Charter) -> list[Edit]:
         """Return each change of the criteria since the first run, the one that no run has seen yet included."""
-        used = [(tuple(json.loads(row["tags"]["criteria"])), _day(row)) for row in self.every if "criteria" in row["tags"]]
-        used.append((charter.criteria_texts, datetime.date.today().isoformat()))
+        used = [(tuple(json.loads(row["tags"]["criteria"])), _when(row["started"])) for row in self.every if "criteria" in row["tags"]]
+        used.append((charter.criteria_texts, _when(datetime.datetime.now())))
         first_seen = [used[0], *(later for before, later in itertools.pairwise(used) if set(before[0]) != set(later[0]))]
         return [Edit(old[0], new[0], old[1], new[1]) for old, new in itertools.pairwise(first_seen)]
 
@@ -199,8 +223,8 @@ def _version(row: Mapping[str, Any]) -> str:
     return f"{row['tags'].get('name') or row['name']} (version {digest[:8] if digest else 'not known'})"
 
 
-def _day(row: Mapping[str, Any]) -> str:
-    return row["started"].date().isoformat()
+def _when(time: datetime.datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M}"
 
 
 def runs(poc: Path | str | None = None) -> pandas.DataFrame:

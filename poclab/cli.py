@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from poclab.errors import InputError, PocError, printable
-from poclab.files import require_poc
+from poclab.files import require_poc, write_bytes
 
 
 def _say(text: str, *, err: bool = False) -> None:
@@ -82,6 +83,9 @@ def plan(poc: Path | None, metric: str, target: float | None, expect: float | No
     from poclab.charter import BEYOND_1, criterion
 
     bound = {"at_most" if metric in ("failed_share", *BEYOND_1) else "at_least": target}
+    context = click.get_current_context()
+    if target is None and any(context.get_parameter_source(name) is not ParameterSource.DEFAULT for name in ("metric", "confidence")):
+        raise InputError("--metric and --confidence go with --target", fix="--target 0.8, or change the criteria in charter.yaml")
     chosen = None if target is None else [criterion({"metric": metric, **bound, "confidence": confidence}, "--target")]
     folder = _poc(poc) if poc or chosen is None else None
     _say(repr(experiment.plan(folder, criteria=chosen, expected=expect, power=power)))
@@ -126,6 +130,7 @@ def run(poc: Path | None, pairs: tuple[str, ...], notebook: Path | None) -> None
     It starts from the `fixed` parameters of sweep.yaml, and takes its notebook, unless another one is named.
     """
     from poclab import sweeps, trials
+    from poclab.archive import Archive
 
     folder = _poc(poc)
     loaded = None if notebook else sweeps.load_sweep(folder)
@@ -133,7 +138,10 @@ def run(poc: Path | None, pairs: tuple[str, ...], notebook: Path | None) -> None
     single = sweeps.single(folder, found, sweeps.parse_pairs(pairs), fixed=loaded.fixed if loaded else {})
     results = trials.run_sweep(single)
     for record in results.ranked():
-        _say(repr(trials.report_of(single, record)))
+        report = trials.report_of(single, record)
+        _say(repr(report))
+        if report.split != "dev":
+            _say(f"this is look {len(Archive.open(folder).looks())} at the held-out cases: `poclab decide` shows all of them")
     _end(results)
 
 
@@ -172,7 +180,7 @@ def compare(runs: tuple[str, ...], as_json: bool, chart: Path | None) -> None:
     folder, ids = _poc_and_runs(runs)
     found = experiment.compare(*ids, poc=folder)
     if chart:
-        chart.write_bytes(charts.png(charts.forest(found)))
+        write_bytes(chart, charts.png(charts.forest(found)))
     _say(json.dumps(found.to_json(), indent=1) if as_json else repr(found))
 
 

@@ -46,7 +46,9 @@ def confirm(poc: Path, run_id: str | None = None, *, say: Callable[[str], None] 
     if done:
         say(f"{report.version.name} was scored on the held-out cases on {done['started']:%Y-%m-%d}: run {done['run_id']}; not again")
         return done["run_id"]
-    say(f"{report.version.name} on {report.split}: {report.summary()}; now on the held-out cases, once")
+    tied = archive.tied(row) if run_id is None else 0
+    first = f" (the first of {tied + 1} trials with this accuracy)" if tied else ""
+    say(f"{report.version.name}{first} on {report.split}: {report.summary()}; now on the held-out cases, once")
     single = sweeps.single(poc, sweep.notebook, _parameters(report, sweep, poc), fixed=sweep.fixed)
     named = dataclasses.replace(single.trials[0], name=f"{report.version.name}, held-out cases")
     results = trials.run_sweep(dataclasses.replace(single, trials=(named,)))

@@ -15,13 +15,13 @@ from typing import Any
 
 from poclab import charts, comparison, decision, runner, sizing, timeline, tracking
 from poclab.archive import BASELINE, Archive
-from poclab.cases import SPLITS, Case, TestSet
+from poclab.cases import Case, TestSet
 from poclab.charter import Charter, Criterion
 from poclab.comparison import Comparison
 from poclab.decision import Decision
 from poclab.errors import FrozenError, InputError, printable
 from poclab.evaluation import Plan, Task
-from poclab.files import find_poc, require_poc, work_folder
+from poclab.files import find_poc, require_poc, work_folder, write_bytes
 from poclab.recording import TRIAL_RUN, Recording
 from poclab.report import CaseResult, Report
 from poclab.scores import Scorer, as_scorer
@@ -113,6 +113,9 @@ def compare(*runs: Any, poc: Path | str | None = None) -> Comparison:
         InputError: no such run, or reports that cannot be compared (partial, of other splits, without a common score).
         FrozenError: reports of different frozen sets.
     """
+    for one in runs:
+        if poc is None and isinstance(one, str) and os.path.isdir(one):
+            raise InputError(f"{one!r} is a folder, no run", fix=f"compare(..., poc={one!r})")
     archive = _archive(poc, runs)
     if not runs:
         trials = archive.sweep()
@@ -135,8 +138,7 @@ def history(poc: Path | str | None = None) -> History:
     charter = Charter.load(archive.poc)
     found = timeline.of_runs(archive.finished, charter)
     if found.drawable:
-        picture = history_chart(archive.poc)
-        picture.write_bytes(charts.png(found.figure()))
+        picture = write_bytes(history_chart(archive.poc), charts.png(found.figure()))
         sent = {"run_id": found.rows[-1]["run_id"], "files": {str(picture): "charts"}}
         tracking.recorder().send("artifacts", uri=archive.uri, **sent).result()
     return found
@@ -192,7 +194,8 @@ def plan(
     at_hand: dict[str, int] = {}
     if folder and (folder / "cases.jsonl").is_file():
         splits = [case.split for case in TestSet.read(folder)]
-        at_hand = {split: splits.count(split) for split in SPLITS if split in splits}
+        held_out = splits.count(None) // 3  # of new cases, freezing holds out a third
+        at_hand = {"dev": splits.count("dev") + splits.count(None) - held_out, "test": splits.count("test") + held_out}
     chosen = Charter.load(folder).criteria if criteria is None else criteria
     return sizing.plan(chosen, at_hand, expected=expected, power=power)
 

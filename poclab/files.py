@@ -210,6 +210,19 @@ def write_atomic(path: Path | str, text: str, *, sync: bool = True) -> Path:
     return path
 
 
+def write_bytes(path: Path, data: bytes) -> Path:
+    """Write a file that can be made again.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error.strerror}", fix="name a file in a folder that you may write") from None
+    return path
+
+
 def work_folder(poc: Path, *parts: str) -> Path:
     """Return (and make) a folder below the POC's git-ignored work folder.
 

@@ -74,8 +74,10 @@ def plan(criteria: Sequence[Criterion], at_hand: Mapping[str, int], *, expected:
 def _check_expected(criterion: Criterion, expected: float) -> None:
     if criterion.metric in BEYOND_1:
         raise InputError(f"{criterion.metric} is not planned by an expected share", fix="leave --expect out")
+    if not 0 <= expected <= 1:
+        raise InputError(f"expected {expected:g}: {criterion.metric} lies between 0 and 1", fix="--expect 0.9")
     beyond = expected > criterion.bound if criterion.at_least is not None else expected < criterion.bound
-    if not 0 <= expected <= 1 or not beyond:
+    if not beyond:
         raise InputError(
             f"expected {expected:g} is not beyond the bound of {criterion}: no number of cases would show it",
             fix=f"--expect {(criterion.bound + _best(criterion)) / 2:g}",
@@ -99,10 +101,10 @@ def _rows(criterion: Criterion, n: int | None, expected: float | None, power: fl
         for truth in guesses if expected is None else (expected,):
             needed = cases_to_reach(bound, truth, at_least=upwards, power=power, confidence=criterion.confidence)
             chance = power_to_reach(bound, truth, n, at_least=upwards, confidence=criterion.confidence) if n else None
-            yield _row(criterion, f"{truth:.3g}", needed, n, chance)
+            yield _row(criterion, f"{truth:.6g}", "no number shows it" if needed is None else needed, n, chance)
 
 
-def _row(criterion: Criterion, truth: str, needed: int | None, n: int | None, chance: float | None) -> dict[str, Any]:
+def _row(criterion: Criterion, truth: str, needed: int | str | None, n: int | None, chance: float | None) -> dict[str, Any]:
     told = None if chance is None else f"{chance:.0%}"
     return dict(zip(COLUMNS, (str(criterion), truth, needed, n, told), strict=True))
 

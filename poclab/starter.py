@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import glob
 import json
 import os
@@ -56,9 +57,12 @@ def _files(corpus: str | None) -> dict[str, str]:
     for path in notebooks().glob("*.ipynb"):
         text = path.read_text(encoding="utf-8")
         files[f"notebooks/{path.name}"] = text.replace(json.dumps(NOTEBOOK_POC)[1:-1], json.dumps('".."')[1:-1])
+    # The templates carry the day they were written; a new POC begins today.
+    today = datetime.date.today().isoformat()
     if corpus is not None:
         files = {name: text for name, text in files.items() if name != "cases.jsonl" and not name.startswith("docs/")}
         files |= {"corpus.yaml": corpus, CHARTER: (TEMPLATES / CHARTER).read_text(encoding="utf-8")}
+    files[CHARTER] = files[CHARTER].replace("2026-11-23", today)
     return files
 
 

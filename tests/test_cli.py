@@ -1,6 +1,8 @@
 """The command line as a person uses it: a process, its exit code, what it prints."""
 
+import contextlib
 import json
+import shutil
 import socket
 import sqlite3
 import threading
@@ -345,8 +347,34 @@ class TestCompare:
     ],
 )
 def test_before_the_first_run_the_next_command_is_named(decided, tmp_path, verb, words):
-    """A POC of another name in the same store: nothing of it was recorded."""
-    _refused(_invoke(verb, copy_poc(decided.poc, tmp_path / "early")), *words)
+    """Looking makes no store."""
+    early = copy_poc(decided.poc, tmp_path / "early")
+    (early / "mlflow.db").unlink()
+
+    _refused(_invoke(verb, early), *words)
+    assert not (early / "mlflow.db").exists()
+
+
+def test_a_renamed_poc_says_so(decided, tmp_path):
+    """Its runs are there, under the name that the folder had; they are not said to be none."""
+    _refused(
+        _invoke("history", copy_poc(decided.poc, tmp_path / "renamed")),
+        "holds the runs of animals, and none of renamed",
+        "rename the folder back",
+    )
+
+
+def test_a_moved_poc_finds_its_runs(decided, tmp_path):
+    """The store names the old place; what lies beside the database is read."""
+    moved = tmp_path / "animals"
+    shutil.copytree(decided.poc, moved)
+    shutil.rmtree(moved / "handoff")
+    with contextlib.closing(sqlite3.connect(moved / "mlflow.db")) as database, database:
+        database.execute("UPDATE runs SET artifact_uri = replace(artifact_uri, ?, 'file:///gone')", (decided.poc.as_uri(),))
+    done = _invoke("decide", moved, "--json")
+
+    assert done.returncode == 1, done.stderr
+    assert json.loads(done.stdout)["runs"]["test"] == decided.run_id
 
 
 def test_history_prints_each_run_and_where_the_chart_is(decided_copy):
@@ -355,8 +383,9 @@ def test_history_prints_each_run_and_where_the_chart_is(decided_copy):
     lines = done.stdout.splitlines()
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert lines[0].split() == ["on", "split", "accuracy", "interval", "n", "failed", "changed", "run"]
-    assert [line.split()[2:4] for line in lines[1:5]] == [["dev", line.split()[3]] for line in lines[1:4]] + [["test", "1.000"]]
+    assert lines[0].split() == ["on", "split", "version", "accuracy", "interval", "n", "failed", "changed", "run"]
+    assert [line.split()[2] for line in lines[1:5]] == ["dev", "dev", "dev", "test"]
+    assert "bm25 400 abstain" in lines[4] and "1.000" in lines[4]
     assert lines[-1] == f"chart: {decided_copy / '.poclab/charts/history.png'}"
 
 
@@ -377,11 +406,11 @@ class TestDecide:
         """A script can go by it. The whole of 0.439 to 1 is at least 0.43, so it misses a bound of at most 0.43."""
         (decided_copy / "charter.yaml").write_text(CHARTER.replace("0.8", "0.43") + SIGNED)
         go = _invoke("decide", decided_copy)
-        (decided_copy / "charter.yaml").write_text(CHARTER.replace("at_least: 0.8", "at_most: 0.43") + SIGNED)
+        (decided_copy / "charter.yaml").write_text(CHARTER.replace("accuracy, at_least: 0.8", "contains, at_most: 0.43") + SIGNED)
         no_go = _invoke("decide", decided_copy)
 
-        assert (go.returncode, go.stdout.partition(":")[0]) == (0, "go")
-        assert (no_go.returncode, no_go.stdout.partition(":")[0]) == (1, "no-go")
+        assert (go.returncode, go.stdout.partition(":")[0]) == (0, "go, on criteria that were edited after the first run")
+        assert (no_go.returncode, no_go.stdout.partition(",")[0]) == (1, "no-go")
         assert "criterion edited: accuracy >= 0.8 on test (95% confidence) (since 20" in go.stdout
 
     def test_prints_json_that_other_programs_read(self, decided):

@@ -40,6 +40,7 @@ SECTIONS = [
     "What was tried",
     "How to reproduce it",
     "Next steps",
+    "How to read it",
 ]
 #: Markup, Markdown, a formula, a table's edge, a fence, a terminal's commands and a reading order, in one text.
 HOSTILE = (
@@ -160,7 +161,7 @@ def test_a_handoff_before_the_first_look_says_that_there_was_none(swept, tmp_pat
     made = handover.handoff(poc)
 
     assert _problems(made.folder) == {}
-    assert "cannot tell (never scored on test: `poclab decide --confirm`)" in _said(made.folder)
+    assert r"cannot tell (never scored on test: \`poclab decide --confirm\`)" in _said(made.folder)
     assert "| looks at test | 0 |" in _said(made.folder)
 
 
@@ -193,7 +194,7 @@ def hostile(make_poc, tmp_path_factory):
     charter = {
         **dict.fromkeys(("decision", "uncertainty", "owner", "sponsor", "production_shape"), HOSTILE),
         "signed": {"by": HOSTILE, "on": "2026-11-23", "where": HOSTILE},
-        "data": {"source": HOSTILE, "pii": HOSTILE},
+        "data": {"source": HOSTILE, "pii": {"agreed_by": HOSTILE, "on": "2026-11-23", "where": HOSTILE}},
         "volume_per_month": 1000,
         "criteria": [{"metric": "accuracy", "at_least": 0.8}],
     }
@@ -291,21 +292,32 @@ class TestWriting:
         """The store of runs vouches for the folder: whoever receives it can ask for the tag."""
         tags = store.connect(tracking_uri(decided.poc)).get_run(decided.run_id).data.tags
 
-        assert tags["poclab.handoff"] == decided.handoff.digest == handover.verify(decided.handoff.folder).folder_digest
+        assert (
+            tags[f"poclab.handoff.{decided.handoff.digest[:12]}"]
+            == decided.handoff.digest
+            == handover.verify(decided.handoff.folder).folder_digest
+        )
         assert (decided.handoff.folder, decided.handoff.run_id) == (decided.poc / "handoff", decided.run_id)
 
     def test_replaces_an_earlier_handoff(self, decided_copy):
-        """Nothing of the old one stays."""
-        out = decided_copy / "handoff"
-        (out / "evidence/old.json").write_text("{}")
+        """The tag of the old one stays on the run: who received it can still hold it against that."""
+        out, first = decided_copy / "handoff", handover.verify(decided_copy / "handoff")
         (decided_copy / "LOG.md").write_text("One more thing.\n")
         made = handover.handoff(decided_copy)
 
         assert made.folder == out
-        assert not (out / "evidence/old.json").exists()
+        tags = store.connect(tracking_uri(decided_copy)).get_run(made.run_id).data.tags
+        assert {first.folder_digest, made.digest} <= set(tags.values())
         assert "One more thing." in _said(out)
         assert _problems(out) == {}
         assert not list(decided_copy.glob(".handoff-*"))
+
+    def test_loses_nothing_that_was_added_to_an_earlier_one(self, decided_copy):
+        """Notes of a reviewer lie beside the document: they are named, and nothing is replaced."""
+        (decided_copy / "handoff/notes.txt").write_text("ask Ada\n")
+        with pytest.raises(InputError, match=r"something was added to the handoff there: notes.txt\n.*--out FOLDER"):
+            handover.handoff(decided_copy)
+        assert (decided_copy / "handoff/notes.txt").read_text() == "ask Ada\n"
 
     def test_leaves_a_folder_of_something_else_alone(self, decided_copy, tmp_path):
         """A mistyped --out replaces no work."""
@@ -421,7 +433,10 @@ class TestVerify:
         checked = handover.verify(folder)
 
         assert (checked.folder_digest, checked.run_id) == (decided.handoff.digest, decided.run_id)
-        assert f"folder digest {decided.handoff.digest}\nhold it against the tag poclab.handoff of run {decided.run_id}" in repr(checked)
+        assert (
+            f"folder digest {decided.handoff.digest}\nhold it against the tag poclab.handoff.{decided.handoff.digest[:12]} of run {decided.run_id}"
+            in repr(checked)
+        )
 
     def test_of_a_folder_without_a_handoff_is_an_error(self, tmp_path):
         """An empty folder, one that is not there, a file."""
@@ -475,7 +490,7 @@ class TestTampering:
         assert FILES not in problems
         assert "accuracy on test is {'value': 0.6666666666666666" in problems[AGGREGATES]
         assert "the content digest of the report on test is not that of its results" in problems[AGGREGATES]
-        assert "decision.json says otherwise" in problems[DECISION]
+        assert "decision.json says something else: verdicts" in problems[DECISION]
         assert problems[DOCUMENTS] == "handoff.md is not what the evidence says; handoff.html is not what the evidence says"
 
     def test_with_one_score_and_a_report_that_follows_from_it(self, folder):
@@ -524,7 +539,10 @@ class TestTampering:
         charter.write_text(charter.read_text().replace("0.8", "0.4"))
         _sealed(folder)
 
-        assert _problems(folder)[DECISION] == "the criteria give go (met), decision.json says otherwise"
+        assert (
+            _problems(folder)[DECISION]
+            == "the criteria give go (met), decision.json says something else: word, headline, verdicts, charter, facts"
+        )
 
     def test_with_a_number_in_a_document(self, folder):
         """The Markdown is there to edit from, and the page to trust: both are held against the evidence."""

@@ -21,9 +21,9 @@ from typing import Any
 from poclab import tracking
 from poclab.archive import Archive
 from poclab.cases import TestSet
-from poclab.errors import InputError, PocError
+from poclab.errors import InputError, PocError, StoreError
 from poclab.experiment import compare, decide
-from poclab.files import digest, read_json
+from poclab.files import digest, plain, read_json
 from poclab.handover.blocks import markdown, page
 from poclab.handover.document import blocks
 from poclab.handover.evidence import Evidence, collect
@@ -31,26 +31,32 @@ from poclab.system import Version
 
 MANIFEST, EVIDENCE = "digests.json", "evidence"
 DOCUMENTS = ("handoff.md", "handoff.html")
+PROBLEMS_SHOWN = 8
 #: Numbers that were written and are worked out again may differ in the last digit of another processor's arithmetic.
 TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
 class Handoff:
-    """A handoff folder that was written: its digest is also on the run, as the tag `poclab.handoff`."""
+    """A handoff folder that was written: its digest is also on the run, as a tag of its own."""
 
     folder: Path
     digest: str
     run_id: str
 
     def __repr__(self) -> str:
-        return f"handoff: {self.folder / DOCUMENTS[1]}\nfolder digest {self.digest}, kept on run {self.run_id} (tag poclab.handoff)"
+        return f"handoff: {self.folder / DOCUMENTS[1]}\nfolder digest {self.digest}, kept on run {self.run_id} (tag {tag_of(self.digest)})"
+
+
+def tag_of(folder_digest: str) -> str:
+    """Return the tag that a run keeps a handoff by: each its own, so that a later one leaves an earlier one valid."""
+    return f"poclab.handoff.{folder_digest[:12]}"
 
 
 def handoff(poc: Path | str | None = None, *runs: Any, out: Path | str | None = None) -> Handoff:
     """Write the handoff of a POC into a folder (`handoff` in the POC, unless `out` names another) and keep its digest on the run.
 
-    `poc` and `runs` are as for `decide`. An earlier handoff there is replaced.
+    `poc` and `runs` are as for `decide`. An earlier handoff there is replaced, unless something was added to it.
 
     Raises:
         InputError: the charter cannot decide, there is no run to decide on, or the folder holds something else.
@@ -59,19 +65,35 @@ def handoff(poc: Path | str | None = None, *runs: Any, out: Path | str | None = 
     archive = Archive.open(poc)
     decision = decide(archive.poc, *runs)
     out = Path(out) if out else archive.poc / "handoff"
-    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: holds something that is no handoff", fix="--out FOLDER, a new one")
+    _refuse_others(out)
     compared = compare(poc=archive.poc) if len(archive.sweep()) > 1 else None
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".handoff-") as temporary:
-        folder = Path(temporary) / "new"
-        (folder / EVIDENCE).mkdir(parents=True)
-        _write_documents(collect(folder / EVIDENCE, decision, archive, compared), folder)
-        whole = _write_manifest(folder)
-        _put(folder, out, aside=Path(temporary) / "old")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".handoff-") as temporary:
+            folder = Path(temporary) / "new"
+            (folder / EVIDENCE).mkdir(parents=True)
+            _write_documents(collect(folder / EVIDENCE, decision, archive, compared), folder)
+            whole = _write_manifest(folder)
+            _put(folder, out, aside=Path(temporary) / "old")
+    except OSError as error:
+        raise StoreError(f"{out}: cannot be written: {error.strerror}", fix="--out FOLDER, one that you may write") from None
     run_id = decision.report.run_id
-    tracking.recorder().send("annotate", uri=archive.uri, run_id=run_id, tags={"poclab.handoff": whole}).result()
+    tracking.recorder().send("annotate", uri=archive.uri, run_id=run_id, tags={tag_of(whole): whole}).result()
     return Handoff(out, whole, run_id)
+
+
+def _refuse_others(out: Path) -> None:
+    """Refuse to replace what no handoff wrote."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / MANIFEST).is_file():
+        raise InputError(f"{out}: holds something that is no handoff", fix="--out FOLDER, a new one")
+    listed = read_json(out / MANIFEST)
+    added = sorted(set(_digests(out)) - set(listed["files"] if isinstance(listed, dict) and "files" in listed else ()))
+    if added:
+        raise InputError(
+            f"{out}: something was added to the handoff there: {', '.join(added[:5])}", fix="move it away, or --out FOLDER, a new one"
+        )
 
 
 def _put(folder: Path, out: Path, *, aside: Path) -> None:
@@ -124,7 +146,7 @@ class Verification:
     def __repr__(self) -> str:
         lines = [f"{'NO ' if problem else 'ok '} {what}{f': {problem}' if problem else ''}" for what, problem in self.checks]
         lines.append("not checked, since only the store of runs can tell: the history, the looks at test, the edits of the criteria")
-        told = f"folder digest {self.folder_digest}\nhold it against the tag poclab.handoff of run {self.run_id}"
+        told = f"folder digest {self.folder_digest}\nhold it against the tag {tag_of(self.folder_digest)} of run {self.run_id}"
         return "\n".join([*lines, told])
 
 
@@ -162,9 +184,11 @@ def _problem(check: Any, folder: Path, evidence: Evidence) -> str:
 
 def _files(folder: Path, evidence: Evidence) -> Iterator[str]:
     said, found = read_json(folder / MANIFEST), _digests(folder)
-    for name in sorted({*said["files"], *found}):
-        if said["files"].get(name) != found.get(name):
-            yield f"{name} {'is missing' if name not in found else 'was added' if name not in said['files'] else 'was changed'}"
+    wrong = [name for name in sorted({*said["files"], *found}) if said["files"].get(name) != found.get(name)]
+    for name in wrong[:PROBLEMS_SHOWN]:
+        yield f"{name} {'is missing' if name not in found else 'was added' if name not in said['files'] else 'was changed'}"
+    if len(wrong) > PROBLEMS_SHOWN:
+        yield f"and {len(wrong) - PROBLEMS_SHOWN} more"
     if said["folder"] != digest(said["files"]):
         yield f"the folder digest in {MANIFEST} is not that of its list"
 
@@ -199,11 +223,16 @@ def _aggregates(folder: Path, evidence: Evidence) -> Iterator[str]:
 
 def _decision(folder: Path, evidence: Evidence) -> Iterator[str]:
     if not _close(evidence.recorded_decision, json.loads(json.dumps(evidence.decision.to_json()))):
-        yield f"the criteria give {evidence.decision.word} ({'; '.join(map(str, evidence.decision.verdicts))}), decision.json says otherwise"
+        said, again = evidence.recorded_decision, evidence.decision.to_json()
+        differ = ", ".join(key for key in again if not _close(said.get(key), plain(again[key])))
+        verdicts = "; ".join(map(str, evidence.decision.verdicts))
+        yield f"the criteria give {evidence.decision.word} ({verdicts}), decision.json says something else: {differ}"
 
 
 def _comparison(folder: Path, evidence: Evidence) -> Iterator[str]:
-    if evidence.comparison and not _close(evidence.recorded_comparison, json.loads(json.dumps(evidence.comparison.to_json()))):
+    if evidence.facts["compared"] != (evidence.comparison is not None):
+        yield "facts.json and comparison.json do not agree on whether trials were compared"
+    elif evidence.comparison and not _close(evidence.recorded_comparison, json.loads(json.dumps(evidence.comparison.to_json()))):
         yield "the results of the trials give another comparison than comparison.json"
 
 

@@ -24,7 +24,7 @@ table{border-collapse:collapse;width:100%;font-size:13px;margin:.6rem 0}th,td{bo
 .long{overflow-wrap:anywhere}th{background:#f6f8fa}pre{background:#f6f8fa;padding:.7rem;white-space:pre-wrap;overflow-wrap:anywhere;font-size:12.5px}
 img{max-width:100%}.verdict{font-size:1.3rem;font-weight:600;border-left:6px solid #57606a;padding:.4rem .8rem;background:#f6f8fa}
 .go{border-color:#1a7f37}.no-go{border-color:#b42318}
-@media print{body{margin:0;max-width:none;font-size:11pt}h2{break-after:avoid}tr,img{break-inside:avoid}thead{display:table-header-group}}
+@media print{body{margin:0;max-width:none;font-size:11pt}h2,h3{break-after:avoid}tr,img{break-inside:avoid}thead{display:table-header-group}}
 """
 
 

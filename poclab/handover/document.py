@@ -22,6 +22,16 @@ from poclab.report import COST, QUANTILES, CaseResult, Report, first_input, form
 from poclab.stats import Estimate, edges, mean_estimate
 
 NOT_KNOWN = "not known"
+#: What the scores that come with poclab say of a case.
+WORDS = {
+    "exact": "the answer is one of the labelled ones, to the letter but for case, articles and punctuation",
+    "contains": "a labelled answer stands in the reply, or the reply abstains where it should",
+    "token_f1": "how many words the answer shares with the labelled one, from 0 to 1",
+    "number": "the number in the reply is the labelled one",
+    "json_fields": "the share of labelled fields that are right",
+    "abstains": "the reply abstains exactly where it should",
+    "evidence_recall": "the labelled evidence was among the passages that the model was given",
+}
 #: Failing cases that are shown of each class; the report holds all.
 FAILING_SHOWN = 8
 MONTHS_OF = {"per case": 1, "per 1,000 cases": 1000}
@@ -44,6 +54,7 @@ def blocks(evidence: Evidence) -> list[Block]:
         _tried,
         _reproduce,
         _next_steps,
+        _words,
     )
     return [block for section in sections for block in section(evidence)]
 
@@ -65,7 +76,28 @@ def _in_words(evidence: Evidence) -> str:
         for word in (MET, MISSED, CANNOT_TELL)
         if (named := [one.criterion.metric for one in verdicts if one.word == word])
     ]
-    return f"Of {len(verdicts)} criteria: {'; '.join(told)}. Each is judged on the near edge of its interval, {evidence.decision.today.isoformat()}."
+    return (
+        f"{_right(evidence)}Of {len(verdicts)} criteria: {'; '.join(told)}. Each is judged on the near edge of its interval: met when all of the "
+        f"interval is beyond the bound, missed when all of it is short of it. Written on {evidence.decision.today.isoformat()}."
+    )
+
+
+def _right(evidence: Evidence) -> str:
+    """Return the accuracy as a sponsor would say it, what the baseline had, and on which model."""
+    report = evidence.report
+    try:
+        values = report.values("accuracy").values()
+    except InputError:
+        return ""
+    held = "held-out cases" if report.split == "test" else f"{report.split or 'all'} cases"
+    told = f"Right on {sum(values):g} of {len(values)} {held}. "
+    if evidence.comparison:
+        baseline = evidence.comparison.baseline
+        told += f"The baseline of the sweep, {baseline.version.name}: {baseline.summary()}, on {baseline.split or 'all'}. "
+    model = report.version.parameters.get("model")
+    if isinstance(model, str) and model.startswith("offline/"):
+        told += f"The model was {model}: no language model, but a baseline that one must beat. "
+    return told
 
 
 def _owners(evidence: Evidence) -> Iterator[Block]:
@@ -209,11 +241,13 @@ def _against(estimate: Estimate, target: Criterion | None) -> str:
 
 def _history(evidence: Evidence) -> Iterator[Block]:
     yield Heading("History")
-    yield Picture("evidence/history.png", "accuracy over time, with intervals, target and first runs", evidence.folder / "history.png")
+    if evidence.has("history.png"):
+        yield Picture("evidence/history.png", "accuracy over time, with intervals, target and first runs", evidence.folder / "history.png")
     rows = [
         (
             one["started"],
             one["split"],
+            one["run"],
             _share(one["accuracy"]),
             edges(one["accuracy_low"], one["accuracy_high"]),
             one["cases"],
@@ -223,7 +257,7 @@ def _history(evidence: Evidence) -> Iterator[Block]:
         )
         for one in evidence.history
     ]
-    yield Table(("on", "split", "accuracy", "95% interval", "n", "failed", "changed", "run"), rows)
+    yield Table(("on", "split", "version", "accuracy", "95% interval", "n", "failed", "changed", "run"), rows)
 
 
 def _share(value: float | None) -> str:
@@ -275,14 +309,10 @@ def _limits(evidence: Evidence) -> Iterator[Block]:
         yield Heading(f"{name}: {len(results)}{more}", level=3)
         yield Table(("case", "asked", "expected", "answered"), [_failing(one) for one in results[:FAILING_SHOWN]])
     target = _target(evidence, report.split or "")
-    below = [
-        (tag, one.n, f"{one.value:.3f}", edges(one.low, one.high))
-        for tag, one in _tag_estimates(report)
-        if target and one.value < target.bound
-    ]
+    below = [row for row in _by_tag(evidence, report.split or "", report) if target and float(row[2]) < target.bound]
     if below:
         yield Heading(f"Tags below the target of {target.bound:g}", level=3)
-        yield Table(("tag", "n", score, "95% interval"), below)
+        yield Table(("tag", "n", score, "95% interval", "against the target"), below)
 
 
 def _wrong(one: CaseResult) -> str:
@@ -303,10 +333,11 @@ def _tried(evidence: Evidence) -> Iterator[Block]:
         yield Text(f"{NOT_KNOWN.capitalize()} from a sweep: none ended.")
     else:
         rows = [_trial(one) for one in compared["candidates"]]
-        idle = [row for row in rows if not row[3].startswith("better")]
+        words = Counter(row[3].partition(" (")[0] for row in rows)
         yield Text(
             f"{len(rows)} trials against the baseline {compared['baseline']['version']['name']} on {compared['split']}, corrected by Holm over "
-            f"{compared['comparisons']} comparisons; {len(idle)} of them did not help, as far as these cases can tell."
+            f"{compared['comparisons']} comparisons: {', '.join(f'{n} {word}' for word, n in words.most_common())}. "
+            "Where it says cannot tell, these cases are too few for a difference of that size: it may have helped or not."
         )
         if evidence.has("forest.png"):
             yield Picture("evidence/forest.png", "difference of each trial to the baseline, with intervals", evidence.folder / "forest.png")
@@ -370,6 +401,8 @@ def _commands(evidence: Evidence) -> Iterator[str]:
         yield f"poclab run {poc} {pairs}"
     else:
         yield "# the run was made outside of `poclab run`: its code is at the commit above, its parameters in version.json"
+    if evidence.report.split != "dev":
+        yield "# the line above looks at the held-out cases once more; leave it out when they are to stay held out"
     yield f"poclab compare {poc}"
     yield f"poclab decide {poc} {evidence.report.run_id}"
     yield "poclab handoff --verify FOLDER"
@@ -392,9 +425,9 @@ def _steps(evidence: Evidence) -> Iterator[str]:
         if one.word == MISSED:
             yield f"{one.criterion}: missed. Change the system, or end it; the failing cases are above."
         elif one.word == CANNOT_TELL:
-            yield f"{one.criterion}: {one}. Label or ask that many, in a new edition; or settle for less confidence, in writing."
+            yield f"{one.criterion}: {one}. Label or ask that many held-out ones, in a new edition (of new cases freezing holds out a third), or settle for less confidence, in writing."
     if decision.word == GO:
-        yield f"Build it: {charter.text.get('production_shape') or 'the production shape is still to be named'}."
+        yield f"Build it: {(charter.text.get('production_shape') or 'the production shape is still to be named').rstrip('.')}."
         yield "Keep the test set, and score what is built on it before it is released."
     if ADOPTION.search(charter.text.get("uncertainty") or ""):
         yield f"{PILOT[0].upper()}{PILOT[1:]}."
@@ -405,3 +438,18 @@ def _steps(evidence: Evidence) -> Iterator[str]:
         yield f"Settle whether there are personal data in cases or documents, and who agreed (data: pii): it is {NOT_KNOWN}."
     if evidence.report.estimates.get(COST) is None:
         yield f"Find out what a case costs: it is {NOT_KNOWN}."
+
+
+def _words(evidence: Evidence) -> Iterator[Block]:
+    yield Heading("How to read it")
+    first, *others = evidence.report.score_names
+    words = {
+        "accuracy": f"the mean of the first score, {first}, over the cases: 1 is right, 0 is wrong; a case that failed is wrong",
+        **{name: WORDS[name] for name in (first, *others) if name in WORDS},
+        "dev, test": "the cases to iterate on, and the held-out ones, which are for the decision",
+        "95% interval": "a range that holds the number for all cases of this kind in 95 of 100 such studies; open: no edge can be given",
+        "p50, p95": "half of the requests, and 95 of 100, were answered within this time",
+        "failed": "cases on which the system crashed, ran out of time, or gave no usable answer",
+        "better, worse": "the difference is more than chance among all trials that were started; cannot tell: it is not, with so few cases",
+    }
+    yield Table(("word", "meaning"), list(words.items()))

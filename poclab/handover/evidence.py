@@ -135,10 +135,11 @@ def collect(folder: Path, decision: Decision, archive: Archive, comparison: Comp
             kept.write_text(conceal(read_text(kept)), encoding="utf-8")
     history = timeline.of_runs(archive.finished, decision.charter)
     rows = [{**row, "started": f"{row['started']:%Y-%m-%d %H:%M}"} for row in history.rows]
-    facts = {"poc": poc.name, "splits": list(runs), "runs": runs}
+    facts = {"poc": poc.name, "splits": list(runs), "runs": runs, "compared": comparison is not None}
     _write(folder, "facts.json", facts)
     _write(folder, "history.json", rows)
-    (folder / "history.png").write_bytes(charts.png(history.figure()))
+    if history.drawable:
+        (folder / "history.png").write_bytes(charts.png(history.figure()))
     if comparison:
         (folder / "trials").mkdir()
         for report in (comparison.baseline, *(one.report for one in comparison.candidates)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shutil
 import tempfile
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 from poclab.errors import InputError, StoreError
 from poclab.report import Report
-from poclab.tracking import store
+from poclab.tracking import SQLITE, store
 
 BRIEF = "brief.json"
 #: MLflow's `ViewType`: runs that were not deleted, and all of them.
@@ -23,6 +24,8 @@ def runs(uri: str, experiment: str, *, every: bool = False) -> list[dict[str, An
 
     The finished ones; with `every` also those that failed, were killed, are under way, or were deleted since.
     """
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
+        return []  # looking makes no store
     client = store.connect(uri)
     found = client.get_experiment_by_name(experiment)
     if found is None:
@@ -73,13 +76,12 @@ def briefs(uri: str, rows: Sequence[Mapping[str, Any]]) -> list[Report]:
 
 
 def _brief(uri: str, row: Mapping[str, Any]) -> Report:
-    if row["artifacts"].startswith("file:"):  # beside the store: nothing is to be copied
-        path = Path(urllib.parse.unquote(urllib.parse.urlsplit(row["artifacts"]).path)) / BRIEF
-        if path.is_file():
-            return Report.load(path)
+    beside = _folder(uri, row["run_id"], row["artifacts"])
+    if beside and (beside / BRIEF).is_file():
+        return Report.load(beside / BRIEF)  # nothing is to be copied
     with tempfile.TemporaryDirectory() as folder:
         try:
-            return Report.load(_downloaded(store.connect(uri), row["run_id"], BRIEF, folder))
+            return Report.load(_downloaded(uri, row["run_id"], BRIEF, Path(folder)))
         except (InputError, StoreError):
             return report(uri, row["run_id"])
 
@@ -92,24 +94,44 @@ def report(uri: str, run_id: str, experiment: str | None = None) -> Report:
     """
     found = match(run_id, runs(uri, experiment))["run_id"] if experiment and len(run_id) < 32 else run_id
     with tempfile.TemporaryDirectory() as folder:
-        return Report.load(_downloaded(store.connect(uri), found, "report.json", folder))
+        return Report.load(_downloaded(uri, found, "report.json", Path(folder)))
 
 
 def download(uri: str, run_id: str, folder: Path) -> None:
     """Copy all artifacts of a run into a folder, which is made."""
     folder.mkdir(parents=True)
-    _downloaded(store.connect(uri), run_id, "", str(folder))
+    _downloaded(uri, run_id, "", folder)
 
 
-def _downloaded(client: Any, run_id: str, name: str, folder: str) -> Path:
+def _downloaded(uri: str, run_id: str, name: str, folder: Path) -> Path:
+    """Copy an artifact, or without a name all of them, into a folder, and return where it is."""
     from mlflow.exceptions import MlflowException
 
+    client = store.connect(uri)
     try:
-        return Path(client.download_artifacts(run_id, name, folder))
+        beside = _folder(uri, run_id, client.get_run(run_id).info.artifact_uri)
+        if beside is None:
+            return Path(client.download_artifacts(run_id, name, str(folder)))
+        copy = shutil.copytree if (beside / name).is_dir() else shutil.copyfile
+        return Path(copy(beside / name, folder / name, **({"dirs_exist_ok": True} if copy is shutil.copytree else {})))
     except (MlflowException, OSError) as error:
         raise InputError(
-            f"run {run_id!r} holds no report in the store: {store.first_line(error)}", fix="`poclab.runs()` lists the runs"
+            f"run {run_id!r} holds no {name or 'artifacts'} in the store: {store.first_line(error)}", fix="`poclab history` lists the runs"
         ) from None
+
+
+def _folder(uri: str, run_id: str, artifacts: str) -> Path | None:
+    """Return where the artifacts of a run lie on this machine: where the store says, else beside a database that was moved with its POC."""
+    if not artifacts.startswith("file:"):
+        return None
+    said = Path(urllib.parse.unquote(urllib.parse.urlsplit(artifacts).path))
+    moved = Path(uri.removeprefix(SQLITE)).parent / "mlartifacts" / run_id / "artifacts"
+    return next((folder for folder in (said, moved) if folder.is_dir()), None)
+
+
+def experiments(uri: str) -> list[str]:
+    """Return the names of a store's experiments that hold something, MLflow's own default left out."""
+    return [one.name for one in store.connect(uri).search_experiments() if one.experiment_id != "0"]
 
 
 def match(run_id: str, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
