@@ -298,7 +298,7 @@ def cases_needed(criterion: Criterion, estimate: Estimate, report: Report) -> in
     """Return about how many cases (requests, for a latency) would show a criterion as met or missed; None: none would."""
     bound, confidence = criterion.bound, criterion.confidence
     if criterion.metric in QUANTILES:
-        within = sum(one.latency_s <= bound for one in report.results) / len(report.results)
+        within = sum(latency <= bound for latency in report.latencies_s) / len(report.latencies_s)
         return cases_for_quantile(QUANTILES[criterion.metric], within, at_most=estimate.value <= bound, confidence=confidence)
     values = report.values(criterion.metric)
     clusters = [name for name in report.clusters(values) if name is not None]

@@ -186,10 +186,16 @@ class Report:
             InputError: as `values`.
         """
         if metric in QUANTILES:
-            return quantile_estimate([one.latency_s for one in self.results], QUANTILES[metric], confidence=confidence)
+            return quantile_estimate(self.latencies_s, QUANTILES[metric], cases=self.n, confidence=confidence)
         values = self.values(metric)
         estimated = cost_estimate if metric == COST else mean_estimate
         return estimated(list(values.values()), clusters=self.clusters(values), confidence=confidence)
+
+    @property
+    def latencies_s(self) -> list[float]:
+        """The seconds of each request; one that failed counts as the slowest: nobody keeps a bound by failing early."""
+        slowest = max((one.latency_s for one in self.results), default=0.0)
+        return [slowest if one.failure else one.latency_s for one in self.results]
 
     def unscored(self, score: str) -> list[str]:
         """Return the ids of the cases on which the scorer itself failed."""

@@ -690,3 +690,14 @@ def test_a_report_from_before_there_were_brief_ones_is_read(tmp_path):
     path.write_text(json.dumps({**data, "file_digest": digest(data)}), encoding="utf-8")
 
     assert Report.load(path) == full_report()
+
+
+def test_a_failed_request_keeps_no_latency_bound():
+    """A system that raises on its slow cases does not become a fast one: what failed counts as the slowest request."""
+    answers = [result(f"q{number}", latency_s=1.0) for number in range(99)]
+    found = report(
+        *answers, result("slow", latency_s=9.0), *(result(f"x{number}", failure="crashed", latency_s=0.1) for number in range(10))
+    )
+
+    assert found.estimates["latency_p95_s"].value == 9.0
+    assert found.results[-1].latency_s == 0.1

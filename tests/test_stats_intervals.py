@@ -398,3 +398,22 @@ def test_an_estimate_prints_its_interval_and_its_n():
 def test_an_open_edge_is_called_open():
     """`inf` would look like a number of seconds."""
     assert str(Estimate(2.0, 1.0, math.inf, 40)) == "2.000 (1.000 to open, n = 40)"
+
+
+def test_similar_values_keep_an_interval_of_wilson():
+    """A hundred similarities between 0.9 and 1 have seen no failed case, and cannot know that there is none: a 0 is far below."""
+    values = [0.9 + index / 1000 for index in range(100)]
+    mean = math.fsum(values) / 100
+
+    assert interval(mean_estimate(values)) == pytest.approx(wilson(mean, 100))
+    assert mean_estimate(values).high - mean_estimate(values).low > 0.08
+
+
+def test_repeats_are_no_further_requests_for_a_quantile():
+    """Forty cases asked three times are forty when a p95 is to be closed: a slow case is slow each time. 59 are enough."""
+    forty = quantile_estimate([float(index) for index in range(40) for _ in range(3)], 0.95, cases=40)
+    sixty = quantile_estimate([float(index) for index in range(60) for _ in range(3)], 0.95, cases=60)
+    once = quantile_estimate([float(index) for index in range(60)], 0.95)
+
+    assert (forty.n, forty.high) == (40, math.inf)
+    assert (sixty.low, sixty.high, sixty.n) == (once.low, once.high, once.n)

@@ -190,10 +190,14 @@ def test_what_a_comparison_says_of_its_cases_is_worked_by_hand():
 
 
 def test_repeats_are_compared_by_their_means():
-    """Three cases better by 1/3 and one by 2/3, none worse: 2 of 16 patterns are as far. (A sign test would say so too.)"""
+    """Three cases better by 1/3 and one by 2/3, none worse: 2 of 16 patterns are as far, p = 0.125.
+
+    By the interval: (5/12 * 4 / 6) / sqrt(((7/9 + 2) / 6 - 0.07716) / 6) = 1.09548, p = 0.27332: the larger one stands.
+    """
     found = compare_paired([1 / 3, 0.0, 2 / 3, 1 / 3], [2 / 3, 1 / 3, 1.0, 1.0])
 
-    assert found.p == pytest.approx(0.125)
+    assert sign_flip([1 / 3, 1 / 3, 1 / 3, 2 / 3]) == pytest.approx(0.125)
+    assert found.p == pytest.approx(0.27332, abs=1e-5)
     assert found.difference.value == pytest.approx(5 / 12)
     assert found.spread == pytest.approx((3 / 9 + 4 / 9) / 4)
 
@@ -322,3 +326,42 @@ def test_equal_versions_show_no_difference(n):
 def test_a_difference_below_a_millionth_is_none():
     """Means of the same values in another order differ in their last digits; that is no evidence of anything."""
     assert sign_flip([5e-8, 5e-8, 1e-12, -3e-16, 5e-8, 5e-8]) == 1.0
+
+
+def test_a_word_and_its_interval_do_not_contradict_each_other():
+    """A hundred cases better by 0.01 each are as one-sided as can be, and yet no evidence of a mean above 0 in 0..1 scores."""
+    found = compare_paired([0.8] * 100, [0.81] * 100)
+
+    assert sign_flip([0.01] * 100) < 1e-20
+    assert found.difference.low < 0 < found.difference.high
+    assert found.p > 0.05
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.0, 0.2, 0.5, 1.0]), st.sampled_from([0.0, 0.3, 0.5, 1.0]), st.sampled_from([None, "a", "b"])),
+        min_size=2,
+        max_size=40,
+    )
+)
+def test_what_is_told_at_5_percent_has_an_interval_without_0(cases):
+    """Whatever the values and clusters: fractions and clusters are called different only where the interval says so too."""
+    before, after, clusters = zip(*cases, strict=True)
+    found = compare_paired(before, after, clusters=clusters)
+    plain = {*before, *after} <= {0, 1} and len({name for name in clusters if name}) == sum(name is not None for name in clusters)
+
+    if found.p < 0.05 and not plain:
+        assert not found.difference.low <= 0 <= found.difference.high
+
+
+def test_asking_one_side_more_often_makes_no_difference_of_equals():
+    """Right on 98% of cases both, asked once and asked ten times: of 200 comparisons of 50 cases at most 5% may say otherwise."""
+    source = random.Random(98)
+    told = 0
+    for _ in range(200):
+        once = [float(source.random() < 0.98) for _ in range(50)]
+        often = [sum(source.random() < 0.98 for _ in range(10)) / 10 for _ in range(50)]
+        told += compare_paired(once, often).p <= 0.05
+
+    assert told <= 10

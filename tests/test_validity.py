@@ -35,12 +35,12 @@ def test_equal_versions_are_seldom_called_better_or_worse(validity):
 
 
 def test_a_sweep_of_equal_trials_names_a_false_winner_seldom(validity):
-    """At most one sweep in twenty says a false word of any of its eleven trials; without Holm it is about one in seven of these."""
+    """At most one sweep in twenty says a false word of any of its eleven trials; without Holm it is one in six of plain ones."""
     results = short_form(validity, 2)
     uncorrected = [one.value for one in results if one.figure == "any better or worse, uncorrected"]
 
     assert beyond(results) == []
-    assert sum(uncorrected) / len(uncorrected) > 0.1
+    assert max(uncorrected) > 0.1
 
 
 def test_intervals_cover_what_they_promise(validity):

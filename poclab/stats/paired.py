@@ -1,9 +1,13 @@
 """Whether two versions differ on the same cases: a test, an interval for the difference, and the price of many trials.
 
     one score of 0 or 1, no clusters   exact McNemar
-    anything else                      exact sign-flip test, of cluster sums where there are clusters
+    anything else                      the larger p of two: the exact sign-flip test (of cluster sums where there are clusters),
+                                       and the test that the interval below is the inverse of
     the difference                     adjusted Wald interval, with an effective n where there are clusters
     many trials                        Holm
+
+    Why two: the sign-flip test takes differences to be symmetric around 0, and equal means do not make them so. Asked once and
+    asked ten times, two equal versions that are right on 98% of cases were called different in 34% of comparisons by it alone.
 
 A difference is candidate minus baseline, case by case. The interval is not adjusted for the number of trials.
 """
@@ -14,7 +18,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from poclab.stats.intervals import Estimate, cluster_names, effective
+from poclab.stats.intervals import Estimate, cluster_names, effective, t_quantile
 
 #: The steps that the distribution of a sum is worked out in; finer differences are rounded to one of them.
 STEPS = 8192
@@ -53,12 +57,12 @@ def compare_paired(
     mean, spread = math.fsum(differences) / n, math.fsum(one * one for one in differences) / n
     if len(set(names)) == n and {*baseline, *candidate} <= {0, 1}:
         p = mcnemar(sum(one > 0 for one in differences), sum(one < 0 for one in differences))
-    else:
-        p = sign_flip(_sums(differences, names))
-    worth, quantile = effective(differences, names, confidence=confidence)
-    low, high = (-1.0, 1.0) if worth is None else adjusted_wald(mean, spread, worth, quantile)
-    effect = n if worth is None else n / worth
-    return Paired(Estimate(mean, low, high, n), p, spread, effect)
+        return Paired(Estimate(mean, *adjusted_wald(mean, spread, n, t_quantile(math.inf, confidence)), n), p, spread, 1.0)
+    worth, degrees = effective(differences, names)
+    if worth is None:
+        return Paired(Estimate(mean, -1.0, 1.0, n), 1.0, spread, n)
+    p = max(sign_flip(_sums(differences, names)), wald_p(mean, spread, worth, degrees))
+    return Paired(Estimate(mean, *adjusted_wald(mean, spread, worth, t_quantile(degrees, confidence)), n), p, spread, n / worth)
 
 
 def _sums(values: Sequence[float], names: Sequence[str]) -> list[float]:
@@ -126,9 +130,22 @@ def adjusted_wald(mean: float, spread: float, n: float, quantile: float) -> tupl
     Source: Bonett and Price (2012), Journal of Educational and Behavioral Statistics 37, 479-488; recommended by Fagerland,
     Lydersen and Laake (2014), Statistics in Medicine 33, 2850-2875. With an effective n it is our own generalisation.
     """
+    centre, error = _adjusted(mean, spread, n)
+    return max(-1.0, min(centre - quantile * error, mean)), min(1.0, max(centre + quantile * error, mean))
+
+
+def wald_p(mean: float, spread: float, n: float, degrees: float) -> float:
+    """Return the two-sided p at which the adjusted Wald interval begins to hold 0; t of so many degrees of freedom."""
+    from scipy.special import stdtr
+
+    centre, error = _adjusted(mean, spread, n)
+    return 2 * float(stdtr(degrees, -abs(centre) / error))
+
+
+def _adjusted(mean: float, spread: float, n: float) -> tuple[float, float]:
+    """Return mean and standard error after one case that got all better and one that got all worse were added."""
     centre = mean * n / (n + 2)
-    half = quantile * math.sqrt(((spread * n + 2) / (n + 2) - centre**2) / (n + 2))
-    return max(-1.0, min(centre - half, mean)), min(1.0, max(centre + half, mean))
+    return centre, math.sqrt(((spread * n + 2) / (n + 2) - centre**2) / (n + 2))
 
 
 def holm(p_values: Sequence[float], *, comparisons: int | None = None) -> list[float]:

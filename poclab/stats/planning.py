@@ -53,26 +53,27 @@ def cases_to_reach(target: float, expected: float, *, at_least: bool = True, pow
     """
     if not (expected > target if at_least else expected < target):
         return None
-    return _from_which_on(lambda n: power_to_reach(target, expected, n, at_least=at_least, confidence=confidence) >= power)
+    # A target of .99 allows one more wrong case every 100 cases, and the power falls in between: two such falls must be survived.
+    ahead = math.ceil(2 / min(target, 1 - target)) if 0 < target < 1 else 0
+    return _from_which_on(lambda n: power_to_reach(target, expected, n, at_least=at_least, confidence=confidence) >= power, ahead)
 
 
-def _from_which_on(enough: Callable[[int], bool]) -> int | None:
+def _from_which_on(enough: Callable[[int], bool], ahead: int = 0) -> int | None:
     """Return the n from which on it is enough. Discrete tests go up and down a little from n to n + 1: a stretch must hold."""
+
+    def holds(n: int) -> bool:
+        return all(enough(n + more) for more in range(max(40, n // 10, ahead)))
+
     n = 1
-    while not _holds(enough, n):
+    while not holds(n):
         n *= 2
         if n > MOST:
             return None
     too_few = n // 2
     while n - too_few > 1:
         middle = (n + too_few) // 2
-        n, too_few = (middle, too_few) if _holds(enough, middle) else (n, middle)
+        n, too_few = (middle, too_few) if holds(middle) else (n, middle)
     return n
-
-
-def _holds(enough: Callable[[int], bool], n: int) -> bool:
-    # A target of .97 allows one more wrong case every 33 cases, and the power falls in between: two such falls must be survived.
-    return all(enough(n + more) for more in range(max(40, n // 10)))
 
 
 def smallest_share(target: float, n: int, *, at_least: bool = True, power: float = POWER, confidence: float = 0.95) -> float | None:
