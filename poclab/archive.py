@@ -92,6 +92,25 @@ class Archive:
         """Copy everything that a run holds into a folder."""
         queries.download(self.uri, run_id, folder)
 
+    def comparisons(self, run_ids: Sequence[str]) -> int:
+        """Return how many comparisons were begun to find these, the first being the baseline.
+
+        Each trial with the baseline of its sweep; where the baseline is a trial that was picked itself, each with each.
+        """
+        trials = self.trials_started(run_ids)
+        picked = any(row["run_id"] == run_ids[0] and row["parent"] and row["name"] != BASELINE for row in self.every)
+        return trials * (trials - 1) // 2 if picked else max(trials - 1, 0)
+
+    def others(self, reports: Sequence[Report]) -> int:
+        """Return how many more versions were scored on these cases, outside of sweeps: whoever looks at many picks one."""
+        place = (reports[0].lock_digest, reports[0].split or "all")
+        seen = {
+            row["tags"].get("version")
+            for row in self.finished
+            if not row["parent"] and (row["tags"].get("lock"), row["tags"].get("split")) == place
+        }
+        return len(seen - {one.version.digest for one in reports} - {None})
+
     def trials_started(self, run_ids: Iterable[str]) -> int:
         """Return how many trials the sweeps of these runs started on the same cases, deleted ones included.
 
@@ -148,7 +167,16 @@ class Archive:
         Raises:
             FrozenError: they are not frozen, or not what their lock says.
         """
-        return TestSet.load(self.poc / "cases.jsonl").digest
+        return self.cases.digest
+
+    @cached_property
+    def cases(self) -> TestSet:
+        """The POC's cases as they are frozen now."""
+        return TestSet.load(self.poc / "cases.jsonl")
+
+    def frozen(self, split: str) -> set[str]:
+        """Return the ids of the cases of a split."""
+        return {case.id for case in self.cases if case.split == split}
 
     def candidate(self) -> Mapping[str, Any]:
         """Return the run to decide on: the last one on held-out cases, else the winner of the last sweep, else the last one.
@@ -167,7 +195,7 @@ class Archive:
         return held_out[-1] if held_out else self.winner() if swept else current[-1]
 
     def other_splits(self, reports: Sequence[Report]) -> list[Mapping[str, Any]]:
-        """Return the newest run of the same version, cases and documents on each split that these reports are not of."""
+        """Return the newest run of the same version, code, cases, documents and score on each split that these reports are not of."""
         alike = [row for row in self.finished if _identity(row) == _identity_of(reports[0])]
         newest = {row["tags"].get("split"): row for row in alike}
         return [row for split, row in newest.items() if split in ("dev", "test") and split not in {one.split for one in reports}]
@@ -202,11 +230,11 @@ class Archive:
 
 
 def _identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row["tags"].get(key) for key in ("version", "lock", "corpus"))
+    return tuple(row["tags"].get(key) for key in ("version", "lock", "corpus", "code", "score"))
 
 
 def _identity_of(report: Report) -> tuple[Any, ...]:
-    return (report.version.digest, report.lock_digest, report.corpus_digest)
+    return (report.version.digest, report.lock_digest, report.corpus_digest, report.code_digest, *report.score_names[:1])
 
 
 def _sweep(row: Mapping[str, Any]) -> tuple[Any, ...]:

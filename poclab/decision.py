@@ -141,7 +141,11 @@ class Decision:
 
     def rows(self) -> list[list[str]]:
         """Return criterion, value with interval, n and verdict as texts, a line per criterion."""
-        return [[str(one.criterion), *_value(one.criterion, one.estimate), str(one)] for one in self.verdicts]
+        by = f" by {self.report.score_names[0]}" if self.report.score_names else ""
+        return [
+            [f"{one.criterion}{by if one.criterion.metric == 'accuracy' else ''}", *_value(one.criterion, one.estimate), str(one)]
+            for one in self.verdicts
+        ]
 
     def facts(self) -> Iterator[tuple[str, str]]:
         """Yield what to know beside the verdict, each with its name."""
@@ -243,6 +247,12 @@ def _check(reports: Sequence[Report]) -> None:
     for error, what, values, fix in (
         (FrozenError, "sets of cases", {one.lock_digest for one in reports}, "evaluate both splits of one edition"),
         (InputError, "versions", {one.version.digest for one in reports}, "decide on one version: its run on dev, and its run on test"),
+        (
+            InputError,
+            "first scores",
+            {one.score_names[0] for one in reports if one.score_names},
+            "evaluate both splits with the same scores",
+        ),
         (InputError, "documents", {one.corpus_digest or "none" for one in reports}, "evaluate both splits on the same documents"),
     ):
         if len(values) > 1:

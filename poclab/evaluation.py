@@ -5,6 +5,7 @@ No store here: `runner` calls `ask` and `score` in its workers, `recording` keep
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import getpass
 import inspect
@@ -20,13 +21,16 @@ from poclab import runner
 from poclab.cases import Case, TestSet
 from poclab.charter import Charter
 from poclab.errors import InputError
-from poclab.files import CHARTER
+from poclab.files import CHARTER, digest
 from poclab.redaction import conceal, conceal_json
 from poclab.report import CaseResult, Report
 from poclab.scores import Score, Scorer
 from poclab.system import CaseContext, Reply, Version, current_case
 
 LONGEST_ERROR = 4000
+#: Replies to find out by whether a score applies to a case or to a reply.
+PROBES = (Reply(""), Reply("?"), Reply("?", data={}))
+DEPENDS = "the score was left out on this reply and is given on others: let it apply by the case alone, Scorer(name, function, applies=...)"
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Plan:
         charter = self.poc / CHARTER if self.poc else None
         self.charter = Charter.load(charter) if charter and charter.is_file() else None
         self.corpus_digest = getattr(system, "corpus_digest", None)
+        self.code_digest = _code(system)
         self.tasks = [
             Task(case, repeat, CaseContext(case_id=case.id, repeat=repeat, poc=self.poc)) for case in test_set for repeat in range(repeats)
         ]
@@ -145,6 +150,10 @@ class Plan:
         """Return the report of the results that there are, by the place of their task."""
         lock = self.test_set.lock
         warnings = [] if lock else ["the set is not frozen: its numbers cannot be held against later ones"]
+        if self.test_set.part != "test" and any(case.split == "test" for case in self.test_set):
+            warnings.append(
+                "held-out cases are among these: each look at them makes their number worth less, and this one may not be counted"
+            )
         if lock and lock.corpus_digest and self.corpus_digest and lock.corpus_digest != self.corpus_digest:
             warnings.append("the corpus is not the one that the evidence was checked against when the set was frozen")
         return Report(
@@ -159,6 +168,7 @@ class Plan:
             repeats=self.repeats,
             corpus_digest=self.corpus_digest,
             charter_digest=self.charter.digest if self.charter else None,
+            code_digest=self.code_digest,
             started_at=started_at,
             wall_s=round(wall_s, 3),
             warnings=tuple(warnings),
@@ -173,10 +183,21 @@ class Plan:
             "name": self.version.name,
             "charter": self.charter.digest if self.charter else None,
             "corpus": self.corpus_digest,
+            "code": self.code_digest,
+            "score": self.scorers[0].name,
             "repeats": self.repeats,
             "criteria": json.dumps(self.charter.criteria_texts, ensure_ascii=False) if self.charter else None,
         }
         return {"mlflow.user": user(), **{f"poclab.{key}": str(value) for key, value in values.items() if value is not None}}
+
+
+def _code(system: Any) -> str:
+    """Return the digest of a system's own source: of a function what it says, of an object its class; not what these call."""
+    source = system if inspect.isroutine(system) else type(system)
+    try:
+        return digest(inspect.getsource(source))
+    except (OSError, TypeError):  # typed into a prompt, or built in
+        return digest(f"{source.__module__}.{source.__qualname__}")
 
 
 def user() -> str:
@@ -189,10 +210,22 @@ def user() -> str:
 
 def _score(scorer: Scorer, case: Case, reply: Reply) -> Score | None:
     try:
-        score = scorer(case, reply)
+        # A copy: a scorer that changes a label by mistake changes it for nobody else.
+        score = scorer(copy.deepcopy(case), reply)
+        if score is None and _depends_on_the_reply(scorer, case):
+            return Score(None, "", DEPENDS)
         return score and Score(**conceal_json(vars(score)))
     except Exception as error:  # a scorer that fails leaves its score incomplete; it must not make the case right or wrong
         return Score(None, "", conceal(f"the scorer failed: {type(error).__name__}: {error}"))
+
+
+def _depends_on_the_reply(scorer: Scorer, case: Case) -> bool:
+    """Tell whether a score that is left out on a reply is given on others: then a reply could take its case out of the mean."""
+    for probe in PROBES:
+        with contextlib.suppress(Exception):  # it may expect more of a reply than these have
+            if scorer(copy.deepcopy(case), probe) is not None:
+                return True
+    return False
 
 
 def _failure(outcome: runner.Outcome[Task]) -> tuple[str | None, str]:

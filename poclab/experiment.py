@@ -5,6 +5,7 @@ The last three find the runs and leave the thinking to `comparison`, `timeline` 
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 
 from poclab import charts, comparison, decision, runner, sizing, timeline, tracking
 from poclab.archive import BASELINE, Archive
-from poclab.cases import Case, TestSet
+from poclab.cases import SPLITS, Case, TestSet
 from poclab.charter import Charter, Criterion
 from poclab.comparison import Comparison
 from poclab.decision import Decision
@@ -30,6 +31,7 @@ from poclab.system import Version
 from poclab.timeline import History
 
 TRACES = ("all", "failed", "none")
+NOT_CORRECTED = "{} other version(s) were run on these cases one by one: nothing here is corrected for having picked among them"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -62,6 +64,7 @@ def evaluate(
 
     Raises:
         InputError: something about the arguments, before any case is asked.
+        FrozenError: the cases are not the whole split as it was frozen.
         StoreError: the store cannot be used (before any case is asked), or lost something (the report is kept in a file).
         Interrupted: Ctrl-C; it carries the partial report.
     """
@@ -69,6 +72,9 @@ def evaluate(
     test_set = cases if isinstance(cases, TestSet) else TestSet(tuple(cases))
     scorers = [as_scorer(one) for one in scores]
     version = _version(system, version)
+    if test_set.lock:
+        # Copies without a digest of their own: what was frozen is held against what the cases say now, and all of the split.
+        dataclasses.replace(test_set, cases=tuple(dataclasses.replace(case) for case in test_set)).verify()
     _check(test_set, scorers, repeats=repeats, timeout_s=timeout_s, workers=workers, traces=traces)
     plan = Plan(system, test_set, scorers, version, repeats, traces)
     recording = Recording.open(plan)
@@ -125,7 +131,11 @@ def compare(*runs: Any, poc: Path | str | None = None) -> Comparison:
     reports = _reports(runs, archive)
     ids = [one.run_id for one in reports if one.run_id]
     links = [archive.link(one.run_id, reports[0].run_id) if archive else "" for one in reports[1:]]
-    return comparison.compare(*reports, trials=archive.trials_started(ids) if archive and ids else None, links=links)
+    known = archive.comparisons(ids) if archive and ids else None
+    found = comparison.compare(*reports, comparisons=known, links=links)
+    if archive and (others := archive.others(reports)):
+        found = dataclasses.replace(found, notes=(*found.notes, NOT_CORRECTED.format(others)))
+    return found
 
 
 def history(poc: Path | str | None = None) -> History:
@@ -175,6 +185,11 @@ def decide(charter: Charter | Path | str | None = None, *runs: Any, today: datet
                 f"run {one.run_id} is on other cases than those that are frozen now (lock {one.lock_digest[:12]}, now {archive.lock[:12]})",
                 fix="`poclab sweep`, then `poclab decide --confirm`",
             )
+        if one.split in SPLITS and {result.case_id for result in one.results} != archive.frozen(one.split):
+            raise FrozenError(
+                f"run {one.run_id} is on {one.n} of the {len(archive.frozen(one.split))} cases of {one.split}",
+                fix="evaluate the whole split",
+            )
     for other in archive.other_splits(reports):
         reports += archive.reports([other])
     return decision.weigh(charter, reports, looks=archive.looks(), edits=archive.edits(charter), today=today)
@@ -193,7 +208,8 @@ def plan(
     folder = require_poc(poc) if criteria is None or poc is not None else find_poc()
     at_hand: dict[str, int] = {}
     if folder and (folder / "cases.jsonl").is_file():
-        splits = [case.split for case in TestSet.read(folder)]
+        # Cases of one cluster count once: they resemble each other.
+        splits = list({case.cluster or ("", case.id): case.split for case in TestSet.read(folder)}.values())
         held_out = splits.count(None) // 3  # of new cases, freezing holds out a third
         at_hand = {"dev": splits.count("dev") + splits.count(None) - held_out, "test": splits.count("test") + held_out}
     chosen = Charter.load(folder).criteria if criteria is None else criteria

@@ -34,6 +34,8 @@ FORMAT = 1
 ROWS_SHOWN, FAILURES_SHOWN = 40, 3
 TOTALS = ("cost_usd", "tokens_in", "tokens_out")
 COST = "cost_usd_per_case"
+#: Fields that the first reports did not have.
+LATER = ("brief", "code_digest")
 QUANTILES = {"latency_p50_s": 0.50, "latency_p95_s": 0.95}
 #: What is kept of a reply in a brief report.
 BRIEF_CHARACTERS = 500
@@ -108,6 +110,8 @@ class Report:
     link: str | None = None
     warnings: tuple[str, ...] = field(default=())
     brief: bool = False
+    #: The digest of the system's own source: two functions may carry one version, and are two systems.
+    code_digest: str | None = None
 
     @property
     def partial(self) -> bool:
@@ -315,7 +319,7 @@ class Report:
         if data.pop("file_digest", None) != digest(data):
             raise InputError(f"{path}: changed since it was written: its digest differs", fix="evaluate again")
         try:
-            fields = {name: data[name] for name in cls.__dataclass_fields__ if name != "brief" or name in data}
+            fields = {name: data[name] for name in cls.__dataclass_fields__ if name not in LATER or name in data}
             results = tuple(CaseResult.from_json(one) for one in data["results"])
             lists = {name: tuple(data[name]) for name in ("score_names", "warnings")}
             report = cls(**{**fields, **lists, "version": Version.from_json(data["version"]), "results": results})

@@ -76,8 +76,12 @@ class Scorer:
     applies: Callable[[Case], bool] = lambda case: True
 
     def __post_init__(self) -> None:
-        if self.name in TAKEN or not re.fullmatch(r"[A-Za-z_]\w*", self.name, re.ASCII):
-            taken = ": every report has a number or a column of that name" if self.name in TAKEN else ""
+        if self.name in TAKEN or self.name.endswith(("_low", "_high")) or not re.fullmatch(r"[A-Za-z_]\w*", self.name, re.ASCII):
+            taken = (
+                ": every report has a number or a column of that name"
+                if self.name in TAKEN or self.name.endswith(("_low", "_high"))
+                else ""
+            )
             raise InputError(f"a score cannot be called {self.name!r}{taken}", fix='use letters, digits and underscores: "my_score"')
 
     def __call__(self, case: Case, reply: Reply) -> Score | None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: What a run is held against the run before it by, besides its parameters; the words that name it.
-BESIDES = {"corpus": "corpus", "repeats": "repeats", "git_commit": "commit"}
+BESIDES = {"corpus": "corpus", "repeats": "repeats", "code": "code", "git_commit": "commit"}
 COLUMNS = ("on", "split", "version", "accuracy", "interval", "n", "failed", "changed", "run")
 
 

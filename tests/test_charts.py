@@ -129,13 +129,13 @@ def test_a_notebook_shows_the_picture():
     assert shown["image/png"].startswith(b"\x89PNG")
 
 
-def compared(*patterns, split="dev", trials=None):
+def compared(*patterns, split="dev", comparisons=None):
     """A baseline and candidates, each named by the cases that it had right."""
     reports = [
         report(*(result(f"q{place}", float(one)) for place, one in enumerate(pattern)), version=Version(pattern, v=pattern), split=split)
         for pattern in patterns
     ]
-    return compare(*reports, trials=trials)
+    return compare(*reports, comparisons=comparisons)
 
 
 def test_the_forest_has_a_line_per_candidate_with_its_interval_and_word():
@@ -156,7 +156,7 @@ def test_the_forest_has_a_line_per_candidate_with_its_interval_and_word():
 
 def test_the_forest_says_what_it_shows():
     """Axis with unit, the baseline at 0, and by how many comparisons the words were corrected: all that were started."""
-    axes = axes_of(charts.forest(compared("0000", "1111", trials=12)))
+    axes = axes_of(charts.forest(compared("0000", "1111", comparisons=11)))
 
     assert axes.get_xlabel() == "difference in exact (share of cases; 95% interval, not adjusted)"
     assert axes.get_title() == "Against 0000, 4 dev cases; words by Holm over 11"

@@ -397,7 +397,7 @@ class TestDecide:
 
         assert (done.returncode, done.stderr) == (1, "")
         assert lines[0] == "not yet: Answer questions about animals from five short pages, or do not."
-        assert lines[2].startswith("accuracy >= 0.8 on test (95% confidence)  1.000 (0.439 to 1.000)  3  cannot tell (about ")
+        assert lines[2].startswith("accuracy >= 0.8 on test (95% confidence) by contains  1.000 (0.439 to 1.000)  3  cannot tell (about ")
         facts = ["version", "cases", "looks at test", "dev-test gap", "time box", "charter"]
         assert [line.partition(":")[0] for line in lines[3:9]] == facts
         assert lines[5].startswith("looks at test: 1: ")

@@ -127,7 +127,7 @@ def test_different_documents_and_repeats_are_named():
 def test_the_note_says_what_the_numbers_are():
     """How many cases, which lock, that intervals are not adjusted, and by how much the word is."""
     (one,) = compare(side("10"), side("11", "new")).notes
-    (twelve,) = compare(side("10"), side("11", "new"), trials=13).notes
+    (twelve,) = compare(side("10"), side("11", "new"), comparisons=12).notes
 
     assert one.startswith(
         "2 dev cases, lock 0123456789ab. Differences are candidate minus baseline with a 95% interval that is not adjusted"
@@ -271,10 +271,10 @@ def test_all_trials_that_were_started_count_not_only_those_that_are_shown():
     """The winner of twelve trials, compared alone, pays for all of them; a number below what is shown changes nothing."""
     baseline, best = side("0" * 6 + "1" * 34), side("1" * 40, "best")
 
-    assert first(compare(baseline, best, trials=12)).p == pytest.approx(0.34375)
-    assert first(compare(baseline, best, trials=12)).word != "better"
-    for trials in (None, 0, 1, 2):
-        assert first(compare(baseline, best, trials=trials)).p == 0.03125
+    assert first(compare(baseline, best, comparisons=11)).p == pytest.approx(0.34375)
+    assert first(compare(baseline, best, comparisons=11)).word != "better"
+    for fewer in (None, 0, 1):
+        assert first(compare(baseline, best, comparisons=fewer)).p == 0.03125
 
 
 def test_the_number_of_cases_is_that_of_the_corrected_test():
@@ -284,7 +284,7 @@ def test_the_number_of_cases_is_that_of_the_corrected_test():
     z = 2.80703: ((z * sqrt(0.125) + 0.841621 * sqrt(0.109375)) / 0.125)^2 + 1 / 0.125 = 111.4.
     """
     baseline = side("0" * 6 + "1" * 34)
-    six, five = compare(baseline, side("1" * 40, "six"), side("0" + "1" * 39, "five"), trials=12).candidates
+    six, five = compare(baseline, side("1" * 40, "six"), side("0" + "1" * 39, "five"), comparisons=11).candidates
 
     assert six.scores[0].word == "cannot tell (about 94 cases needed)"
     assert five.scores[0].word == "cannot tell (about 112 cases needed)"
@@ -534,7 +534,7 @@ def test_cases_of_a_cluster_are_one_observation():
 
 def test_the_json_form_holds_everything():
     """JSON values alone, every fixed and broken case, also those that the table leaves out, and p before the correction."""
-    found = compare(side("0" * 25 + "1" * 5), side("1" * 25 + "0" * 5, "new"), trials=3)
+    found = compare(side("0" * 25 + "1" * 5), side("1" * 25 + "0" * 5, "new"), comparisons=2)
     data = json.loads(json.dumps(found.to_json(), allow_nan=False))
     (one,) = data["candidates"]
 

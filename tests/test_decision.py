@@ -258,7 +258,7 @@ def test_a_split_that_was_never_scored_is_not_yet():
     assert [str(one) for one in found.verdicts] == ["cannot tell (never scored on test: `poclab decide --confirm`)", "met"]
     assert found.word == "not yet"
     assert found.rows()[0] == [
-        "accuracy >= 0.1 on test (95% confidence)",
+        "accuracy >= 0.1 on test (95% confidence) by exact",
         "none",
         "",
         "cannot tell (never scored on test: `poclab decide --confirm`)",
@@ -533,7 +533,7 @@ def test_the_text_form_is_a_line_per_criterion_and_per_fact():
 
     assert lines[0] == "no-go, on criteria that were edited after the first run: Ship it, or not."
     assert lines[1].split() == ["criterion", "value", "n", "verdict"]
-    assert lines[2].split("  ")[0] == "accuracy >= 0.1 on test (95% confidence)"
+    assert lines[2].split("  ")[0] == "accuracy >= 0.1 on test (95% confidence) by exact"
     assert "0.820 (0.692 to 0.902)  50  met" in lines[2]
     assert "1.000 (1.000 to open)   50  cannot tell (about 9 more requests)" in lines[4]
     assert "time box: day 1 of 42" in lines

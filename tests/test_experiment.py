@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import dataclasses
 import threading
 import time
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 import poclab
 from poclab import scores
 from poclab.cases import Case
-from poclab.errors import InputError
+from poclab.errors import FrozenError, InputError
 from poclab.evaluation import LONGEST_ERROR
 from poclab.system import Reply, Version, step
 
@@ -399,3 +400,60 @@ def test_keys_are_in_no_part_of_a_report(monkeypatch):
     assert key not in path.read_text()
     assert report.results[1].reply.text == "the key is [key removed]"
     assert poclab.Report.load(path) == report
+
+
+class TestWhatIsFrozenIsWhatIsAsked:
+    def test_a_part_of_a_split_is_refused(self, poc):
+        """The easy half of the held-out cases is not the test set, whatever lock it carries."""
+        held_out = poclab.TestSet.load(poc / "cases.jsonl").split("test")
+        easy = dataclasses.replace(held_out, cases=held_out.cases[:2])
+
+        with pytest.raises(FrozenError, match="1 removed: q11"):
+            poclab.evaluate(lambda inputs: "?", easy, [scores.contains()])
+
+    def test_a_label_that_was_changed_in_memory_is_refused(self, poc):
+        """The digest of a case is worked out again from what it says now."""
+        cases = poclab.TestSet.load(poc / "cases.jsonl").split("dev")
+        cases.cases[0].expected["answers"].append("?")
+
+        with pytest.raises(FrozenError, match="1 changed: q01"):
+            poclab.evaluate(lambda inputs: "?", cases, [scores.contains()])
+
+    def test_a_scorer_that_changes_a_label_changes_it_for_nobody_else(self):
+        """A later score, a repeat and the report see the label that was frozen."""
+
+        def spoils(case, reply):
+            case.expected["answers"].append("no")
+            return 1.0
+
+        cases = [poclab.Case("q1", {"question": "?"}, {"answers": ["yes"]})]
+        report = poclab.evaluate(lambda inputs: "no", cases, [spoils, scores.exact()])
+
+        assert report.mean("exact") == 0.0
+        assert report.results[0].expected == {"answers": ["yes"]}
+
+
+def test_a_score_that_a_reply_switches_off_is_incomplete():
+    """A case cannot leave the mean because its reply abstained; one that has nothing to score may, by the case alone."""
+
+    def lazy(case, reply):
+        return None if not reply.text or reply.text.startswith("I don't know") else reply.text == "yes"
+
+    def honest(case, reply):
+        return None if "evidence" not in case.expected else 1.0
+
+    cases = [poclab.Case(f"q{number}", {"question": f"{number}?"}, {"answers": ["yes"]}) for number in range(4)]
+    report = poclab.evaluate(lambda inputs: "yes" if inputs["question"] < "2" else "I don't know.", cases, [lazy, honest])
+
+    assert report.unscored("lazy") == ["q2", "q3"]
+    assert "let it apply by the case alone" in report.results[2].scores["lazy"].reason
+    assert "honest" not in report.results[0].scores
+
+
+def test_held_out_cases_in_memory_are_named_in_the_report(poc):
+    """A list of them is scored without a run that counts it: the report says so."""
+    held_out = [case for case in poclab.TestSet.load(poc / "cases.jsonl") if case.split == "test"]
+
+    assert any(
+        "held-out cases are among these" in note for note in poclab.evaluate(lambda inputs: "?", held_out, [scores.contains()]).warnings
+    )

@@ -29,10 +29,10 @@ __all__ = ["ALPHA", "Candidate", "Comparison", "Move", "ScoreChange", "TagChange
 ABSENT = object()
 
 
-def compare(baseline: Report, *candidates: Report, trials: int | None = None, links: Sequence[str] = ()) -> Comparison:
+def compare(baseline: Report, *candidates: Report, comparisons: int | None = None, links: Sequence[str] = ()) -> Comparison:
     """Compare candidates with a baseline on the cases that all of them answered.
 
-    `trials` counts every trial that was started to find these, baseline included; each makes a false word more likely.
+    `comparisons` counts all that were begun to find these; each makes a false word more likely.
 
     Raises:
         FrozenError: the reports come from different frozen sets.
@@ -48,8 +48,8 @@ def compare(baseline: Report, *candidates: Report, trials: int | None = None, li
     shared = [name for name in baseline.score_names if all(name in one.score_names for one in candidates)]
     if not shared:
         raise InputError("the reports have no score in common", fix="evaluate both with the same scores")
-    comparisons = max(len(candidates), (trials or 0) - 1)
-    changes = [_changes(baseline, candidates, name, comparisons) for name in shared]
+    begun = max(len(candidates), comparisons or 0)
+    changes = [_changes(baseline, candidates, name, begun) for name in shared]
     made = tuple(
         Candidate(
             report=one,
@@ -61,7 +61,7 @@ def compare(baseline: Report, *candidates: Report, trials: int | None = None, li
         )
         for place, one in enumerate(candidates)
     )
-    return Comparison(baseline, made, comparisons, tuple(_notes(baseline, candidates, comparisons, trials)))
+    return Comparison(baseline, made, begun, tuple(_notes(baseline, candidates, begun, comparisons)))
 
 
 def _check(baseline: Report, other: Report) -> None:
@@ -214,7 +214,7 @@ def _ratio_of(baseline: Report, other: Report, metric: str) -> float | None:
 
 
 def _notes(baseline: Report, candidates: Sequence[Report], comparisons: int, known: int | None) -> Iterator[str]:
-    trials = "one comparison" if comparisons == 1 else f"Holm over {comparisons} comparisons, one for each trial that was started"
+    trials = "one comparison" if comparisons == 1 else f"Holm over {comparisons} comparisons, for all trials that were started"
     cases = " ".join(filter(None, [str(baseline.n), baseline.split, "cases"]))
     yield (
         f"{cases}, lock {baseline.lock_digest[:12]}. Differences are candidate minus baseline with a 95% "
@@ -225,6 +225,8 @@ def _notes(baseline: Report, candidates: Sequence[Report], comparisons: int, kno
     corpora = {one.corpus_digest for one in (baseline, *candidates)}
     if len(corpora) > 1:
         yield f"different corpora: {', '.join(sorted((one or 'none')[:12] for one in corpora))}: the documents are part of the difference"
+    if len({one.code_digest for one in (baseline, *candidates)} - {None}) > 1:
+        yield "the code of the systems differs: it is part of the difference"
     repeats = {one.repeats for one in (baseline, *candidates)}
     if repeats != {1}:
         yield f"repeats ({', '.join(map(str, sorted(repeats)))}) are averaged within a case first"

@@ -66,7 +66,8 @@ def handoff(poc: Path | str | None = None, *runs: Any, out: Path | str | None = 
     decision = decide(archive.poc, *runs)
     out = Path(out) if out else archive.poc / "handoff"
     _refuse_others(out)
-    compared = compare(poc=archive.poc) if len(archive.sweep()) > 1 else None
+    swept = [row for row in archive.sweep() if row["tags"].get("lock") == archive.lock]
+    compared = compare(poc=archive.poc) if len(swept) > 1 else None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".handoff-") as temporary:

@@ -104,7 +104,7 @@ class Evidence:
             return None
         runs = [said["baseline"]["run"], *(one["run"] for one in said["candidates"])]
         reports = [Report.load(self.folder / "trials" / f"{Path(run).name}.json").afresh() for run in runs]
-        return compare(*reports, trials=said["comparisons"] + 1, links=[one["link"] for one in said["candidates"]])
+        return compare(*reports, comparisons=said["comparisons"], links=[one["link"] for one in said["candidates"]])
 
     def of_run(self, name: str) -> Mapping[str, Any] | None:
         """Return a JSON artifact of the run on the first split, where it has one."""

@@ -54,7 +54,8 @@ def cases_to_reach(target: float, expected: float, *, at_least: bool = True, pow
     if not (expected > target if at_least else expected < target):
         return None
     # A target of .99 allows one more wrong case every 100 cases, and the power falls in between: two such falls must be survived.
-    ahead = math.ceil(2 / min(target, 1 - target)) if 0 < target < 1 else 0
+    rare = min(target, 1 - target)
+    ahead = math.ceil(2 / rare) if rare * MOST > 100 else 0
     return _from_which_on(lambda n: power_to_reach(target, expected, n, at_least=at_least, confidence=confidence) >= power, ahead)
 
 
