@@ -91,7 +91,9 @@ class TestTheDocument:
         first = _said(decided.handoff.folder).partition("## Who owns it")[0]
 
         assert "**not yet: Answer questions about animals from five short pages, or do not.**" in first
-        assert re.search(r"accuracy &gt;= 0.8 on test \(95% confidence\) by contains \| 1\.000 \(0\.439 to 1\.000\) \| 3 \| cannot tell", first)
+        assert re.search(
+            r"accuracy &gt;= 0.8 on test \(95% confidence\) by contains \| 1\.000 \(0\.439 to 1\.000\) \| 3 \| cannot tell", first
+        )
         assert decided.run_id in first
         assert "signed by Grace Example on 2026-11-23 (minutes of the kick-off)" in first
 

@@ -42,6 +42,7 @@ from poclab.stats import (
     power_to_reach,
     power_to_tell,
     quantile_estimate,
+    sign_flip,
 )
 
 ROUNDS, QUICK_ROUNDS = 4_000, 300
@@ -165,6 +166,13 @@ def equal_pair(source: numpy.random.Generator, *, n: int, rate: float, kind: str
     return {"better or worse": _differs(found.p, found.difference.value)}
 
 
+def unequal_repeats(source: numpy.random.Generator, *, n: int, rate: float, times: int) -> Figures:
+    """Both right on as many; one asked once, the other several times: differences are not symmetric, and their mean is 0."""
+    once, often = (source.random(n) < rate).astype(float), (source.random((times, n)) < rate).mean(axis=0)
+    found = compare_paired(once.tolist(), often.tolist())
+    return {"better or worse": _differs(found.p, found.difference.value), "by the sign-flip test alone": sign_flip(often - once) <= ALPHA}
+
+
 def _differs(p: float, difference: float) -> bool:
     return p <= ALPHA and difference != 0
 
@@ -189,6 +197,9 @@ def of_equal_versions() -> Iterator[Series]:
                 one = functools.partial(equal_pair, n=n, rate=rate, kind=kind)
                 targets = {"better or worse": (0.0, ALPHA)}
                 yield Series(1, f"{kind}, n = {n}, rate {rate}", one, targets, short=n == 100 and rate == 0.8)
+    for n, rate, times in ((20, 0.95, 10), (50, 0.98, 10), (50, 0.98, 5), (100, 0.98, 5), (100, 0.95, 10)):
+        one = functools.partial(unequal_repeats, n=n, rate=rate, times=times)
+        yield Series(1, f"asked 1 and {times} times, n = {n}, rate {rate}", one, {"better or worse": (0.0, ALPHA)}, short=n == 20)
     for kind in ("plain", "3 repeats", "clusters of 5"):
         for n in (50, 100, 200):
             one = functools.partial(equal_sweep, n=n, rate=0.8, kind=kind)
@@ -202,6 +213,12 @@ def of_equal_versions() -> Iterator[Series]:
 def mean_of_answers(source: numpy.random.Generator, *, n: int, rate: float, kind: str) -> Figures:
     values = answers(source, chances(source, n, rate, kind), kind)
     return _covers(mean_estimate(values, clusters=cluster_names(n, kind)), rate)
+
+
+def mean_with_failures(source: numpy.random.Generator, *, n: int, share: float) -> Figures:
+    """Similarities between .9 and 1, and now and then the 0 of a failed case."""
+    values = numpy.where(source.random(n) < share, 0.0, source.uniform(0.9, 1.0, n))
+    return _covers(mean_estimate(values.tolist()), 0.95 * (1 - share))
 
 
 def _covers(estimate, truth: float) -> Figures:
@@ -266,6 +283,10 @@ def of_coverage() -> Iterator[Series]:
         for name, shape in SHAPES.items():
             one = functools.partial(mean_of_scores, n=n, shape=shape, kind="plain")
             yield Series(3, f"mean of {name}, n = {n}", one, plain, short=n == 100 and shape is HIGHER)
+    for n in (100, 200, 400):
+        for share in (0.005, 0.01, 0.02):
+            one = functools.partial(mean_with_failures, n=n, share=share)
+            yield Series(3, f"mean of similarities, {share:.1%} failed, n = {n}", one, plain)
     for n in (50, 100, 200):
         for rate in (0.5, 0.8, 0.95):
             one = functools.partial(mean_of_answers, n=n, rate=rate, kind="3 repeats")
