@@ -146,6 +146,16 @@ class Lock:
         """Return the entries of every case, by edition, the oldest first."""
         return {**{entry["edition"]: entry["cases"] for entry in self.lineage}, self.edition: self.cases}
 
+    def since_first(self) -> str:
+        """Return what became of the held-out cases since the first edition, in words; nothing when this is the first."""
+        (first, old), *_, (last, new) = [*self.editions().items(), (self.edition, self.cases)]
+        if first == last:
+            return ""
+        before, after = ({name: one["digest"] for name, one in entries.items() if one["split"] == "test"} for entries in (old, new))
+        changes = difference(before, after)
+        told = f"{len(changes.removed)} of {len(before)} held-out cases removed, {len(changes.changed)} changed, {len(changes.added)} added"
+        return f"since edition {first}: {told}"
+
     @classmethod
     def load(cls, path: Path) -> Lock:
         """Read a lock.

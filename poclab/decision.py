@@ -104,6 +104,7 @@ class Decision:
     looks: tuple[Look, ...] | None
     edits: tuple[Edit, ...] | None
     today: datetime.date
+    lineage: str = ""
 
     @property
     def go(self) -> bool:
@@ -152,7 +153,7 @@ class Decision:
         report = self.report
         run = f", run {report.run_id}" if report.run_id else ""
         yield "version", f"{report.version.name} ({report.version.digest[:12]}){run}"
-        yield "cases", f"edition {report.edition}, lock {report.lock_digest[:12]}"
+        yield "cases", f"edition {report.edition}, lock {report.lock_digest[:12]}{f'; {self.lineage}' if self.lineage else ''}"
         yield "looks at test", _looks(self.looks)
         yield "dev-test gap", _gap(self.gap, self.reports)
         yield "time box", _timebox(self.charter, self.today)
@@ -200,9 +201,12 @@ def weigh(
     *,
     looks: Sequence[Look] | None = None,
     edits: Sequence[Edit] | None = None,
+    lineage: str = "",
     today: datetime.date | None = None,
 ) -> Decision:
     """Hold a charter's criteria against the reports of one version, at most one for each split.
+
+    `lineage` says what became of the held-out cases since the first edition.
 
     Raises:
         InputError: the charter cannot decide (with the questions to answer), a report is partial, or they are of several versions.
@@ -222,6 +226,7 @@ def weigh(
         looks=None if looks is None else tuple(looks),
         edits=None if edits is None else tuple(edits),
         today=today or datetime.date.today(),
+        lineage=lineage,
     )
 
 

@@ -192,7 +192,9 @@ def decide(charter: Charter | Path | str | None = None, *runs: Any, today: datet
             )
     for other in archive.other_splits(reports):
         reports += archive.reports([other])
-    return decision.weigh(charter, reports, looks=archive.looks(), edits=archive.edits(charter), today=today)
+    return decision.weigh(
+        charter, reports, looks=archive.looks(), edits=archive.edits(charter), lineage=archive.cases.lock.since_first(), today=today
+    )
 
 
 def plan(

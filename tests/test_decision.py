@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from poclab.cases import Lock
 from poclab.charter import Charter, Criterion
 from poclab.decision import Decision, Edit, Look, weigh
 from poclab.errors import FrozenError, InputError
@@ -587,3 +588,17 @@ def test_a_signature_that_is_older_than_the_criteria_says_so():
     told = dict(weigh(charter(Criterion("accuracy", at_least=0.5)), [scored(40, 40)], edits=[edit]).facts())
 
     assert ", before the criteria were edited; owner" in told["charter"]
+
+
+def test_what_became_of_the_held_out_cases_stands_beside_the_verdict():
+    """A set that lost the cases it got wrong is another set: the lock remembers the first edition."""
+
+    def cases(**digests):
+        return {name: {"digest": digest, "inputs": "i", "split": "dev" if name == "q0" else "test"} for name, digest in digests.items()}
+
+    first = {"edition": 1, "cases": cases(q0="a", q1="a", q2="a", q3="a")}
+    lock = Lock(2, cases(q0="b", q1="a", q2="b", q4="a"), "2026-11-25", lineage=(first,))
+    told = dict(weigh(charter(MET), [scored(41, 50)], lineage=lock.since_first()).facts())
+
+    assert told["cases"].endswith("; since edition 1: 1 of 3 held-out cases removed, 1 changed, 1 added")
+    assert Lock(1, cases(q1="a"), "2026-11-25").since_first() == ""

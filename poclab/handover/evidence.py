@@ -86,7 +86,8 @@ class Evidence:
             else [Edit(**{**one, **{key: tuple(one[key]) for key in ("before", "after")}}) for one in said["edits"]]
         )
         today = datetime.date.fromisoformat(said["on"])
-        return weigh(self.charter, list(self.reports.values()), looks=looks, edits=edits, today=today)
+        lineage = self.cases.lock.since_first()
+        return weigh(self.charter, list(self.reports.values()), looks=looks, edits=edits, lineage=lineage, today=today)
 
     @cached_property
     def history(self) -> list[Mapping[str, Any]]:
@@ -150,7 +151,8 @@ def collect(folder: Path, decision: Decision, archive: Archive, comparison: Comp
     # From the whole reports: a brief one says the same, but what is verified later is this.
     found = Evidence(folder)
     looks, edits = decision.looks, decision.edits
-    whole = weigh(found.charter, list(found.reports.values()), looks=looks, edits=edits, today=decision.today)
+    lineage = decision.lineage
+    whole = weigh(found.charter, list(found.reports.values()), looks=looks, edits=edits, lineage=lineage, today=decision.today)
     _write(folder, "decision.json", whole.to_json())
     return Evidence(folder)
 
