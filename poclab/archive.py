@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from poclab import tracking
-from poclab.cases import TestSet
+from poclab.cases import TestSet, lock_path
 from poclab.charter import Charter
 from poclab.decision import Edit, Look
-from poclab.errors import InputError, StoreError
+from poclab.errors import InputError
 from poclab.files import require_poc
 from poclab.redaction import shown
 from poclab.report import Report
@@ -58,18 +58,11 @@ class Archive:
     def every(self) -> list[dict[str, Any]]:
         """Every evaluation that was ever begun, the oldest first."""
         rows = queries.runs(self.uri, self.poc.name, every=True)
-        if (
-            not rows
-            and self.uri == f"{tracking.SQLITE}{self.poc.resolve() / tracking.DATABASE}"
-            and (self.poc / tracking.DATABASE).exists()
-        ):
-            others = [name for name in queries.experiments(self.uri) if name != self.poc.name]
-            if others:
-                raise StoreError(
-                    f"{self.poc / tracking.DATABASE} holds the runs of {', '.join(others)}, and none of {self.poc.name}: a POC is known by its folder's name",
-                    fix=f"rename the folder back to {others[0]}",
-                )
-        return rows
+        own = self.uri == f"{tracking.SQLITE}{self.poc.resolve() / tracking.DATABASE}"
+        if rows or not own or not (self.poc / tracking.DATABASE).exists() or not lock_path(self.poc / "cases.jsonl").is_file():
+            return rows
+        # The folder was renamed: in its own database, the runs on its cases are its runs, whatever it was called then.
+        return [row for row in queries.runs(self.uri, None, every=True) if row["tags"].get("lock") == self.lock]
 
     @cached_property
     def finished(self) -> list[dict[str, Any]]:
@@ -120,7 +113,7 @@ class Archive:
         rows = {row["run_id"]: row for row in self.every}
         sweeps = {_sweep(rows[one]) for one in run_ids if one in rows and rows[one]["parent"]}
         begun = [row for row in self.every if row["parent"] and _sweep(row) in sweeps]
-        ended = {row["tags"].get("content", row["tags"]["trial"]): row["name"] for row in begun if row["status"] == "FINISHED"}
+        ended = {row["tags"].get("content", row["run_id"]): row["name"] for row in begun if row["status"] == "FINISHED"}
         return len(ended) + len({row["name"] for row in begun} - set(ended.values()))
 
     def sweep(self) -> list[dict[str, Any]]:
@@ -133,6 +126,13 @@ class Archive:
             return []
         newest = {_point(row): row for row in trials if _sweep(row) == _sweep(trials[-1])}
         return sorted(newest.values(), key=lambda row: row["started"])
+
+    def unfinished(self) -> str:
+        """Return how many trials of the last sweep have no result, in words; nothing when all have one."""
+        trials = self.sweep()
+        begun = [row for row in self.every if row["parent"] and trials and _sweep(row) == _sweep(trials[-1])]
+        planned = int(begun[-1]["tags"].get("trials", 0)) if begun else 0
+        return f"{planned - len(trials)} of its {planned} trials have no result" if planned > len(trials) else ""
 
     def winner(self, metric: str | None = None, *, maximize: bool = True) -> Mapping[str, Any]:
         """Return the best trial of the sweep that ended last; of equal ones the one that started first.
@@ -216,7 +216,7 @@ class Archive:
 
     def edits(self, charter: Charter) -> list[Edit]:
         """Return each change of the criteria since the first run, the one that no run has seen yet included."""
-        used = [(tuple(json.loads(row["tags"]["criteria"])), _when(row["started"])) for row in self.every if "criteria" in row["tags"]]
+        used = [(criteria, _when(row["started"])) for row in self.every if (criteria := _criteria(row)) is not None]
         used.append((charter.criteria_texts, _when(datetime.datetime.now())))
         first_seen = [used[0], *(later for before, later in itertools.pairwise(used) if set(before[0]) != set(later[0]))]
         return [Edit(old[0], new[0], old[1], new[1]) for old, new in itertools.pairwise(first_seen)]
@@ -235,6 +235,15 @@ def _identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _identity_of(report: Report) -> tuple[Any, ...]:
     return (report.version.digest, report.lock_digest, report.corpus_digest, report.code_digest, *report.score_names[:1])
+
+
+def _criteria(row: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return the criteria that a run was made under; None where it does not say, or not in our form."""
+    try:
+        told = json.loads(row["tags"].get("criteria", "null"))
+    except ValueError:
+        return None
+    return tuple(map(str, told)) if isinstance(told, list) else None
 
 
 def _sweep(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -282,7 +291,7 @@ def load_run(run_id: str, poc: Path | str | None = None) -> Report:
         InputError: no such run, or it holds no report.
     """
     archive = Archive.open(poc)
-    return queries.report(archive.uri, run_id, archive.poc.name)
+    return queries.report(archive.uri, run_id if len(run_id) >= 32 else archive.find(run_id)["run_id"])
 
 
 def show_ui(poc: Path, port: int, *, say: Callable[[str], None]) -> None:

@@ -170,8 +170,8 @@ def criterion(data: Any, where: str) -> Criterion:
             raise InputError(f"{where}: {key} {data[key]:g}: {data['metric']} is never below 0", fix=f"{key}: 5")
         if data["metric"] not in BEYOND_1 and not 0 <= data.get(key, 0) <= 1:
             raise InputError(f"{where}: {key} {data[key]:g}: {data['metric']} lies between 0 and 1", fix=f"{key}: 0.8")
-    if not 0.5 <= data.get("confidence", 0.95) < 1:
-        raise InputError(f"{where}: confidence {data['confidence']}: expected at least 0.5 and below 1", fix="confidence: 0.95")
+    if not 0.5 <= data.get("confidence", 0.95) <= 0.9999:
+        raise InputError(f"{where}: confidence {data['confidence']}: expected at least 0.5 and at most 0.9999", fix="confidence: 0.95")
     if data.get("split", "test") not in ("dev", "test"):
         raise InputError(f"{where}: split {data['split']!r}", fix="use dev or test")
     return Criterion(**data)

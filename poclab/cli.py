@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ import click
 from click.core import ParameterSource
 
 from poclab.errors import InputError, PocError, printable
-from poclab.files import require_poc, write_bytes
+from poclab.files import CHARTER, require_poc, write_bytes
 
 
 def _say(text: str, *, err: bool = False) -> None:
@@ -178,6 +179,8 @@ def compare(runs: tuple[str, ...], as_json: bool, chart: Path | None) -> None:
     from poclab import charts, experiment
 
     folder, ids = _poc_and_runs(runs)
+    if chart and chart.suffix != ".png":
+        raise InputError(f"--chart {chart}: a PNG file is written there", fix=f"--chart {chart.with_suffix('.png')}")
     found = experiment.compare(*ids, poc=folder)
     if chart:
         write_bytes(chart, charts.png(charts.forest(found)))
@@ -268,7 +271,10 @@ def _poc(path: Path | None) -> Path:
 
 def _poc_and_runs(arguments: tuple[str, ...]) -> tuple[Path, list[str]]:
     """Return the POC that the first argument names, if it is a folder or looks like one, and the runs that the others name."""
-    named = bool(arguments) and (os.path.isdir(arguments[0]) or os.sep in arguments[0])
+    first = arguments[0] if arguments else ""
+    a_poc = os.path.isfile(os.path.join(first, CHARTER)) or os.sep in first
+    # A folder may be called like a run: MLflow's own are.
+    named = bool(first) and (a_poc or (os.path.isdir(first) and not re.fullmatch("[0-9a-f]{1,32}", first)))
     return _poc(Path(arguments[0]) if named else None), list(arguments[named:])
 
 

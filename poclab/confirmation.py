@@ -33,6 +33,11 @@ def confirm(poc: Path, run_id: str | None = None, *, say: Callable[[str], None] 
     """
     decision.refuse_unfinished(Charter.load(poc))
     archive, sweep = Archive.open(poc), sweeps.load_sweep(poc)
+    if run_id is None and (missing := archive.unfinished()):
+        raise InputError(
+            f"the last sweep has not ended: {missing}; its winner may be among those",
+            fix="`poclab sweep` goes on from there; or name a RUN",
+        )
     row = archive.find(run_id) if run_id else archive.winner(sweep.metric, maximize=sweep.maximize)
     (report,) = archive.reports([row])
     if archive.lock != report.lock_digest:

@@ -127,15 +127,19 @@ def compare(*runs: Any, poc: Path | str | None = None) -> Comparison:
         trials = archive.sweep()
         if len(trials) < 2:
             raise InputError("no sweep with two trials to compare", fix="`poclab sweep`, or name two runs")
+        if all(row["name"] != BASELINE for row in trials):
+            raise InputError("the baseline of the last sweep has no result", fix="`poclab sweep` runs it again; or name two runs")
         runs = tuple(row["run_id"] for row in sorted(trials, key=lambda row: row["name"] != BASELINE))
     reports = _reports(runs, archive)
     ids = [one.run_id for one in reports if one.run_id]
     links = [archive.link(one.run_id, reports[0].run_id) if archive else "" for one in reports[1:]]
     known = archive.comparisons(ids) if archive and ids else None
     found = comparison.compare(*reports, comparisons=known, links=links)
-    if archive and (others := archive.others(reports)):
-        found = dataclasses.replace(found, notes=(*found.notes, NOT_CORRECTED.format(others)))
-    return found
+    others = archive.others(reports) if archive else 0
+    missing = archive.unfinished() if archive and any(row["run_id"] in ids for row in archive.sweep()) else ""
+    notes = [NOT_CORRECTED.format(others)] if others else []
+    notes += [f"the sweep has not ended: {missing}"] if missing else []
+    return dataclasses.replace(found, notes=(*found.notes, *notes))
 
 
 def history(poc: Path | str | None = None) -> History:

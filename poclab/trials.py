@@ -183,7 +183,7 @@ class _Driver:
         split = trial.parameters.get("split", self.split)
         goal = "maximize" if self.sweep.maximize else "minimize"
         tags = {"poclab.sweep": self.sweep.name, "poclab.trial": trial_id, "poclab.lock": self.lock_digest, "mlflow.user": user()}
-        tags |= {"poclab.metric": self.sweep.metric, "poclab.goal": goal}
+        tags |= {"poclab.metric": self.sweep.metric, "poclab.goal": goal, "poclab.trials": str(len(self.sweep.trials))}
         tags |= {"poclab.split": split} if isinstance(split, str) else {}
         tags |= {"mlflow.parentRunId": self.parent} if self.parent else {}
         begun = self._begin(conceal(trial.name), tags, folder)

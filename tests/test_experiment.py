@@ -398,7 +398,7 @@ def test_keys_are_in_no_part_of_a_report(monkeypatch):
     path = report.save("report.json")
 
     assert key not in path.read_text()
-    assert report.results[1].reply.text == "the key is [key removed]"
+    assert report.results[1].reply.text == "the key is (key removed)"
     assert poclab.Report.load(path) == report
 
 

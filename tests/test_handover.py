@@ -317,7 +317,7 @@ class TestWriting:
     def test_loses_nothing_that_was_added_to_an_earlier_one(self, decided_copy):
         """Notes of a reviewer lie beside the document: they are named, and nothing is replaced."""
         (decided_copy / "handoff/notes.txt").write_text("ask Ada\n")
-        with pytest.raises(InputError, match=r"something was added to the handoff there: notes.txt\n.*--out FOLDER"):
+        with pytest.raises(InputError, match=r"something was added to the handoff there, or changed: notes.txt\n.*--out FOLDER"):
             handover.handoff(decided_copy)
         assert (decided_copy / "handoff/notes.txt").read_text() == "ask Ada\n"
 
@@ -407,7 +407,7 @@ class TestWriting:
         ]
 
         assert [path.relative_to(made.folder).as_posix() for path in leaks] == []
-        assert "[key removed]" in _said(made.folder)
+        assert "(key removed)" in _said(made.folder)
         assert _problems(made.folder) == {}
 
 
@@ -449,6 +449,7 @@ class TestVerify:
 
 
 FILES = "every file is what its digest says"
+NOT_READ = "{}: no regular file, or larger than any evidence; nothing was read"
 CASES = "the reports hold every frozen case"
 AGGREGATES = "every aggregate follows from the results of the cases"
 DECISION = "the verdicts follow from the charter and the reports"
@@ -596,11 +597,10 @@ class TestTampering:
         assert "test/version.json is of another version than the report" in _problems(folder)[AGGREGATES]
 
     def test_with_the_list_of_files(self, folder):
-        """Added, missing, a link in place of a file, and a list whose digest is another one."""
+        """Added, missing, changed, and a list whose digest is another one."""
         (folder / "evidence/extra.txt").write_text("more")
         (folder / "evidence/corpus.yaml").unlink()
-        (folder / "evidence/sweep.yaml").unlink()
-        (folder / "evidence/sweep.yaml").symlink_to("/etc/hostname")
+        (folder / "evidence/sweep.yaml").write_text("notebook: other\n")
         told = "evidence/corpus.yaml is missing; evidence/extra.txt was added; evidence/sweep.yaml was changed"
         assert _problems(folder) == {FILES: told}
 
@@ -613,7 +613,23 @@ class TestTampering:
         charter.rename(tmp_path / "elsewhere.yaml")
         charter.symlink_to(tmp_path / "elsewhere.yaml")
 
-        assert _problems(folder) == {FILES: "evidence/charter.yaml was changed"}
+        assert _problems(folder) == {FILES: NOT_READ.format("evidence/charter.yaml")}
+
+    def test_with_what_never_ends(self, folder):
+        """A pipe in place of a report and a link to endless zeros are named, and not read."""
+        (folder / "evidence/dev/report.json").unlink()
+        os.mkfifo(folder / "evidence/dev/report.json")
+        (folder / "evidence/LOG.md").unlink(missing_ok=True)
+        (folder / "evidence/LOG.md").symlink_to("/dev/zero")
+
+        assert _problems(folder) == {FILES: NOT_READ.format("evidence/LOG.md, evidence/dev/report.json")}
+
+    def test_with_a_name_that_looks_like_a_check(self, folder):
+        """A file name with a line break makes no line of its own."""
+        (folder / "evidence/x\nok  every file is what its digest says").write_text("")
+
+        assert repr(handover.verify(folder)).count("ok  every file is what its digest says") == 1
+        assert "\nok  every file" not in repr(handover.verify(folder))
 
     @pytest.mark.parametrize("content", ["", "{", "null", "[]", "{}", '"x"', "1e999", "[" * 100_000, '{"results": [{}]}'])
     @pytest.mark.parametrize(
@@ -627,3 +643,12 @@ class TestTampering:
 
         assert not checked.holds
         assert "Traceback" not in repr(checked)
+
+
+def test_a_key_that_became_known_later_is_not_handed_over(decided_copy, monkeypatch):
+    """It stands in cases that were frozen before: nothing is written, and the files are named."""
+    monkeypatch.setenv("LIBRARY_TOKEN", "upside down in caves")
+    with pytest.raises(InputError, match=r"the value of a key that is known now stands in evidence/cases.jsonl"):
+        handover.handoff(decided_copy)
+
+    assert _problems(decided_copy / "handoff") == {}

@@ -292,7 +292,7 @@ def test_the_last_error_is_told_and_not_the_link_below_it(monkeypatch):
     words = "".join(traceback.format_exception(found))
 
     assert "Background on this error" in words.splitlines()[-1]
-    assert tracking.cause(words) == "sqlalchemy.exc.OperationalError: (sqlite3.OperationalError) database is locked by [key removed]"
+    assert tracking.cause(words) == "sqlalchemy.exc.OperationalError: (sqlite3.OperationalError) database is locked by (key removed)"
     assert (tracking.cause("Killed by the machine\n"), tracking.cause("")) == ("Killed by the machine", "")
 
 

@@ -62,7 +62,7 @@ def test_parameters_are_those_of_the_version(run):
         "prompt": "prompts/plain.md",
         "limits": "[1, 2]",
         "note": f"sha256 {digest('n' * 600)}",
-        "hint": "never [key removed]",
+        "hint": "never (key removed)",
     }
 
 
@@ -131,7 +131,7 @@ def test_the_surroundings_are_packages_and_files_never_variables(artifacts):
 
     assert environment["packages"]["mlflow"]
     assert environment["git"]["untracked"] == {"draft.md": digest("not added yet\n")}
-    assert "+key = '[key removed]' or '[key removed]'" in (artifacts / "git.diff").read_text()
+    assert "+key = '(key removed)' or '(key removed)'" in (artifacts / "git.diff").read_text()
     assert "plain-value-77" not in (artifacts / "environment.json").read_text()
     assert "ZOO_PLAIN" not in (artifacts / "environment.json").read_text()
 

@@ -109,7 +109,7 @@ def test_a_trial_in_which_every_case_failed_is_no_result(ways):
 
 def test_a_trial_that_raises_after_its_report_failed(ways):
     """The notebook did not do all its work; the error is told, without the key in it."""
-    assert "RuntimeError: after the report; [key removed]" in _record(ways, "raises").error
+    assert "RuntimeError: after the report; (key removed)" in _record(ways, "raises").error
 
 
 def test_one_failing_trial_does_not_stop_the_others(ways):

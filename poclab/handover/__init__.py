@@ -10,6 +10,7 @@ document   its sections                               __init__    write it, and 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -19,19 +20,22 @@ from pathlib import Path
 from typing import Any
 
 from poclab import tracking
-from poclab.archive import Archive
+from poclab.archive import BASELINE, Archive
 from poclab.cases import TestSet
-from poclab.errors import InputError, PocError, StoreError
+from poclab.errors import InputError, PocError, StoreError, printable
 from poclab.experiment import compare, decide
 from poclab.files import digest, plain, read_json
 from poclab.handover.blocks import markdown, page
 from poclab.handover.document import blocks
 from poclab.handover.evidence import Evidence, collect
+from poclab.redaction import as_written, conceal
 from poclab.system import Version
 
 MANIFEST, EVIDENCE = "digests.json", "evidence"
 DOCUMENTS = ("handoff.md", "handoff.html")
 PROBLEMS_SHOWN = 8
+#: Bytes; a report of 5,000 cases has a hundredth of it.
+LARGEST = 2_000_000_000
 #: Numbers that were written and are worked out again may differ in the last digit of another processor's arithmetic.
 TOLERANCE = 1e-9
 
@@ -64,10 +68,10 @@ def handoff(poc: Path | str | None = None, *runs: Any, out: Path | str | None = 
     """
     archive = Archive.open(poc)
     decision = decide(archive.poc, *runs)
-    out = Path(out) if out else archive.poc / "handoff"
+    out = Path(os.path.realpath(out or archive.poc / "handoff"))
     _refuse_others(out)
     swept = [row for row in archive.sweep() if row["tags"].get("lock") == archive.lock]
-    compared = compare(poc=archive.poc) if len(swept) > 1 else None
+    compared = compare(poc=archive.poc) if len(swept) > 1 and any(row["name"] == BASELINE for row in swept) else None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".handoff-") as temporary:
@@ -75,12 +79,28 @@ def handoff(poc: Path | str | None = None, *runs: Any, out: Path | str | None = 
             (folder / EVIDENCE).mkdir(parents=True)
             _write_documents(collect(folder / EVIDENCE, decision, archive, compared), folder)
             whole = _write_manifest(folder)
+            _refuse_keys(folder)
+            run_id = decision.report.run_id
+            # The tag first: a folder without one could not be vouched for, while a tag without its folder harms nobody.
+            tracking.recorder().send("annotate", uri=archive.uri, run_id=run_id, tags={tag_of(whole): whole}).result()
             _put(folder, out, aside=Path(temporary) / "old")
     except OSError as error:
         raise StoreError(f"{out}: cannot be written: {error.strerror}", fix="--out FOLDER, one that you may write") from None
-    run_id = decision.report.run_id
-    tracking.recorder().send("annotate", uri=archive.uri, run_id=run_id, tags={tag_of(whole): whole}).result()
     return Handoff(out, whole, run_id)
+
+
+def _refuse_keys(folder: Path) -> None:
+    """Refuse to hand over a key that was not known yet when a run or a case was written."""
+    texts = {
+        path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8", errors="replace")
+        for path in _regular(folder)
+        if path.suffix != ".png"
+    }
+    if held := [name for name, text in texts.items() if conceal(text) != text]:
+        raise InputError(
+            f"the value of a key that is known now stands in {', '.join(held[:5])}: it was written before the key was known",
+            fix="take it out of the cases and run again; or unset the variable if it is no key",
+        )
 
 
 def _refuse_others(out: Path) -> None:
@@ -90,10 +110,11 @@ def _refuse_others(out: Path) -> None:
     if not (out / MANIFEST).is_file():
         raise InputError(f"{out}: holds something that is no handoff", fix="--out FOLDER, a new one")
     listed = read_json(out / MANIFEST)
-    added = sorted(set(_digests(out)) - set(listed["files"] if isinstance(listed, dict) and "files" in listed else ()))
-    if added:
+    said, found = listed.get("files", {}) if isinstance(listed, dict) else {}, _digests(out)
+    if others := sorted(name for name in found if said.get(name) != found[name]):
         raise InputError(
-            f"{out}: something was added to the handoff there: {', '.join(added[:5])}", fix="move it away, or --out FOLDER, a new one"
+            f"{out}: something was added to the handoff there, or changed: {', '.join(others[:5])}",
+            fix="move it away, or --out FOLDER, a new one",
         )
 
 
@@ -124,12 +145,27 @@ def _write_manifest(folder: Path) -> str:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
-    return {path.relative_to(folder).as_posix(): _digest(path) for path in paths if path != folder / MANIFEST}
+    """Return the digest of each file; what is no regular file has a word instead, and is not read."""
+    names = {path.relative_to(folder).as_posix(): _digest(path) for path in _entries(folder)}
+    return {name: names[name] for name in sorted(names) if name != MANIFEST}
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    """Yield everything in a folder but the folders that hold something; links are not followed."""
+    for root, folders, files in os.walk(folder):
+        yield from (Path(root, name) for name in files)
+        yield from (path for name in folders if (path := Path(root, name)).is_symlink() or not os.listdir(path))
+
+
+def _regular(folder: Path) -> list[Path]:
+    return [path for path in _entries(folder) if path.is_file() and not path.is_symlink()]
 
 
 def _digest(path: Path) -> str:
-    return f"a link to {os.readlink(path)}" if path.is_symlink() else digest(path.read_bytes())
+    if path.is_symlink() or not path.is_file():
+        return "not a regular file"
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -145,9 +181,9 @@ class Verification:
         return not any(problem for _, problem in self.checks)
 
     def __repr__(self) -> str:
-        lines = [f"{'NO ' if problem else 'ok '} {what}{f': {problem}' if problem else ''}" for what, problem in self.checks]
+        lines = [f"{'NO ' if problem else 'ok '} {what}{f': {printable(problem)}' if problem else ''}" for what, problem in self.checks]
         lines.append("not checked, since only the store of runs can tell: the history, the looks at test, the edits of the criteria")
-        told = f"folder digest {self.folder_digest}\nhold it against the tag {tag_of(self.folder_digest)} of run {self.run_id}"
+        told = f"folder digest {self.folder_digest}\nhold it against the tag {tag_of(self.folder_digest)} of run {printable(self.run_id)}"
         return "\n".join([*lines, told])
 
 
@@ -165,13 +201,18 @@ def verify(folder: Path | str) -> Verification:
         raise InputError(
             f"{folder}: no handoff there: there is no {MANIFEST}", fix="`poclab handoff --verify FOLDER`, with handoff.html in it"
         )
-    evidence = Evidence(folder / EVIDENCE)
-    checks = tuple((what, _problem(check, folder, evidence)) for what, check in CHECKS.items())
+    evidence, found = Evidence(folder / EVIDENCE), _digests(folder)
+    if odd := [name for name, told in found.items() if told == "not a regular file" or (folder / name).stat().st_size > LARGEST]:
+        # Not read: a link may lead anywhere, a pipe never ends, and no handoff holds such a thing.
+        named = f"{', '.join(odd[:PROBLEMS_SHOWN])}: no regular file, or larger than any evidence; nothing was read"
+        return Verification(digest(found), "(not known)", ((next(iter(CHECKS)), named),))
+    with as_written():
+        checks = tuple((what, _problem(check, folder, evidence)) for what, check in CHECKS.items())
     try:
         run_id = evidence.facts["runs"][evidence.facts["splits"][0]]
     except (PocError, LookupError, TypeError):
         run_id = "(not known)"
-    return Verification(digest(_digests(folder)), run_id, checks)
+    return Verification(digest(found), str(run_id), checks)
 
 
 def _problem(check: Any, folder: Path, evidence: Evidence) -> str:

@@ -18,9 +18,9 @@ SPECIAL = re.compile(r"([\\`*_\[\]|#~$])")
 LEADING = re.compile(r"^(\s*)([-+>=]|\d+[.)])")
 LONGEST_WORD = 24
 STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1f2328;background:#fff}
+body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1f2328;background:#fff;overflow-wrap:anywhere}
 h1{font-size:1.7rem}h2{font-size:1.25rem;border-bottom:1px solid #d0d7de;padding-bottom:.2rem;margin-top:2rem}h3{font-size:1.05rem}
-table{border-collapse:collapse;width:100%;font-size:13px;margin:.6rem 0}th,td{border:1px solid #d0d7de;padding:.25rem .5rem;text-align:left;vertical-align:top}
+table{border-collapse:collapse;width:100%;font-size:13px;margin:.6rem 0}th,td{border:1px solid #d0d7de;padding:.25rem .5rem;text-align:left;vertical-align:top;overflow-wrap:normal}
 .long{overflow-wrap:anywhere}th{background:#f6f8fa}pre{background:#f6f8fa;padding:.7rem;white-space:pre-wrap;overflow-wrap:anywhere;font-size:12.5px}
 img{max-width:100%}.verdict{font-size:1.3rem;font-weight:600;border-left:6px solid #57606a;padding:.4rem .8rem;background:#f6f8fa}
 .go{border-color:#1a7f37}.no-go{border-color:#b42318}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import shutil
 import tempfile
 import urllib.parse
@@ -19,22 +20,23 @@ BRIEF = "brief.json"
 ACTIVE, EVERY = 1, 3
 
 
-def runs(uri: str, experiment: str, *, every: bool = False) -> list[dict[str, Any]]:
-    """Return the evaluations of an experiment, the oldest first: ids, name, start, status, tags, params, metrics, artifacts.
+def runs(uri: str, experiment: str | None, *, every: bool = False) -> list[dict[str, Any]]:
+    """Return the evaluations of an experiment (None: of all), the oldest first: ids, name, start, status, tags, params, metrics, artifacts.
 
     The finished ones; with `every` also those that failed, were killed, are under way, or were deleted since.
     """
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
         return []  # looking makes no store
     client = store.connect(uri)
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
+    found = client.search_experiments() if experiment is None else filter(None, [client.get_experiment_by_name(experiment)])
+    places = [one.experiment_id for one in found]
+    if not places:
         return []
     query = "tags.`mlflow.runType` = 'genai_evaluate'" + ("" if every else " AND attributes.status = 'FINISHED'")
     rows, token = [], None
     while True:
         page = client.search_runs(
-            [found.experiment_id],
+            places,
             query,
             run_view_type=EVERY if every else ACTIVE,
             max_results=1000,
@@ -61,7 +63,7 @@ def _row(run: Any) -> dict[str, Any]:
         "parent": data.tags.get("mlflow.parentRunId"),
         "tags": tags,
         "params": dict(data.params),
-        "metrics": dict(data.metrics),
+        "metrics": {key: value for key, value in data.metrics.items() if math.isfinite(value)},
         "artifacts": info.artifact_uri,
     }
 
@@ -127,11 +129,6 @@ def _folder(uri: str, run_id: str, artifacts: str) -> Path | None:
     said = Path(urllib.parse.unquote(urllib.parse.urlsplit(artifacts).path))
     moved = Path(uri.removeprefix(SQLITE)).parent / "mlartifacts" / run_id / "artifacts"
     return next((folder for folder in (said, moved) if folder.is_dir()), None)
-
-
-def experiments(uri: str) -> list[str]:
-    """Return the names of a store's experiments that hold something, MLflow's own default left out."""
-    return [one.name for one in store.connect(uri).search_experiments() if one.experiment_id != "0"]
 
 
 def match(run_id: str, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -49,7 +49,9 @@ def connect(uri: str) -> Any:
             client.search_experiments(max_results=1)
     except Exception as error:  # SQLAlchemy, sqlite3, HTTP: every backend has its own errors for "does not work"
         path = uri.removeprefix(SQLITE)
+        locked = "database is locked" in str(error)
         fix = f"`mlflow db upgrade {uri}`, or move {path} away: a new one is made" if path != uri else "check MLFLOW_TRACKING_URI"
+        fix = "wait for the program that uses it, and try again" if locked else fix
         raise StoreError(f"{shown(uri)}: MLflow cannot use this store: {first_line(error)}", fix=fix) from None
     return client
 
