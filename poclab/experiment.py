@@ -5,8 +5,10 @@ The last three find the runs and leave the thinking to `comparison`, `timeline` 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
+import gc
 import os
 import sys
 import time
@@ -130,11 +132,13 @@ def compare(*runs: Any, poc: Path | str | None = None) -> Comparison:
         if all(row["name"] != BASELINE for row in trials):
             raise InputError("the baseline of the last sweep has no result", fix="`poclab sweep` runs it again; or name two runs")
         runs = tuple(row["run_id"] for row in sorted(trials, key=lambda row: row["name"] != BASELINE))
-    reports = _reports(runs, archive)
+    with _uncollected():
+        reports = _reports(runs, archive)
     ids = [one.run_id for one in reports if one.run_id]
     links = [archive.link(one.run_id, reports[0].run_id) if archive else "" for one in reports[1:]]
     known = archive.comparisons(ids) if archive and ids else None
-    found = comparison.compare(*reports, comparisons=known, links=links)
+    with _uncollected():
+        found = comparison.compare(*reports, comparisons=known, links=links)
     others = archive.others(reports) if archive else 0
     missing = archive.unfinished() if archive and any(row["run_id"] in ids for row in archive.sweep()) else ""
     notes = [NOT_CORRECTED.format(others)] if others else []
@@ -235,6 +239,18 @@ def _archive(poc: Path | str | None, runs: Sequence[Any]) -> Archive | None:
 def _reports(runs: Sequence[Any], archive: Archive | None) -> list[Report]:
     """Return a report for each report, run id or MLflow run."""
     return [one if isinstance(one, Report) else archive.reports([archive.find(_run_id(one))])[0] for one in runs]
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Collect no garbage within: two hundred reports are a hundred thousand objects, all in use, and looking through them takes a second."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _run_id(one: Any) -> str:

@@ -148,6 +148,15 @@ class Report:
         Raises:
             InputError: no such metric, it applies to no case, a scorer failed on some case, or a cost is unknown.
         """
+        if metric not in self._known:  # a baseline is asked by each of its candidates
+            self._known[metric] = self._values(metric)
+        return self._known[metric]
+
+    @cached_property
+    def _known(self) -> dict[str, dict[str, float]]:
+        return {}
+
+    def _values(self, metric: str) -> dict[str, float]:
         score = self.score_names[0] if metric == "accuracy" and self.score_names else metric
         if score in self.score_names:
             self._check_scored(score)
