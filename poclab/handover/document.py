@@ -34,7 +34,7 @@ WORDS = {
 }
 #: Failing cases that are shown of each class; the report holds all.
 FAILING_SHOWN = 8
-MONTHS_OF = {"per case": 1, "per 1,000 cases": 1000}
+CASES_OF = {"per case": 1, "per 1,000 cases": 1000}
 
 
 def blocks(evidence: Evidence) -> list[Block]:
@@ -271,7 +271,7 @@ def _costs(evidence: Evidence) -> Iterator[Block]:
     if estimate is None:
         yield Text(f"{NOT_KNOWN.capitalize()}: no model call was seen, or one of a model without a price.")
         return
-    scales = {**MONTHS_OF, **({f"per month, at {volume:,}": volume} if volume is not None else {})}
+    scales = {**CASES_OF, **({f"per month, at {volume:,}": volume} if volume is not None else {})}
     rows = [(what, f"{estimate.value * factor:.6g}", _scaled(estimate, factor)) for what, factor in scales.items()]
     yield Table(("model calls, US dollars", "mean", "95% interval"), rows)
     if volume is None:
