@@ -12,6 +12,7 @@ import contextvars
 import functools
 import os
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -47,22 +48,50 @@ class Run(Generic[Task]):
         self.running: dict[int, tuple[float, Task, Any]] = {}
         self.done = queue.SimpleQueue[Outcome[Task]]()
         self.left = len(tasks)
-        self.stopped = False
+        self.stopped = self.interrupted = False
+        #: The handler that Ctrl-C had before.
+        self.held: Any = None
         self.workers = min(workers, self.left)
         for job in enumerate(tasks):
             self.waiting.put(job)
 
     def __iter__(self) -> Iterator[Outcome[Task]]:
+        self.hold_interrupts()
         for _ in range(self.workers):
             self.start_worker()
-        while self.left:
-            for outcome in self.outcomes():
-                self.left -= 1
-                yield outcome
+        try:
+            while self.left:
+                for outcome in self.outcomes():
+                    self.left -= 1
+                    yield outcome
+                    self.raise_interrupt()
+                self.raise_interrupt()
+        finally:
+            self.release_interrupts()
+
+    def hold_interrupts(self) -> None:
+        """Let Ctrl-C come between two outcomes only: one that is on its way to its reader, who may be half way through it, must not get lost."""
+
+        def note(*_: Any) -> None:
+            self.interrupted = True
+
+        # A handler of the caller's own stays; and Python lets only its main thread have one.
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self.held = signal.signal(signal.SIGINT, note)
+
+    def raise_interrupt(self) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+    def release_interrupts(self) -> None:
+        if self.held:
+            signal.signal(signal.SIGINT, self.held)
+            self.held = None
 
     def close(self) -> list[Outcome[Task]]:
         """Begin no further task, and return the outcomes that have come and were not read yet."""
         self.stopped = True
+        self.release_interrupts()
         found = []
         with contextlib.suppress(queue.Empty):
             while True:

@@ -314,6 +314,19 @@ def test_ctrl_c_leaves_a_partial_report(tmp_path):
     assert f"PARTIAL: stopped after {report.n} of 20" in repr(report)
 
 
+def test_ctrl_c_waits_until_an_outcome_is_kept():
+    """A real SIGINT while the caller is half way through an outcome: that one is kept, no other is handed out, and Ctrl-C is as before."""
+    before, kept = signal.getsignal(signal.SIGINT), []
+
+    with pytest.raises(KeyboardInterrupt):
+        for outcome in runner.run(range(50), lambda task: task, workers=2, timeout_s=60):
+            signal.raise_signal(signal.SIGINT)
+            kept.append(outcome)
+
+    assert len(kept) == 1
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_what_has_ended_is_not_lost_when_the_caller_stops():
     """An answer that was paid for before Ctrl-C stands in the partial report, even if nobody had read it yet."""
     ended = threading.Semaphore(0)
