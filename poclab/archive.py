@@ -6,6 +6,7 @@ that failed, were killed or were deleted count there. A run in another store tha
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import itertools
 import json
@@ -19,7 +20,7 @@ from poclab import tracking
 from poclab.cases import TestSet, lock_path
 from poclab.charter import Charter
 from poclab.decision import Edit, Look
-from poclab.errors import InputError
+from poclab.errors import InputError, PocError
 from poclab.files import require_poc
 from poclab.redaction import shown
 from poclab.report import Report
@@ -80,6 +81,17 @@ class Archive:
     def reports(self, rows: Sequence[Mapping[str, Any]]) -> list[Report]:
         """Return the brief reports of these runs."""
         return queries.briefs(self.uri, rows)
+
+    def last_of(self, tags: Mapping[str, str]) -> Report | None:
+        """Return the newest report of the evaluation that these tags describe, one that was stopped or failed included."""
+        names = ("lock", "split", "version", "code", "score", "repeats")
+        same = [
+            row for row in self.every if not row["deleted"] and all(row["tags"].get(name) == tags.get(f"poclab.{name}") for name in names)
+        ]
+        for row in reversed(same):
+            with contextlib.suppress(PocError):  # one that was killed left no report
+                return queries.report(self.uri, row["run_id"])
+        return None
 
     def download(self, run_id: str, folder: Path) -> None:
         """Copy everything that a run holds into a folder."""

@@ -17,9 +17,24 @@ from typing import Any
 from poclab.errors import InputError, refuse_unknown
 from poclab.files import CHARTER, check_json, digest, read_yaml
 
-KEYS = ("decision", "uncertainty", "owner", "sponsor", "signed", "data", "timebox", "production_shape", "volume_per_month", "criteria")
+KEYS = (
+    "decision",
+    "uncertainty",
+    "owner",
+    "sponsor",
+    "signed",
+    "data",
+    "timebox",
+    "production_shape",
+    "volume_per_month",
+    "criteria",
+    "prices",
+)
 NESTED = {"signed": ("by", "on", "where"), "data": ("source", "pii"), "timebox": ("start", "weeks")}
 PII = ("agreed_by", "on", "where")
+#: Dollars per million tokens, and where and when somebody read them.
+PRICE_KEYS = ("input", "output", "cached_input", "on", "source")
+FIX_PRICES = "prices: {my-model: {input: 1.0, output: 4.0, on: 2026-11-23, source: ...}}"
 CRITERION_KEYS = ("metric", "at_least", "at_most", "confidence", "split")
 #: What a criterion may be about besides the name of a score.
 METRICS = ("accuracy", "failed", "failed_share", "latency_p50_s", "latency_p95_s", "cost_usd_per_case", "cost_usd")
@@ -71,6 +86,11 @@ class Charter:
         return tuple(str(one) for one in self.criteria)
 
     @property
+    def prices(self) -> Mapping[str, Mapping[str, Any]]:
+        """The prices of models that the charter gives, by model: dollars per million tokens."""
+        return self.text.get("prices") or {}
+
+    @property
     def missing(self) -> tuple[str, ...]:
         """What has to be settled before this charter can decide anything."""
         signed = self.text.get("signed") or {}
@@ -106,6 +126,7 @@ class Charter:
                 raise InputError(f"{path}: {key} holds `key: value` lines, found {data[key]!r}")
             refuse_unknown(data.get(key) or {}, known, where=f"{path}: {key}")
         _check_days(data, path)
+        _check_prices(data.get("prices"), path)
         volume = data.get("volume_per_month")
         if volume is not None and (isinstance(volume, bool) or not isinstance(volume, (int, float)) or volume < 0):
             raise InputError(
@@ -113,6 +134,31 @@ class Charter:
             )
         parsed = tuple(criterion(one, f"{path}, criterion {number}") for number, one in enumerate(criteria, 1))
         return cls(data.get("decision") or "", data.get("owner") or "", data.get("sponsor") or "", parsed, data, path)
+
+
+def _check_prices(prices: Any, path: Path) -> None:
+    if not isinstance(prices or {}, dict):
+        raise InputError(f"{path}: prices are given by model, found {prices!r}", fix=FIX_PRICES)
+    for model, given in (prices or {}).items():
+        where = f"{path}: prices: {model}"
+        if not isinstance(given, dict):
+            raise InputError(f"{where}: found {given!r}", fix=FIX_PRICES)
+        refuse_unknown(given, PRICE_KEYS, where=where)
+        for key in ("input", "output", "on"):
+            if given.get(key) is None:
+                raise InputError(f"{where}: {key} is missing", fix=FIX_PRICES)
+        for key in ("input", "output", "cached_input"):
+            value = given.get(key, 0)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1e6:
+                raise InputError(f"{where}: {key} is dollars per million tokens, found {value!r}", fix=FIX_PRICES)
+        _check_day(f"prices: {model}: on", given["on"], path)
+
+
+def _check_day(key: str, day: Any, path: Path) -> None:
+    try:
+        datetime.date.fromisoformat(day)
+    except (TypeError, ValueError):
+        raise InputError(f"{path}: {key} is a day, found {day!r}", fix="write it as 2026-11-23") from None
 
 
 def _check_days(data: Mapping[str, Any], path: Path) -> None:
@@ -128,11 +174,8 @@ def _check_days(data: Mapping[str, Any], path: Path) -> None:
         ("signed.on", (data.get("signed") or {}).get("on")),
         ("data.pii.on", pii.get("on")),
     ):
-        try:
-            if day:
-                datetime.date.fromisoformat(day)
-        except (TypeError, ValueError):
-            raise InputError(f"{path}: {key} is a day, found {day!r}", fix="write it as 2026-11-23") from None
+        if day:
+            _check_day(key, day, path)
     weeks = timebox.get("weeks")
     if weeks is not None and (isinstance(weeks, bool) or not isinstance(weeks, (int, float)) or not 0 < weeks <= 520):
         raise InputError(

@@ -288,3 +288,6 @@ def _end(results: Any) -> None:
     _say(results.where())
     if results.errors:
         raise InputError(results.failures())
+    if results.stopped:
+        _say(results.stopped, err=True)
+        sys.exit(1)

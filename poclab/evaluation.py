@@ -13,21 +13,25 @@ import json
 import time
 import traceback
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from poclab import runner
 from poclab.cases import Case, TestSet
 from poclab.charter import Charter
-from poclab.errors import InputError
+from poclab.errors import EndpointError, InputError, PocError, StoreError
 from poclab.files import CHARTER, digest
+from poclab.ledger import BudgetError
+from poclab.limits import Breaker
 from poclab.redaction import conceal, conceal_json
 from poclab.report import CaseResult, Report
-from poclab.scores import Score, Scorer
+from poclab.scores import Score, Scorer, abstained
 from poclab.system import CaseContext, Reply, Version, current_case
 
 LONGEST_ERROR = 4000
+#: When so many cases, the first ones, all meet what every further one would meet too, nothing more is asked.
+FIRST_CASES = 5
 #: Replies to find out by whether a score applies to a case or to a reply.
 PROBES = (Reply(""), Reply("?"), Reply("?", data={}))
 DEPENDS = "the score was left out on this reply and is given on others: let it apply by the case alone, Scorer(name, function, applies=...)"
@@ -38,6 +42,10 @@ class Task:
     case: Case
     repeat: int
     context: CaseContext
+    #: What the scorers ask: a judge's calls are paid for too, and are none of the system's.
+    judging: CaseContext
+    #: Where its result stands in the report.
+    place: int = 0
     started_ns: list[int] = field(default_factory=list)
 
     @property
@@ -65,30 +73,49 @@ class _Malformed(Exception):
 class Plan:
     """One evaluation: what is asked, how a reply becomes a result, and what is known before the first case."""
 
-    def __init__(self, system: Any, test_set: TestSet, scorers: Sequence[Scorer], version: Version, repeats: int, traces: str) -> None:
+    def __init__(
+        self,
+        system: Any,
+        test_set: TestSet,
+        scorers: Sequence[Scorer],
+        version: Version,
+        *,
+        repeats: int = 1,
+        traces: str = "all",
+        timeout_s: float = 60.0,
+        mode: str | None = None,
+        budget: str | None = None,
+    ) -> None:
         self.system, self.test_set, self.scorers, self.repeats, self.traces = system, test_set, scorers, repeats, traces
+        self.timeout_s = timeout_s
         self.version = Version.from_json(conceal_json(version.to_json()))
         self.poc = test_set.poc
         charter = self.poc / CHARTER if self.poc else None
         self.charter = Charter.load(charter) if charter and charter.is_file() else None
         self.corpus_digest = getattr(system, "corpus_digest", None)
         self.code_digest = _code(system)
-        self.tasks = [
-            Task(case, repeat, CaseContext(case_id=case.id, repeat=repeat, poc=self.poc)) for case in test_set for repeat in range(repeats)
-        ]
+
+        def task(place: int, case: Case, repeat: int) -> Task:
+            common = {"case_id": case.id, "repeat": repeat, "poc": self.poc, "mode": mode, "budget": budget, "request_id": uuid.uuid4().hex}
+            return Task(case, repeat, CaseContext(**common), CaseContext(**common, purpose="judge"), place)
+
+        asked = ((case, repeat) for case in test_set for repeat in range(repeats))
+        self.tasks = [task(place, *one) for place, one in enumerate(asked)]
+        self.planned = len(self.tasks)
 
     def ask(self, task: Task) -> _Answer:
         """Ask the system one case. Runs in a worker, on the case's time."""
         token = current_case.set(task.context)
         task.started_ns.append(time.time_ns())
         begun = time.monotonic()
+        task.context.deadline = begun + self.timeout_s
         try:
             value = self.system(copy.deepcopy(dict(task.case.inputs)))
             if inspect.isawaitable(value):
                 value = runner.result_of(value)
         finally:
             current_case.reset(token)
-        latency_s, ended_ns = time.monotonic() - begun, time.time_ns()
+        latency_s, ended_ns = time.monotonic() - begun + task.context.delay_s, time.time_ns()
         try:
             reply = Reply.of(value)
         except (TypeError, InputError) as error:
@@ -97,12 +124,19 @@ class Plan:
 
     def score(self, answer: _Answer) -> _Answer:
         """Score a reply. Runs in the same worker, on time of its own: a slow judge must not make a right answer late."""
-        return replace(answer, scores={one.name: _score(one, answer.task.case, answer.given) for one in self.scorers})
+        judging = answer.task.judging
+        judging.deadline = time.monotonic() + self.timeout_s
+        token = current_case.set(judging)
+        try:
+            return replace(answer, scores={one.name: _score(one, answer.task.case, answer.given) for one in self.scorers})
+        finally:
+            current_case.reset(token)
 
     def settle(self, outcome: runner.Outcome[Task]) -> tuple[CaseResult, dict[str, Any] | None]:
         """Return the result of a case, and the record its trace is made of (None when none is kept)."""
         task = outcome.task
         task.context.close()
+        task.judging.close()
         failure, text = (None, "") if outcome.value else _failure(outcome)
         answer: _Answer = outcome.value or self._no_answer(task, failure)
         unscored = Score(None, "", conceal(f"the scorers failed: {type(outcome.error).__name__}: {outcome.error}"))
@@ -124,6 +158,8 @@ class Plan:
             failure=failure,
             error=text,
             calls=tuple(task.context.calls),
+            judge_calls=tuple(task.judging.calls),
+            outcome=failure or outcome_of(answer.given, first, task.context),
             request_id=task.context.request_id,
             trace_id=f"tr-{uuid.uuid4().hex}" if wanted else None,
         )
@@ -135,7 +171,7 @@ class Plan:
         return _Answer(task, Reply(), Reply(), max(0.0, (ended_ns - task.start_ns) / 1e9), ended_ns, scores)
 
     def _record(self, result: CaseResult, task: Task, ended_ns: int) -> dict[str, Any]:
-        names = ("trace_id", "request_id", "case_id", "repeat", "failure", "error", "inputs", "expected")
+        names = ("trace_id", "request_id", "case_id", "repeat", "failure", "outcome", "error", "inputs", "expected")
         return {
             **{name: getattr(result, name) for name in names},
             "name": self.version.name,
@@ -146,7 +182,15 @@ class Plan:
             "steps": [vars(step) for step in task.context.steps],
         }
 
-    def report(self, results: Mapping[int, CaseResult], started_at: str, wall_s: float) -> Report:
+    def keep(self, result: CaseResult) -> tuple[CaseResult, dict[str, Any]]:
+        """Return a result of an earlier run as one of this, with a record of its own that says where it comes from."""
+        now_ns = time.time_ns()
+        result = replace(result, trace_id=f"tr-{uuid.uuid4().hex}")
+        context = CaseContext(case_id=result.case_id, repeat=result.repeat)
+        task = Task(Case(result.case_id, result.inputs, result.expected), result.repeat, context, context, started_ns=[now_ns])
+        return result, self._record(result, task, now_ns + int(result.latency_s * 1e9))
+
+    def report(self, results: Mapping[int, CaseResult], started_at: str, wall_s: float, **more: Any) -> Report:
         """Return the report of the results that there are, by the place of their task."""
         lock = self.test_set.lock
         warnings = [] if lock else ["the set is not frozen: its numbers cannot be held against later ones"]
@@ -164,7 +208,7 @@ class Plan:
             split=self.test_set.part,
             score_names=tuple(scorer.name for scorer in self.scorers),
             results=tuple(results[index] for index in sorted(results)),
-            planned=len(self.tasks),
+            planned=self.planned,
             repeats=self.repeats,
             corpus_digest=self.corpus_digest,
             charter_digest=self.charter.digest if self.charter else None,
@@ -172,6 +216,7 @@ class Plan:
             started_at=started_at,
             wall_s=round(wall_s, 3),
             warnings=tuple(warnings),
+            **more,
         )
 
     def tags(self) -> dict[str, str]:
@@ -228,6 +273,40 @@ def _depends_on_the_reply(scorer: Scorer, case: Case) -> bool:
     return False
 
 
+class Watch:
+    """Looks at each result as it comes, and says when the rest should not be asked: `stopped` tells why, `error` is what to raise."""
+
+    def __init__(self, cases: int) -> None:
+        self.breaker = Breaker(min(FIRST_CASES, cases))
+        self.stopped = ""
+        self.error: PocError | None = None
+
+    def take(self, outcome: runner.Outcome[Task], result: CaseResult) -> None:
+        if not self.stopped and result.failure == "budget":
+            self.stopped = next(str(one.message) for one in _causes(outcome.error) if isinstance(one, BudgetError))
+        self.breaker.take(*(outcome.task.context.fatal or ("", "")))
+        if self.error is None and self.breaker.tripped:
+            fatal, fix = self.breaker.tripped
+            self.error = EndpointError(f"all of the first {self.breaker.of} case(s) failed by the same: {fatal}", fix=fix)
+        if self.error is None and outcome.error is not None:
+            self.error = next((one for one in _causes(outcome.error) if isinstance(one, StoreError)), None)
+        self.stopped = self.stopped or (self.error.message if self.error else "")
+
+
+def outcome_of(reply: Reply, first: Score | None, context: CaseContext) -> str:
+    """Return `ok`, or why a reply that came is not: the most telling of what is known, else `wrong`.
+
+    A score of one half or more is `ok`, and so is a reply that the first score does not apply to.
+    """
+    if first is None or (first.value is not None and first.value >= 0.5):
+        return "ok"
+    if stopped := next((call.stopped for call in reversed(context.calls) if call.stopped), ""):
+        return stopped
+    if any(step.kind == "RETRIEVER" and not step.outputs for step in context.steps):
+        return "empty_retrieval"
+    return "abstained" if abstained(reply) else "wrong"
+
+
 def _failure(outcome: runner.Outcome[Task]) -> tuple[str | None, str]:
     """Return the class of a failed case and what to read about it."""
     error = outcome.error
@@ -237,4 +316,26 @@ def _failure(outcome: runner.Outcome[Task]) -> tuple[str | None, str]:
         return "timeout", str(error)
     if isinstance(error, _Malformed):
         return "malformed_output", conceal(str(error))
-    return "crashed", conceal("".join(traceback.format_exception(error)))[-LONGEST_ERROR:]
+    text = conceal("".join(traceback.format_exception(error)))[-LONGEST_ERROR:]
+    return _endpoint_failure(error, outcome.task.context) or "crashed", text
+
+
+def _endpoint_failure(error: BaseException, context: CaseContext) -> str | None:
+    """Return what the endpoint did if the system failed by it: the error, or what it was raised from, is that of its last call."""
+    last = context.calls[-1] if context.calls else None
+    for cause in _causes(error):
+        if isinstance(cause, BudgetError):
+            return "budget"
+        if kind := getattr(cause, "poclab_trouble", None):
+            return kind
+        if last and last.trouble and getattr(cause, "status_code", None) == last.status:
+            return last.trouble
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

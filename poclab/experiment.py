@@ -9,9 +9,11 @@ import contextlib
 import dataclasses
 import datetime
 import gc
+import math
 import os
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,12 @@ from poclab.charter import Charter, Criterion
 from poclab.comparison import Comparison
 from poclab.decision import Decision
 from poclab.errors import FrozenError, InputError, printable
-from poclab.evaluation import Plan, Task
+from poclab.evaluation import Plan, Task, Watch
+from poclab.exchange import BUDGET, MODES
 from poclab.files import find_poc, require_poc, work_folder, write_bytes
+from poclab.ledger import LEDGER, Ledger
 from poclab.recording import TRIAL_RUN, Recording
-from poclab.report import CaseResult, Report
+from poclab.report import RETRIED, CaseResult, Report
 from poclab.scores import Scorer, as_scorer
 from poclab.sizing import Sizing
 from poclab.system import Version
@@ -55,6 +59,9 @@ def evaluate(
     timeout_s: float = 60.0,
     workers: int = 8,
     traces: str = "all",
+    max_cost_usd: float | None = None,
+    mode: str | None = None,
+    retry_failed: bool = False,
 ) -> Report:
     """Ask a system every case, score the replies, and record the whole as one MLflow run.
 
@@ -64,10 +71,16 @@ def evaluate(
     `failed` or wrong cases, or `none`. A set with a file is recorded in its POC's store; one built in memory only where
     `MLFLOW_TRACKING_URI` is set.
 
+    What was answered before is replayed from the POC's ledger: `mode` is `auto`, `live` (ask all again) or `replay` (ask nothing).
+    With `max_cost_usd` no call begins that could pass it; then the report is partial, and the same call goes on from there.
+    `retry_failed` takes the results of this version's last run, and asks only for what was not asked or what the endpoint failed
+    (`rate_limited`, `connection`, `server_error`, `budget`).
+
     Raises:
         InputError: something about the arguments, before any case is asked.
         FrozenError: the cases are not the whole split as it was frozen.
-        StoreError: the store cannot be used (before any case is asked), or lost something (the report is kept in a file).
+        EndpointError: the first five cases all met what every case would meet, such as a refused key.
+        StoreError: the store or the ledger cannot be used (before any case is asked), or lost something (the report is kept in a file).
         Interrupted: Ctrl-C; it carries the partial report.
     """
     _check_kinds(system, cases, scores, version)
@@ -77,21 +90,35 @@ def evaluate(
     if test_set.lock:
         # Copies without a digest of their own: what was frozen is held against what the cases say now, and all of the split.
         dataclasses.replace(test_set, cases=tuple(dataclasses.replace(case) for case in test_set)).verify()
-    _check(test_set, scorers, repeats=repeats, timeout_s=timeout_s, workers=workers, traces=traces)
-    plan = Plan(system, test_set, scorers, version, repeats, traces)
+    _check(test_set, scorers, repeats=repeats, timeout_s=timeout_s, workers=workers, traces=traces, mode=mode)
+    budget = _budget(test_set.poc, max_cost_usd)
+    plan = Plan(system, test_set, scorers, version, repeats=repeats, traces=traces, timeout_s=timeout_s, mode=mode, budget=budget)
+    earlier = _earlier(plan) if retry_failed else None
+    if test_set.poc:
+        Ledger.open(test_set.poc / LEDGER)  # an answer that cannot be kept is not asked for
     recording = Recording.open(plan)
     results: dict[int, CaseResult] = {}
+    retried = 0
+    if earlier:
+        retried = _keep_earlier(plan, earlier, results, recording)
+    watch = Watch(len(plan.tasks))
     started, started_at = time.monotonic(), datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     run = runner.run(plan.tasks, plan.ask, then=plan.score, workers=workers, timeout_s=timeout_s)
 
     def keep(outcome: runner.Outcome[Task]) -> None:
-        results[outcome.index], record = plan.settle(outcome)
+        result, record = plan.settle(outcome)
+        results[outcome.task.place] = result
         if record is not None:
             recording.add(record)
+        watch.take(outcome, result)
 
     try:
         for outcome in _progress(iter(run), len(plan.tasks), version.name):
             keep(outcome)
+            if watch.error:
+                break
+            if watch.stopped:
+                run.drain()
     except KeyboardInterrupt:
         recording.stopped = True
         for outcome in run.close():
@@ -100,13 +127,18 @@ def evaluate(
         run.close()
         recording.fail()
         raise
-    report = plan.report(results, started_at, time.monotonic() - started)
+    if watch.error:
+        for outcome in run.close():
+            keep(outcome)
+    report = plan.report(results, started_at, time.monotonic() - started, retried=retried, stopped=watch.stopped)
     try:
         report, path = recording.finish(report)
     except KeyboardInterrupt:
         raise Interrupted(report, recording.leave(report)) from None
     if recording.stopped:
         raise Interrupted(report, path)
+    if watch.error:
+        raise watch.error
     return report
 
 
@@ -226,6 +258,48 @@ def plan(
     return sizing.plan(chosen, at_hand, expected=expected, power=power)
 
 
+def _budget(poc: Path | None, max_cost_usd: float | None) -> str | None:
+    """Return the name of the evaluation's own budget, which lies in the ledger; None without one."""
+    if max_cost_usd is None:
+        return None
+    if isinstance(max_cost_usd, bool) or not isinstance(max_cost_usd, (int, float)) or not 0 < max_cost_usd < math.inf:
+        raise InputError(f"max_cost_usd={max_cost_usd!r}: expected a number of dollars above 0", fix="max_cost_usd=5.0")
+    if os.environ.get(BUDGET):
+        raise InputError(
+            "max_cost_usd is set here, and the sweep has a budget already", fix="leave it to limits.max_cost_usd of the sweep file"
+        )
+    if poc is None:
+        raise InputError(
+            "a budget is kept in a POC's ledger, and these cases are of no POC", fix="`poclab new DIR`, and load its cases.jsonl"
+        )
+    name = f"evaluation {uuid.uuid4().hex[:12]}"
+    Ledger.open(poc / LEDGER).open_budget(name, float(max_cost_usd))
+    return name
+
+
+def _earlier(plan: Plan) -> Report:
+    """Return the report of the last run of the same version on the same cases."""
+    found = Archive.open(plan.poc).last_of(plan.tags()) if plan.poc else None
+    if found is None:
+        raise InputError(f"version {plan.version.name!r} has no run on these cases to retry", fix="evaluate it first, without retry_failed")
+    if not found.partial and not any(one.failure in RETRIED for one in found.results):
+        raise InputError(f"run {found.run_id}: the endpoint failed no case, so there is nothing to retry", fix="leave retry_failed away")
+    return found
+
+
+def _keep_earlier(plan: Plan, earlier: Report, results: dict[int, CaseResult], recording: Recording) -> int:
+    """Take over the results that stand, leave only the others to be asked, and return how many were failed by the endpoint, so far."""
+    known = {(one.case_id, one.repeat): one for one in earlier.results}
+    again = {key for key, one in known.items() if one.failure in RETRIED}
+    for task in plan.tasks:
+        key = (task.case.id, task.repeat)
+        if key in known and key not in again:
+            results[task.place], record = plan.keep(known[key])
+            recording.add(record)
+    plan.tasks = [task for task in plan.tasks if task.place not in results]
+    return earlier.retried + len(again)
+
+
 def _archive(poc: Path | str | None, runs: Sequence[Any]) -> Archive | None:
     """Return the store of runs; None when only reports are given and no store is theirs."""
     if any(not isinstance(one, Report) for one in runs) or not runs:
@@ -285,7 +359,9 @@ def _check_kinds(system: Any, cases: Any, scores: Any, version: Any) -> None:
         raise InputError(f"version={version!r} is a {type(version).__name__}", fix=f"poclab.Version({str(version)!r}, model=...)")
 
 
-def _check(test_set: TestSet, scorers: Sequence[Scorer], *, repeats: int, timeout_s: float, workers: int, traces: str) -> None:
+def _check(
+    test_set: TestSet, scorers: Sequence[Scorer], *, repeats: int, timeout_s: float, workers: int, traces: str, mode: str | None
+) -> None:
     if not test_set.cases:
         raise InputError("no cases to evaluate", fix='poclab.TestSet.load("cases.jsonl").split("dev")')
     if not scorers:
@@ -296,6 +372,8 @@ def _check(test_set: TestSet, scorers: Sequence[Scorer], *, repeats: int, timeou
     for name, value, kind, least in (("repeats", repeats, int, 1), ("workers", workers, int, 1), ("timeout_s", timeout_s, float, 0.001)):
         if isinstance(value, bool) or not isinstance(value, (int, kind)) or not value >= least:
             raise InputError(f"{name}={value!r}: expected {'a whole' if kind is int else 'a'} number of at least {least:g}")
+    if mode not in (None, *MODES):
+        raise InputError(f"mode={mode!r}", fix=f"use one of: {', '.join(MODES)}")
     if traces not in TRACES:
         raise InputError(f"traces={traces!r}", fix=f"use one of: {', '.join(TRACES)}")
 

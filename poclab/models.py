@@ -12,12 +12,15 @@ import difflib
 import os
 import re
 import weakref
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from poclab import offline, redaction, runner
-from poclab.errors import EndpointError
+from poclab.answers import parsed
+from poclab.errors import EndpointError, InputError
+from poclab.exchange import FIX_KEY, FIX_URL, MODES, NO_KEY, not_an_api
 from poclab.redaction import shown
-from poclab.transport import FIX_KEY, FIX_URL, NO_KEY, adapter, not_an_api, parsed
+from poclab.transport import adapter
 
 if TYPE_CHECKING:
     import openai
@@ -27,11 +30,15 @@ DEFAULT_URL = "https://api.openai.com/v1"
 ANY_KEY = "none"
 
 
-def client(*, api_key: str | None = None, base_url: str | None = None, timeout_s: float = 60.0, **options: Any) -> openai.OpenAI:
+def client(
+    *, api_key: str | None = None, base_url: str | None = None, timeout_s: float = 60.0, mode: str | None = None, **options: Any
+) -> openai.OpenAI:
     """Return an `openai.OpenAI` client; `options` go to it as they are.
 
     The key is the argument, else `OPENAI_API_KEY`; the URL the argument, else `OPENAI_BASE_URL`, else OpenAI's. Without a key or a URL
-    the client still answers offline models, and lists them. It may be shared by threads, and needs no closing.
+    the client still answers offline models, and lists them. It may be shared by threads, and needs no closing. `mode` is `auto` (an
+    answer that the ledger has is not asked again), `live` (always asks) or `replay` (never asks); without it, that of the evaluation.
+    The SDK's own retries are off: what can be retried is retried below it, within the time of the case.
 
     Raises:
         EndpointError: the URL is not one, or the key holds characters that a header cannot carry.
@@ -40,21 +47,56 @@ def client(*, api_key: str | None = None, base_url: str | None = None, timeout_s
     import openai
 
     key, url = _endpoint(api_key, base_url)
-    network = httpx2.HTTPTransport(proxy=_proxy(url), limits=openai.DEFAULT_CONNECTION_LIMITS)
-    http_client = httpx2.Client(transport=adapter(httpx2)(network), follow_redirects=True)
-    weakref.finalize(http_client, network.close).atexit = False
-    return openai.OpenAI(api_key=key, base_url=url, timeout=timeout_s, http_client=http_client, **options)
+    options = {"max_retries": 0, **options}
+    return openai.OpenAI(api_key=key, base_url=url, timeout=timeout_s, http_client=_http_client(httpx2, url, mode), **options)
 
 
-def async_client(*, api_key: str | None = None, base_url: str | None = None, timeout_s: float = 60.0, **options: Any) -> openai.AsyncOpenAI:
+def async_client(
+    *, api_key: str | None = None, base_url: str | None = None, timeout_s: float = 60.0, mode: str | None = None, **options: Any
+) -> openai.AsyncOpenAI:
     """Return the `openai.AsyncOpenAI` client of a system that is a coroutine, as `client`. All cases may share it; close it, or use it in `async with`."""
     import httpx2
     import openai
 
     key, url = _endpoint(api_key, base_url)
-    network = httpx2.AsyncHTTPTransport(proxy=_proxy(url), limits=openai.DEFAULT_CONNECTION_LIMITS)
-    http_client = httpx2.AsyncClient(transport=adapter(httpx2)(network), follow_redirects=True)
-    return openai.AsyncOpenAI(api_key=key, base_url=url, timeout=timeout_s, http_client=http_client, **options)
+    options = {"max_retries": 0, **options}
+    return openai.AsyncOpenAI(api_key=key, base_url=url, timeout=timeout_s, http_client=_async_http_client(httpx2, url, mode), **options)
+
+
+def http_client(http: ModuleType, *, base_url: str | None = None, mode: str | None = None) -> Any:
+    """Return an `http.Client`, where `http` is `httpx` or `httpx2`, for any SDK that takes one: its model calls are those of `client`.
+
+    `base_url` only says whose proxy is used. Switch the SDK's own retries off: `max_retries=0`, as most call it.
+    """
+    return _http_client(http, _endpoint(None, base_url)[1], mode)
+
+
+def async_http_client(http: ModuleType, *, base_url: str | None = None, mode: str | None = None) -> Any:
+    """Return an `http.AsyncClient`, as `http_client`; close it, or use it in `async with`."""
+    return _async_http_client(http, _endpoint(None, base_url)[1], mode)
+
+
+def _http_client(http: ModuleType, url: str, mode: str | None) -> Any:
+    network = http.HTTPTransport(proxy=_proxy(url), limits=_limits(http))
+    made = http.Client(transport=adapter(http)(network, _checked(mode)), follow_redirects=True)
+    weakref.finalize(made, network.close).atexit = False
+    return made
+
+
+def _async_http_client(http: ModuleType, url: str, mode: str | None) -> Any:
+    network = http.AsyncHTTPTransport(proxy=_proxy(url), limits=_limits(http))
+    return http.AsyncClient(transport=adapter(http)(network, _checked(mode)), follow_redirects=True)
+
+
+def _limits(http: ModuleType) -> Any:
+    """Let the gate decide how many requests are under way, and keep as many connections."""
+    return http.Limits(max_connections=1000, max_keepalive_connections=100)
+
+
+def _checked(mode: str | None) -> str | None:
+    if mode not in (None, *MODES):
+        raise InputError(f"mode={mode!r}", fix=f"use one of: {', '.join(MODES)}")
+    return mode
 
 
 def check(model: str, *, api_key: str | None = None, base_url: str | None = None, timeout_s: float = 10.0) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import html
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -30,12 +31,18 @@ if TYPE_CHECKING:
     import pandas
 
 FORMAT = 1
+#: Why there is no reply to score: such a case counts as failed.
+FAILURES = ("malformed_output", "rate_limited", "timeout", "connection", "server_error", "crashed", "budget")
+#: What can become of a case.
+OUTCOMES = ("ok", "wrong", "abstained", "empty_retrieval", "refused", "truncated", *FAILURES)
+#: What the endpoint did, not the system: only these may be asked again.
+RETRIED = ("rate_limited", "connection", "server_error", "budget")
 #: What is shown of a report; `report.frame()` holds all of it.
 ROWS_SHOWN, FAILURES_SHOWN = 40, 3
 TOTALS = ("cost_usd", "tokens_in", "tokens_out")
 COST = "cost_usd_per_case"
 #: Fields that the first reports did not have.
-LATER = ("brief", "code_digest")
+LATER = ("brief", "code_digest", "retried", "stopped")
 QUANTILES = {"latency_p50_s": 0.50, "latency_p95_s": 0.95}
 #: What is kept of a reply in a brief report.
 BRIEF_CHARACTERS = 500
@@ -45,7 +52,8 @@ BRIEF_CHARACTERS = 500
 class CaseResult:
     """What became of one case (and repeat).
 
-    `failure` is None, `timeout`, `crashed` or `malformed_output`; `error` is what to read about it.
+    `outcome` is one of `OUTCOMES`; where there is no reply to score, `failure` is the same, and `error` what to read about it.
+    `latency_s` holds what replayed answers took when they were paid. `judge_calls` are those of the scorers.
     """
 
     case_id: str
@@ -63,11 +71,22 @@ class CaseResult:
     calls: Sequence[Call] = ()
     request_id: str = ""
     trace_id: str | None = None
+    outcome: str = ""
+    judge_calls: Sequence[Call] = ()
+
+    def __post_init__(self) -> None:
+        if not self.outcome:  # of a report from before there were outcomes
+            first = next(iter(self.scores.values()), None)
+            object.__setattr__(self, "outcome", self.failure or ("ok" if first is None or (first.value or 0) >= 0.5 else "wrong"))
 
     @property
     def billed_calls(self) -> list[Call]:
         """The model calls that the endpoint answered, or was still at when the case ran out of time; it bills no other."""
         return [call for call in self.calls if call.status // 100 == 2 or call.status == UNDER_WAY]
+
+    @property
+    def billed_judge_calls(self) -> list[Call]:
+        return [call for call in self.judge_calls if call.status // 100 == 2 or call.status == UNDER_WAY]
 
     @property
     def problem(self) -> str:
@@ -77,13 +96,14 @@ class CaseResult:
     def to_json(self) -> dict[str, Any]:
         data = {name: getattr(self, name) for name in self.__dataclass_fields__}
         scores = {name: vars(score) for name, score in self.scores.items()}
-        return {**data, "reply": self.reply.to_json(), "scores": scores, "calls": [vars(call) for call in self.calls]}
+        calls = {name: [vars(call) for call in getattr(self, name)] for name in ("calls", "judge_calls")}
+        return {**data, "reply": self.reply.to_json(), "scores": scores, **calls}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CaseResult:
         scores = {name: Score(**score) for name, score in data["scores"].items()}
-        calls = tuple(Call(**call) for call in data["calls"])
-        return cls(**{**data, "reply": Reply.from_json(data["reply"]), "scores": scores, "calls": calls})
+        calls = {name: tuple(Call(**call) for call in data.get(name, ())) for name in ("calls", "judge_calls")}
+        return cls(**{**data, "reply": Reply.from_json(data["reply"]), "scores": scores, **calls})
 
 
 @dataclass(frozen=True)
@@ -112,11 +132,15 @@ class Report:
     brief: bool = False
     #: The digest of the system's own source: two functions may carry one version, and are two systems.
     code_digest: str | None = None
+    #: How many cases were asked again because the endpoint had failed them.
+    retried: int = 0
+    #: Why a partial one is partial, other than by Ctrl-C.
+    stopped: str = ""
 
     @property
     def partial(self) -> bool:
-        """True when the evaluation was stopped before every case had its turn."""
-        return len(self.results) < self.planned
+        """True when the evaluation was stopped before every case had its turn, or by a budget while some had theirs."""
+        return len(self.results) < self.planned or bool(self.stopped)
 
     @cached_property
     def by_case(self) -> dict[str, list[CaseResult]]:
@@ -232,6 +256,23 @@ class Report:
         """
         return _sum([call for one in self.results for call in one.billed_calls], what)
 
+    @property
+    def spent_usd(self) -> float | None:
+        """What this evaluation paid, the judge included: replayed answers cost nothing now. None when a cost is unknown, or no call was seen."""
+        calls = [call for one in self.results for call in (*one.billed_calls, *one.billed_judge_calls)]
+        return _sum([replace(call, cost_usd=0.0) if call.replayed else call for call in calls], "cost_usd")
+
+    @property
+    def judge_cost_usd(self) -> float | None:
+        """What the scorers' own calls cost when they were paid; None without any, or when one is unknown."""
+        return _sum([call for one in self.results for call in one.billed_judge_calls], "cost_usd")
+
+    @cached_property
+    def outcomes(self) -> dict[str, int]:
+        """How many results came out in each way, in the order of `OUTCOMES`; what did not occur is 0."""
+        found = Counter(one.outcome for one in self.results)
+        return {name: found[name] for name in OUTCOMES}
+
     @cached_property
     def failures(self) -> list[str]:
         """What went wrong, the commonest first: how often, which class, the error, and the first case."""
@@ -248,7 +289,8 @@ class Report:
         for name, estimate in self.estimates.items():
             numbers |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
         numbers |= {what: self.total(what) for what in TOTALS}
-        numbers |= {"failed": self.failed, "cases": self.n}
+        numbers |= {"failed": self.failed, "cases": self.n, "spent_usd": self.spent_usd, "judge_cost_usd": self.judge_cost_usd}
+        numbers |= {"retried": self.retried, **{f"outcome_{name}": count for name, count in self.outcomes.items()}}
         return {name: _rounded(name, value) for name, value in numbers.items() if value is not None and math.isfinite(value)}
 
     def content_digest(self) -> str:
@@ -285,6 +327,7 @@ class Report:
             **{name: one.scores[name].value if name in one.scores else None for name in self.score_names},
             "failure": one.failure,
             "error": one.problem or None,
+            "outcome": one.outcome,
             "latency_s": one.latency_s,
             **{what: _sum(one.billed_calls, what) for what in TOTALS},
             "trace_id": one.trace_id,
@@ -356,7 +399,8 @@ class Report:
     def _facts(self) -> Iterator[tuple[str, str]]:
         """Yield what to know beside the accuracy, each with its name, in the order to read it."""
         if self.partial:
-            yield "PARTIAL", f"stopped after {len(self.results)} of {self.planned}: not a result to decide on"
+            why = f"; {self.stopped}" if self.stopped else ""
+            yield "PARTIAL", f"stopped after {len(self.results)} of {self.planned}: not a result to decide on{why}"
         edition = f"edition {self.edition}" if self.edition else "not frozen"
         yield "set", f"{self.test_set} {self.split or ''} (lock {self.lock_digest[:12]}, {edition})"
         for line in self.failures[:FAILURES_SHOWN]:
@@ -369,12 +413,23 @@ class Report:
         for name in ("failed_share", "latency_p50_s", "latency_p95_s"):
             if name in self.estimates:
                 yield name, str(self.estimates[name])
-        cost = self.total("cost_usd")
-        yield "cost", "unknown" if cost is None else f"${cost:.4f}"
+        yield "outcomes", counts_text(self.outcomes)
+        if self.retried:
+            yield "retried", f"{self.retried} case(s) that the endpoint had failed were asked again"
+        yield "cost", self._cost_text()
         if self.run_id:
             yield "run", self.link or self.run_id
         for warning in self.warnings:
             yield "note", warning
+
+    def _cost_text(self) -> str:
+        """Return what the answers cost, and how much of it was paid now."""
+        total, spent, judge = self.total("cost_usd"), self.spent_usd, self.judge_cost_usd
+        parts = [money(total), f"paid now: {money(spent)}"] if spent != total else [money(total)]
+        parts += [f"judge besides: {money(judge)}"] if any(one.judge_calls for one in self.results) else []
+        lost = sum(call.lost for one in self.results for call in (*one.calls, *one.judge_calls))
+        parts += [f"{lost} request(s) without an answer may be billed besides"] if lost else []
+        return "; ".join(parts)
 
     def _repr_html_(self) -> str:
         # The classes keep MathJax away: two prices in a line are no formula.
@@ -434,9 +489,18 @@ def _estimate(data: Mapping[str, Any]) -> Estimate:
     return Estimate(data["value"], low, high, data["n"])
 
 
+def counts_text(counts: Mapping[str, int]) -> str:
+    """Return what there is of each: `ok 60, wrong 18, timeout 2`."""
+    return ", ".join(f"{name} {count}" for name, count in counts.items() if count)
+
+
+def money(usd: float | None) -> str:
+    return "unknown" if usd is None else f"${usd:.4f}" if usd >= 0.01 or usd == 0 else f"${usd:.2g}"
+
+
 def _rounded(name: str, value: float) -> float:
     # A case may cost a millionth of a dollar.
-    return float(f"{value:.6g}") if name.startswith("cost") else round(value, 6)
+    return float(f"{value:.6g}") if "cost" in name or name.endswith("_usd") else round(value, 6)
 
 
 def form_of(metric: str) -> str:

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Record:
-    """What became of a trial. `outcome` is `ok` or `error`; `estimates` holds value, low, high and n by metric.
+    """What became of a trial: `ok`, `error`, stopped half way by the `budget`, or `not begun` because of it.
 
+    `estimates` holds value, low, high and n by metric.
     A number without an interval has null edges, and no n.
     """
 
@@ -55,7 +56,7 @@ class Record:
     def outcome_text(self, metric: str) -> str:
         """Return what became of the trial, in a line."""
         if self.outcome != "ok":
-            return f"failed: {self.error}"
+            return f"failed: {self.error}" if self.outcome == "error" else f"stopped: {self.error}"
         value, interval, n = self.shown(metric)
         failed = f", {self.failed} failed" if self.failed else ""
         return f"{metric} {value}{f' ({interval}, n = {n})' if interval else ''}{failed}"
@@ -71,10 +72,24 @@ class Results:
     parent_run_id: str | None
     lock_digest: str
     corpus_digest: str | None
+    #: What the sweep's budget was used for; empty without one.
+    budget: str = ""
 
     @property
     def errors(self) -> tuple[Record, ...]:
-        return tuple(record for record in self.records if record.outcome != "ok")
+        return tuple(record for record in self.records if record.outcome == "error")
+
+    @property
+    def stopped(self) -> str:
+        """What the budget left undone; empty when all trials had their turn."""
+        outcomes = [record.outcome for record in self.records]
+        half, rest = outcomes.count("budget"), outcomes.count("not begun")
+        if not half + rest:
+            return ""
+        return (
+            f"stopped by the budget: {outcomes.count('ok')} of {len(outcomes)} trials are done, {half} stopped half way, {rest} not begun. "
+            "Raise limits.max_cost_usd and run the same command again: what was answered is not paid again."
+        )
 
     def ranked(self) -> list[Record]:
         """Return the trials that are ok, the best first; equal ones in the order of the sweep, those without the metric last.
@@ -121,7 +136,7 @@ class Results:
         documents = f"; corpus {self.corpus_digest[:12]}" if self.corpus_digest else ""
         return (
             f"lock {self.lock_digest[:12]}{documents}\n"
-            f"{many}Intervals are 95%, each trial by itself: the best of many looks better than it is.\n"
+            f"{self.budget}{many}Intervals are 95%, each trial by itself: the best of many looks better than it is.\n"
             f"Which trials differ from the baseline: `poclab compare {_relative(self.sweep.poc)}`"
         )
 

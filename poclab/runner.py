@@ -98,6 +98,13 @@ class Run(Generic[Task]):
                 found.append(self.done.get_nowait())
         return found
 
+    def drain(self) -> None:
+        """Begin no further task; the outcomes of those that are under way still come."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self.waiting.get_nowait()
+                self.left -= 1
+
     def start_worker(self) -> None:
         threading.Thread(target=self.work, daemon=True, name="poclab-worker").start()
 

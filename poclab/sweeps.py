@@ -58,6 +58,7 @@ class Sweep:
     has_baseline: bool
     jobs: int
     nested: bool = True
+    max_cost_usd: float | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -93,8 +94,8 @@ def load_sweep(path: Path | str) -> Sweep:
     trials = _trials(points, known, poc)
     if not trials:
         raise InputError(f"{path}: no trial is left", fix="give `parameters` with `values`, or `include`, and look at `where`")
-    jobs, fixed = _jobs(data.get("limits"), path), data.get("fixed") or {}
-    return Sweep(path.stem, poc, notebook, metric, maximize, trials, included > 0, jobs, fixed=fixed)
+    limits, fixed = _limits(data.get("limits"), path), data.get("fixed") or {}
+    return Sweep(path.stem, poc, notebook, metric, maximize, trials, included > 0, **limits, fixed=fixed)
 
 
 def single(poc: Path, notebook: Path, parameters: Mapping[str, Any], *, fixed: Mapping[str, Any] | None = None) -> Sweep:
@@ -281,13 +282,15 @@ def _name(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
 
 
-def _jobs(limits: Any, path: Path) -> int:
-    if limits is None:
-        return 1
-    if not isinstance(limits, dict):
+def _limits(limits: Any, path: Path) -> dict[str, Any]:
+    """Return how many trials run side by side, and what all of them together may cost."""
+    if limits is not None and not isinstance(limits, dict):
         raise InputError(f"{path}: limits: found {limits!r}", fix="limits: {jobs: 2}")
-    refuse_unknown(limits, ("jobs",), where=f"{path}: limits")
-    jobs = limits.get("jobs", 1)
+    given = {"jobs": 1, "max_cost_usd": None, **(limits or {})}
+    refuse_unknown(given, ("jobs", "max_cost_usd"), where=f"{path}: limits")
+    jobs, most = given.values()
     if isinstance(jobs, bool) or not isinstance(jobs, int) or not 1 <= jobs <= 256:
         raise InputError(f"{path}: limits.jobs is {jobs!r}", fix="jobs: 2")
-    return jobs
+    if most is not None and (isinstance(most, bool) or not isinstance(most, (int, float)) or not 0 < most < math.inf):
+        raise InputError(f"{path}: limits.max_cost_usd is {most!r}", fix="max_cost_usd: 5.00")
+    return given

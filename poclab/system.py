@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import re
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -190,9 +192,12 @@ UNDER_WAY = -1
 class Call:
     """One model call. `None` means that the endpoint did not say, or that no price is known; it is never taken for 0.
 
-    `latency_s` runs from the request to the last byte of the answer; `status` is the HTTP status, 0 without
-    an answer, -1 when the case ran out of time before there was one;
-    `answered_id` is the id that the endpoint gave its answer.
+    `latency_s` runs from the request that was answered to the last byte of the answer; `status` is the HTTP status, 0 without
+    an answer, -1 when the case ran out of time before there was one; `answered_id` is the id that the endpoint gave its answer.
+    `cost_usd` is what the answer cost when it was paid, by a price of `priced_on`; when `replayed`, it cost nothing now.
+    `attempts` counts the requests it took, `lost` those that may be billed although no answer came of them, at a cost that nobody
+    knows. `trouble` is the class of failure that the last attempt met, `stopped` why the model wrote no further: `refused` or
+    `truncated`. `entry` names the answer in the ledger.
     """
 
     model: str
@@ -203,6 +208,15 @@ class Call:
     tokens_out: int | None = None
     cost_usd: float | None = None
     answered_id: str | None = None
+    tokens_cached: int | None = None
+    tokens_reasoning: int | None = None
+    priced_on: str | None = None
+    entry: str | None = None
+    replayed: bool = False
+    attempts: int = 1
+    lost: int = 0
+    trouble: str = ""
+    stopped: str = ""
 
 
 @dataclass
@@ -223,17 +237,31 @@ class Step:
 
 @dataclass
 class CaseContext:
-    """Collects what happens during one case. A closed one takes nothing more: its case ran out of time."""
+    """Collects what happens during one case. A closed one takes nothing more: its case ran out of time.
+
+    `deadline` is a moment of `time.monotonic`, for all attempts of all calls together. `delay_s` is what replayed answers took when
+    they were paid. `mode` and `budget` are those of the evaluation, `purpose` is `system`, or `judge` while a reply is scored.
+    """
 
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     case_id: str = ""
     repeat: int = 0
     poc: Path | None = None
+    mode: str | None = None
+    budget: str | None = None
+    purpose: str = "system"
+    deadline: float | None = None
+    delay_s: float = 0.0
     calls: list[Call] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     #: The requests that have no answer yet, each with its `model` and `path`.
     waiting: list[Any] = field(default_factory=list)
     closed: bool = False
+    #: What every further request will meet, too, such as a refused key, and the way out.
+    fatal: tuple[str, str] | None = None
+    #: Which occurrences of each request, by its digest, are answered or under way.
+    _occurrences: dict[str, set[int]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add_call(self, call: Call) -> None:
         if not self.closed:
@@ -243,11 +271,32 @@ class CaseContext:
         """Take nothing more. A request that is still under way may be billed: it stands as a call of which nothing is known."""
         if not self.closed:
             self.closed = True
-            self.calls += [Call(one.model, one.path, 0.0, UNDER_WAY) for one in self.waiting]
+            self.calls += [Call(one.model, one.path, 0.0, UNDER_WAY, lost=1) for one in self.waiting]
 
     def add_step(self, step: Step) -> None:
         if not self.closed:
             self.steps.append(step)
+
+    def occurrence(self, request: str) -> int:
+        """Return which time this request is made in this case: the same prompt asked twice is two answers, in a replay too."""
+        with self._lock:
+            taken = self._occurrences.setdefault(request, set())
+            number = next(number for number in itertools.count() if number not in taken)
+            taken.add(number)
+        return number
+
+    def give_up(self, request: str, number: int) -> None:
+        """Take back an occurrence that got no answer: if the system asks again, that is the same one."""
+        with self._lock:
+            self._occurrences[request].discard(number)
+
+    def replay(self, latency_s: float, delay_s: float) -> None:
+        """Count what a replayed answer took when it was paid; `delay_s` is that of the case when the answer was asked for.
+
+        Of answers that were asked for side by side, the slowest counts: each delays only what was asked after it.
+        """
+        with self._lock:
+            self.delay_s = max(self.delay_s, delay_s + latency_s)
 
 
 current_case: ContextVar[CaseContext | None] = ContextVar("poclab_case", default=None)

@@ -23,7 +23,9 @@ from poclab.cases import TestSet
 from poclab.charter import METRICS
 from poclab.errors import InputError, PocError, StoreError
 from poclab.evaluation import user
+from poclab.exchange import BUDGET
 from poclab.files import WORK, digest, parse_json, read_json, read_text, work_folder, write_atomic
+from poclab.ledger import LEDGER, Ledger
 from poclab.recording import TRIAL_FOLDER, TRIAL_RUN, run_end, run_place
 from poclab.redaction import conceal, conceal_json, secrets, shown
 from poclab.report import Report
@@ -80,8 +82,10 @@ def run_sweep(sweep: Sweep, *, say: Callable[[str], None] = lambda line: None) -
         todo = [(trial_id, trial) for trial_id, trial in planned if trial_id not in known]
         if todo:
             driver.begin(planned)
+            driver.open_budget(planned)
             known |= driver.run(todo)
-        results = Results(sweep, tuple(known[trial_id] for trial_id, _ in planned), len(todo), driver.parent, *inputs.values())
+        records = tuple(known[trial_id] for trial_id, _ in planned)
+        results = Results(sweep, records, len(todo), driver.parent, *inputs.values(), budget=driver.spent())
         if todo:
             driver.end(results)
     return results
@@ -99,6 +103,17 @@ class _Driver:
         self.split = kernels.read_parameters(sweep.notebook).get("split", kernels.NO_PARAMETER).default
         self.place = run_place(sweep.poc, self.uri)
         self.stopped = False
+        self.budget: str | None = None
+
+    def open_budget(self, planned: Sequence[tuple[str, Trial]]) -> None:
+        """Open the budget of exactly these trials: the one that an earlier part of this sweep was paid from."""
+        if self.sweep.max_cost_usd is not None:
+            self.budget = f"sweep {self.sweep.name} {digest(sorted(trial_id for trial_id, _ in planned))[:12]}"
+            Ledger.open(self.sweep.poc / LEDGER).open_budget(self.budget, self.sweep.max_cost_usd)
+
+    def spent(self) -> str:
+        """Return what the budget was used for, in a line of its own."""
+        return f"{Ledger.open(self.sweep.poc / LEDGER).spent(self.budget)}\n" if self.budget else ""
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -150,6 +165,8 @@ class _Driver:
                         done[record.trial_id] = record
                         self._append(record)
                         self.say(f"[{len(done)}/{len(todo)}] {record.name}: {record.outcome_text(self.sweep.metric)}")
+                    if any(record.outcome == "budget" for record in done.values()):
+                        waiting = {future for future in waiting if not future.cancel()}
             except BaseException as stop:
                 self._stop(pool, waiting)
                 if isinstance(stop, KeyboardInterrupt):
@@ -157,7 +174,8 @@ class _Driver:
                         f"{len(done)} of {len(todo)} trials are recorded; the same command goes on from there"
                     ) from None
                 raise
-        return done
+        left = {trial_id: trial for trial_id, trial in todo if trial_id not in done}
+        return done | {trial_id: Record(trial_id, trial.name, dict(trial.parameters), "not begun") for trial_id, trial in left.items()}
 
     def _stop(self, pool: ThreadPoolExecutor, waiting: set[Future[Record]]) -> None:
         """Begin no further trial, kill the kernels of those that run, and wait until their runs are closed."""
@@ -200,6 +218,7 @@ class _Driver:
 
     def _env(self, folder: Path, begun: Mapping[str, str]) -> dict[str, str]:
         ids = {"MLFLOW_RUN_ID": begun["run_id"], TRIAL_RUN: begun["run_id"], TRIAL_FOLDER: str(folder)}
+        ids |= {BUDGET: self.budget} if self.budget else {}
         # MLflow and pydevd greet the user of a kernel; nobody reads it in a headless one.
         return {
             **os.environ,
@@ -220,6 +239,9 @@ class _Driver:
             if error:
                 raise InputError(error)
             report = _valid_report(folder, trial, run_id, self.lock_digest)
+            if report.stopped:
+                recorder.send("end", uri=self.uri, run_id=run_id, status="KILLED").result()
+                return Record(outcome="budget", error=report.stopped, **common)
             used = read_json(folder / "begin.json")
             begin = {"folder": str(folder), "poc": str(self.sweep.poc), "run": {**used, **self.place, "run_id": run_id}}
             recorder.send("begin", uri=self.uri, **begin).result()
@@ -276,7 +298,7 @@ def _valid_report(folder: Path, trial: Trial, run_id: str, lock_digest: str) -> 
     if not path.exists():
         raise InputError("the notebook ended without a report", fix="let it call poclab.evaluate once")
     report = Report.load(path)
-    if report.run_id != run_id or report.partial:
+    if report.run_id != run_id or (report.partial and not report.stopped):
         raise InputError("the notebook left a report that is partial or of another run")
     if report.lock_digest != lock_digest:
         raise InputError(

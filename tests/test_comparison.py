@@ -401,14 +401,14 @@ def test_latency_stands_beside_the_scores_without_a_word():
 
 
 def test_failures_are_shown_on_both_sides():
-    """One failed before, two after; the answer of a failed case is its failure and error."""
+    """One failed before, two after, so that a change that trades answers for crashes is seen; the answer of a failed case is its failure and error."""
     before = side(
         "F11", results=tuple(dataclasses.replace(one, error="Traceback\nKeyError: 'n'" if one.failure else "") for one in results("F11"))
     )
     found = compare(before, side("1FF", "new"))
 
-    assert "failed 1 -> 2" in repr(found)
-    assert "failed 1 -&gt; 2" in found._repr_html_()
+    assert "ok 2 -> 1, crashed 1 -> 2" in repr(found)
+    assert "crashed 1 -&gt; 2" in found._repr_html_()
     assert (only(found).fixed[0].before, only(found).fixed[0].after) == ("(crashed: KeyError: 'n')", "yes")
 
 

@@ -5,6 +5,7 @@ import gzip
 import json
 import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import openai
@@ -389,13 +390,14 @@ def test_a_refused_request_is_recorded_without_the_key(serve, case):
     assert KEY not in repr(case)
 
 
-def test_each_retry_of_the_sdk_is_a_call(serve, case):
-    """A retried call was made, and may have been paid."""
+def test_retries_are_attempts_of_one_call(serve, case):
+    """The SDK does not retry; what is retried below it is one call, which says how often it was tried. A refusal is not billed."""
     endpoint = serve(status=500, content={"error": {"message": "oops"}}, headers=[("retry-after-ms", "1")])
     with pytest.raises(openai.InternalServerError):
         ask(models.client(base_url=endpoint.url))
 
-    assert [call.status for call in case.calls] == [500, 500, 500]
+    assert [(call.status, call.attempts, call.lost, call.trouble) for call in case.calls] == [(500, 8, 0, "server_error")]
+    assert len(endpoint.asked) == 8
 
 
 def test_a_connection_error_is_recorded_with_status_0(case):
@@ -407,12 +409,17 @@ def test_a_connection_error_is_recorded_with_status_0(case):
     assert case.steps[0].error.startswith("ConnectError: ")
 
 
-def test_an_answer_that_is_not_json_is_recorded_as_a_failure(serve, case):
-    """A body cut off on the way has status 200 all the same."""
-    with pytest.raises(ValueError):
-        ask(models.client(base_url=serve(content=b'{"id": "chatcmpl').url))
+def test_an_answer_that_was_cut_short_is_asked_again_while_there_is_time(serve, case):
+    """A body cut off on the way has status 200 all the same, and the SDK does not retry it; each attempt may be billed."""
+    case.deadline = time.monotonic() + 2
+    endpoint = serve(content=b'{"id": "chatcmpl')
+    with pytest.raises(openai.APIConnectionError):
+        ask(models.client(base_url=endpoint.url))
 
-    assert case.steps[0].error == "HTTP 200: the answer is not a JSON object"
+    (call,) = case.calls
+    assert (call.trouble, call.attempts, call.lost) == ("connection", len(endpoint.asked), len(endpoint.asked))
+    assert len(endpoint.asked) >= 2
+    assert case.steps[0].error == "CutShort: the answer broke off"
 
 
 def test_the_list_of_models_is_not_recorded(serve, case):

@@ -12,7 +12,7 @@ import poclab
 from poclab import redaction, scores
 from poclab.errors import InputError
 from poclab.files import digest
-from poclab.report import CaseResult, Report
+from poclab.report import OUTCOMES, CaseResult, Report
 from poclab.scores import Score
 from poclab.system import UNDER_WAY, Call, Passage, Prompt, Reply, Version
 
@@ -241,12 +241,21 @@ def test_the_frame_has_a_line_per_case_and_repeat():
     table = report(one, result("q2", failure="crashed", tags={"kind": "lookup"})).frame()
 
     assert list(table.columns) == [
-        *("case", "repeat", "kind", "question", "expected", "reply", "exact", "failure", "error", "latency_s"),
+        *("case", "repeat", "kind", "question", "expected", "reply", "exact", "failure", "error", "outcome", "latency_s"),
         *("cost_usd", "tokens_in", "tokens_out", "trace_id"),
     ]
     assert table.iloc[0].to_dict() | {"failure": None} == {
         **{"case": "q1", "repeat": 0, "kind": "lookup", "question": "q1?", "expected": "yes", "reply": "yes", "exact": 1.0},
-        **{"failure": None, "error": None, "latency_s": 1.0, "cost_usd": 0.0, "tokens_in": 5, "tokens_out": 1, "trace_id": "tr-1"},
+        **{
+            "failure": None,
+            "error": None,
+            "outcome": "ok",
+            "latency_s": 1.0,
+            "cost_usd": 0.0,
+            "tokens_in": 5,
+            "tokens_out": 1,
+            "trace_id": "tr-1",
+        },
     }
     assert table["failure"].tolist()[1] == "crashed"
     assert table["exact"].tolist() == [1.0, 0.0]
@@ -474,7 +483,7 @@ def test_a_partial_report_says_so():
     assert found.to_json()["partial"] is True
     nothing = report(planned=3)
     assert "PARTIAL: stopped after 0 of 3" in repr(nothing)
-    assert nothing.metrics() == {"failed": 0, "cases": 0}
+    assert nothing.metrics() == {"failed": 0, "cases": 0, "retried": 0, **{f"outcome_{name}": 0 for name in OUTCOMES}}
     assert "no accuracy" in nothing._repr_html_()
 
 
@@ -496,6 +505,7 @@ def test_the_text_form_names_what_a_reader_needs():
         "  failed_share: 0.000 (0.000 to 0.793, n = 1)",
         "  latency_p50_s: 1.000 (open to open, n = 1)",
         "  latency_p95_s: 1.000 (open to open, n = 1)",
+        "  outcomes: ok 1",
         "  cost: unknown",
         "  run: run-1",
         "  note: not frozen",

@@ -95,7 +95,7 @@ def test_a_case_that_crashed_is_an_error_with_its_scores(stored):
     text = str(trace.to_dict())
 
     assert trace.info.state == "ERROR"
-    assert trace.info.tags["poclab.failure"] == "crashed"
+    assert trace.info.tags["poclab.outcome"] == "crashed"
     assert {one.name: one.feedback.value for one in trace.info.assessments if one.feedback}["contains"] == 0
     assert "no opera" in text
     assert ENV_KEY not in text
@@ -107,6 +107,7 @@ RECORD = {
     "case_id": "q1",
     "repeat": 0,
     "failure": None,
+    "outcome": "ok",
     "error": "",
     "name": "version",
     "inputs": {"question": "Wie groß? 🦉" * 200},
@@ -146,7 +147,16 @@ RECORD = {
         },
     ],
 }
-FAILED = {**RECORD, "failure": "timeout", "error": "no reply within 1 s", "outputs": None, "scores": {}, "expected": {}, "steps": []}
+FAILED = {
+    **RECORD,
+    "failure": "timeout",
+    "outcome": "timeout",
+    "error": "no reply within 1 s",
+    "outputs": None,
+    "scores": {},
+    "expected": {},
+    "steps": [],
+}
 
 
 def _without_ids(trace):
@@ -202,6 +212,6 @@ def test_traces_in_bulk_are_found_by_the_same_searches(recorded, stored):
         return {(one.info.tags["poclab.case"], one.info.tags["poclab.repeat"]) for one in client.search_traces([experiment], query)}
 
     assert found(f"run_id = '{recorded[1].run_id}' AND tags.`poclab.case` = 'q03'") == {("q03", "0"), ("q03", "1")}
-    assert found("trace.status = 'ERROR' AND tags.`poclab.failure` = 'crashed'") == {("q09", "0"), ("q09", "1")}
+    assert found("trace.status = 'ERROR' AND tags.`poclab.outcome` = 'crashed'") == {("q09", "0"), ("q09", "1")}
     assert found("trace.name = 'look-up'") == set(stored)
     assert found("feedback.contains = 'true'") == set(stored) - {("q09", "0"), ("q09", "1")}

@@ -127,7 +127,12 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values, every fixed and broken case included."""
         return {
-            "baseline": {"run": self.baseline.run_id, "version": self.baseline.version.to_json(), "lock": self.baseline.lock_digest},
+            "baseline": {
+                "run": self.baseline.run_id,
+                "version": self.baseline.version.to_json(),
+                "lock": self.baseline.lock_digest,
+                "outcomes": self.baseline.outcomes,
+            },
             "split": self.baseline.split,
             "comparisons": self.comparisons,
             "alpha": ALPHA,
@@ -147,8 +152,14 @@ class Comparison:
         one = self.candidates[0]
         return f"{self.baseline.version.name} -> {one.report.version.name}: {one.name}"
 
+    def _price(self, one: Candidate) -> str:
+        """Return the price, and what became of the cases on both sides: wrong answers may be traded for crashes."""
+        before, after = self.baseline.outcomes, one.report.outcomes
+        moved = [f"{name} {before[name]} -> {after[name]}" for name in before if before[name] != after[name]]
+        return f"price: {one.price}; {', '.join(moved) or 'no outcome occurs more or less often'}"
+
     def _one_text(self, one: Candidate) -> str:
-        lines = [text_table(*_score_table(one)), printable(f"price: {one.price}; failed {self.baseline.failed} -> {one.report.failed}")]
+        lines = [text_table(*_score_table(one)), printable(self._price(one))]
         for what, moves in (("fixed", one.fixed), ("broken", one.broken)):
             lines.append(f"\n{what}: {len(moves)}{_more(moves)}")
             if moves:
@@ -190,7 +201,7 @@ class Comparison:
         return f"<div class='tex2jax_ignore mathjax_ignore'>{body}{notes}</div>"
 
     def _one_html(self, one: Candidate) -> str:
-        price = html.escape(f"price: {one.price}; failed {self.baseline.failed} -> {one.report.failed}")
+        price = html.escape(self._price(one))
         parts = [f"<p><b>{html.escape(self._title())}</b></p>", html_table(*_score_table(one)), f"<p>{price}</p>"]
         for what, moves in (("fixed", one.fixed), ("broken", one.broken)):
             rows = [(move.case_id, move.question, move.before, move.after) for move in moves[:MOVES_SHOWN]]
@@ -237,6 +248,7 @@ def _tag_table(one: Candidate) -> tuple[list[str], list[list[str]]]:
 
 def _json(one: Candidate) -> dict[str, Any]:
     of_report = {"run": one.report.run_id, "version": one.report.version.to_json(), "failed": one.report.failed}
+    of_report |= {"outcomes": one.report.outcomes, "retried": one.report.retried}
     return of_report | {key: plain(value) for key, value in vars(one).items() if key != "report"}
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from poclab.files import digest
+from poclab.ledger import LEDGER
 from poclab.redaction import conceal
 
 #: A larger difference is recorded by its digest alone.
@@ -61,7 +62,9 @@ def _git_state(poc: Path) -> dict[str, Any]:
         return {}
     top = Path((_git(poc, "rev-parse", "--show-toplevel") or "").strip() or poc)
     names = (_git(poc, "ls-files", "--others", "--exclude-standard", "--full-name", "-z", ":/") or "").split("\0")
-    untracked = {name: digest((top / name).read_bytes()) for name in names if name and (top / name).is_file()}
+    # The ledger changes with every answer, and an older POC does not ignore it.
+    others = (name for name in names if name and not Path(name).name.startswith(LEDGER) and (top / name).is_file())
+    untracked = {name: digest((top / name).read_bytes()) for name in others}
     return {"commit": commit.strip(), "diff": _git(poc, "diff", "HEAD", "--no-ext-diff", "--no-color") or "", "untracked": untracked}
 
 

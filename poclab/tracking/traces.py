@@ -136,7 +136,8 @@ def _metadata(record: Mapping[str, Any], run_id: str) -> dict[str, str]:
 
 def _tags(record: Mapping[str, Any]) -> dict[str, str]:
     tags = {"mlflow.traceName": record["name"], "mlflow.trace.spansLocation": "TRACKING_STORE"}
-    return {**tags, "poclab.case": record["case_id"], "poclab.repeat": str(record["repeat"]), "poclab.failure": record["failure"] or "none"}
+    about = {"case": record["case_id"], "repeat": str(record["repeat"]), "outcome": record["outcome"]}
+    return {**tags, **{f"poclab.{key}": value for key, value in about.items()}}
 
 
 def _assessments(record: Mapping[str, Any], run_id: str) -> list[Any]:

@@ -1,0 +1,254 @@
+"""How fast an endpoint is asked, and what is asked again: adaptive concurrency, retries, and the breaker of a run.
+
+Pure logic: nothing here sleeps, starts a thread, or knows an HTTP library; who must wait is given a future.
+
+- A gate per endpoint, shared by the process. Its limit grows by one for each answer until the first 429, which halves it; once per
+  episode, since requests that were under way then say nothing new. Afterwards it grows quickly to where it was, then by one per round
+  of answers. Source: slow start and additive increase, multiplicative decrease of TCP (RFC 5681, section 3.1).
+- Asked again: 408, 409, 425, 429, 5xx, connection errors, and a 200 whose body is cut short; `x-should-retry` decides if it is there.
+- Not covered: limits in tokens per minute, and limits that several processes share.
+"""
+
+from __future__ import annotations
+
+import datetime
+import email.utils
+import functools
+import math
+import os
+import re
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+#: Where a gate begins: more than most runs have workers, so that nobody is slowed down before the endpoint has said so.
+FIRST_LIMIT = 64
+MOST_ATTEMPTS = 8
+#: Seconds before the second attempt, and at most before any.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+RETRIED = (408, 409, 425, 429)
+#: By the names of the classes, since two HTTP libraries have them.
+TIMEOUTS = ("ConnectTimeout", "ReadTimeout", "WriteTimeout", "PoolTimeout", "TimeoutException", "OutOfTime")
+NOT_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol", "LocalProtocolError")
+CONNECTION = ("TransportError", "CutShort", "ConnectionError")
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A place among the requests that are under way; `number` orders them by when they were let in."""
+
+    number: int
+
+
+class Gate:
+    """How many requests to one endpoint may be under way at once. It may be used from threads and from event loops."""
+
+    def __init__(self) -> None:
+        self.limit = float(FIRST_LIMIT)
+        self.under_way = 0
+        #: Whether the endpoint has answered anything yet.
+        self.answered = False
+        self._lock = threading.Lock()
+        self._waiting: deque[Future[Ticket]] = deque()
+        self._numbers = 0
+        #: Requests up to this number were let in before the last backing off.
+        self._backed_off_at = 0
+        #: Up to here the limit grows quickly; infinite before the first 429.
+        self._threshold = math.inf
+
+    def enter(self) -> Ticket | Future[Ticket]:
+        """Return a ticket when there is room, else a future that will hold one; a future that is cancelled gives up its place."""
+        with self._lock:
+            if self.under_way < int(self.limit) and not self._waiting:
+                return self._ticket()
+            future: Future[Ticket] = Future()
+            self._waiting.append(future)
+        # Its place goes to the next one; a future that holds its ticket already cannot be cancelled any more.
+        return future
+
+    def leave(self, ticket: Ticket, *, limited: bool = False, answered: bool = True) -> None:
+        """Give a ticket back, and say whether the endpoint refused for its limit, or answered."""
+        with self._lock:
+            if limited:
+                self._back_off(ticket)
+            elif answered:
+                self.answered = True
+                self._grow()
+            self.under_way -= 1
+            granted = list(self._admit())
+        for future, one in granted:
+            future.set_result(one)
+
+    def _admit(self) -> Iterator[tuple[Future[Ticket], Ticket]]:
+        while self._waiting and self.under_way < int(self.limit):
+            future = self._waiting.popleft()
+            if future.set_running_or_notify_cancel():  # from here on it cannot be cancelled
+                yield future, self._ticket()
+
+    def _ticket(self) -> Ticket:
+        self.under_way += 1
+        self._numbers += 1
+        return Ticket(self._numbers)
+
+    def _back_off(self, ticket: Ticket) -> None:
+        if ticket.number > self._backed_off_at:
+            self._threshold = max(self.under_way, 2)
+            self.limit = float(max(1, self.under_way // 2))
+            self._backed_off_at = self._numbers
+
+    def _grow(self) -> None:
+        # A limit that nobody reaches has not been tried, and says nothing about a higher one.
+        if self.under_way >= int(self.limit):
+            self.limit += 1 if self.limit < self._threshold else 1 / self.limit
+
+
+def gate(endpoint: str) -> Gate:
+    """Return the gate of this process for an endpoint."""
+    return _gate(os.getpid(), endpoint)
+
+
+@functools.cache
+def _gate(process: int, endpoint: str) -> Gate:
+    return Gate()
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What was wrong with one attempt.
+
+    `kind` is a class of failure; `retried` says whether asking again can help, `wait_s` what the endpoint asked for, `billed` whether
+    it may bill the attempt. `fatal` names what every further request would meet too, and `fix` the way out.
+    """
+
+    kind: str
+    retried: bool
+    wait_s: float | None = None
+    billed: bool = False
+    fatal: str = ""
+    fix: str = ""
+    #: The request did not get as far as the endpoint.
+    not_sent: bool = False
+
+
+def of_status(status: int, headers: Mapping[str, str], answer: Any, now: datetime.datetime) -> Trouble | None:
+    """Return what is wrong with a response; None when it is an answer, or leads to one."""
+    if status < 400:
+        return None
+    wait_s = retry_after_s(headers, now)
+    code = _code(answer)
+    limited = status == 429 or (status in (503, 529) and wait_s is not None)
+    kind = "rate_limited" if limited else "server_error" if status >= 500 or status in RETRIED else "crashed"
+    said = headers.get("x-should-retry", "").strip().lower()
+    retried = said == "true" if said in ("true", "false") else status >= 500 or status in RETRIED
+    if fatal := _fatal(status, code):
+        return Trouble(kind, False, None, False, *fatal)
+    return Trouble(kind, retried, wait_s)
+
+
+def _fatal(status: int, code: str) -> tuple[str, str] | None:
+    if code == "insufficient_quota":
+        return "HTTP 429: the account has no credit left (insufficient_quota)", "add credit, or use the key of another account"
+    if status in (401, 403):
+        return f"HTTP {status}: the endpoint refuses the API key", "export OPENAI_API_KEY=... with a key of this endpoint"
+    if status == 404:
+        what = "the endpoint does not have the model" if code == "model_not_found" else "the endpoint has no such model or path"
+        return f"HTTP 404: {what}", "check the model's name, and OPENAI_BASE_URL, which often ends in /v1"
+    return None
+
+
+def _code(answer: Any) -> str:
+    error = answer.get("error") if isinstance(answer, dict) else None
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, str) else ""
+
+
+def of_error(error: BaseException) -> Trouble:
+    """Return what is wrong when there was no whole response."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    causes = list(_causes(error))
+    not_sent = bool(names & set(NOT_SENT))
+    unreachable = next((text for one in causes if (text := _unreachable(one))), "") if not_sent else ""
+    if unreachable:
+        fix = "start the endpoint, or export OPENAI_BASE_URL=... with its address"
+        return Trouble("connection", True, fatal=unreachable, fix=fix, not_sent=True)
+    if names & set(TIMEOUTS) or isinstance(error, TimeoutError):
+        return Trouble("timeout", "ReadTimeout" not in names and "OutOfTime" not in names, billed=not not_sent, not_sent=not_sent)
+    if names & set(CONNECTION) or isinstance(error, OSError):
+        return Trouble("connection", True, billed=not not_sent, not_sent=not_sent)
+    return Trouble("crashed", False, billed=True)
+
+
+def _unreachable(error: BaseException) -> str:
+    if isinstance(error, ConnectionRefusedError) or "connection refused" in str(error).lower():
+        return "the connection is refused: nothing listens at the endpoint's address"
+    if type(error).__name__ == "gaierror" or "name or service not known" in str(error).lower():
+        return "the endpoint's host is not known"
+    return ""
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def cut_body() -> Trouble:
+    """Return what is wrong with a whole response whose body is not."""
+    return Trouble("connection", True, billed=True)
+
+
+def may_retry(trouble: Trouble, attempt: int, answered: bool) -> bool:
+    """Tell whether to ask again after so many attempts; an endpoint that never `answered` and cannot be reached is asked twice."""
+    if not trouble.retried or attempt >= MOST_ATTEMPTS:
+        return False
+    return not trouble.fatal or answered or attempt < 2
+
+
+def pause_s(attempt: int, trouble: Trouble, random: Callable[[], float]) -> float:
+    """Return the seconds before the next attempt: what the endpoint asked for and up to a tenth more, else exponential with jitter.
+
+    Source: M. Brooker, "Exponential backoff and jitter", AWS Architecture Blog, 2015 ("equal jitter").
+    """
+    if trouble.wait_s is not None:
+        return trouble.wait_s * (1 + random() / 10) + random() / 100
+    longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (attempt - 1))
+    return longest * (1 + random()) / 2
+
+
+def retry_after_s(headers: Mapping[str, str], now: datetime.datetime) -> float | None:
+    """Return the seconds that the endpoint asks to wait: `retry-after-ms`, else `retry-after` in seconds or as a date (RFC 9110, 10.2.3).
+
+    A date that has passed is 0. None when neither is there, or what is there is no such thing.
+    """
+    for name, scale in (("retry-after-ms", 1000), ("retry-after", 1)):
+        text = headers.get(name, "").strip()
+        if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,6})?", text):
+            return float(text) / scale
+    try:
+        date = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=datetime.UTC)
+    return max(0.0, (date - now).total_seconds())
+
+
+class Breaker:
+    """The same fatal trouble on the first cases stops a run: every further one would meet it."""
+
+    def __init__(self, of: int) -> None:
+        self.of = of
+        self.tripped: tuple[str, str] | None = None
+        self._first: list[tuple[str, str]] = []
+
+    def take(self, fatal: str, fix: str) -> None:
+        """Count a case with the fatal trouble that it met, or an empty text."""
+        if len(self._first) < self.of:
+            self._first.append((fatal, fix))
+            if len(self._first) == self.of and len(set(self._first)) == 1 and fatal:
+                self.tripped = self._first[0]
