@@ -25,6 +25,7 @@ import http.client
 import itertools
 import json
 import math
+import os
 import re
 import secrets
 import socket
@@ -54,7 +55,7 @@ class Fault:
 
     Chosen are prompts that `match`, a regular expression, finds; else a `share` of all prompts. Shares of several faults do not overlap.
     `seconds` is how much later a slow answer comes; of a stream, over all its events. `retry_after_s` goes with a status, as `seconds`,
-    `date` or `ms`. `billed` says whether the answer counts as worked out; by default all are but refusals and hangs.
+    `date` or `ms`. `billed` says whether the answer counts as worked out; by default a hang does not. A status never does.
     """
 
     kind: str
@@ -228,10 +229,10 @@ class Said:
 
 def say(asked: Asked, settings: Settings, kind: str, serial: str) -> Said:
     """Work out an answer; `kind` is a fault, `serial` what no other answer has."""
-    cached = int(asked.tokens * settings.cached)
     if asked.path == "embeddings":
         several = tuple(f"{text} {serial}" if settings.random else text for text in asked.inputs)
-        return Said(several, None, False, False, asked.tokens, cached, 0, 0)
+        return Said(several, None, False, False, asked.tokens, 0, 0, 0)
+    cached = int(asked.tokens * settings.cached)
     tool = asked.tool if asked.path in ("chat/completions", "responses") else None
     inputs = asked.inputs if asked.path == "completions" else [asked.text]
     whole = [worded(asked, text, choice, tool, settings, kind, serial) for text in inputs for choice in range(asked.body.get("n") or 1)]
@@ -667,7 +668,9 @@ class Server:
         short, breaks = kind in ("half_stream", "short_stream", "cut_body", "cut_json"), kind in ("half_stream", "cut_body")
         sent = events[: len(events) // 2] if short else events
         if kind in ("cut_body", "cut_json"):
-            sent = [*sent, events[len(sent)][: len(events[len(sent)]) // 2]]
+            broken = events[len(sent)]
+            # The end of an event is kept: the SDK passes over an event without one, as if the stream had been whole.
+            sent = [*sent, broken[: len(broken) // 2] + (b"" if breaks else b"\n\n")]
         wire.writer.write(wire.begin(200, {"content-type": "text/event-stream; charset=utf-8", "transfer-encoding": "chunked"}))
         for one in sent:
             if pause_s:
@@ -685,14 +688,12 @@ class Server:
 
 
 async def run(port: int, settings: Settings, *, with_parent: bool) -> None:
-    server = await asyncio.start_server(Server(settings).serve, "127.0.0.1", port, backlog=1024)
+    server = await asyncio.start_server(Server(settings).serve, "127.0.0.1", port, backlog=1024, limit=1 << 20)
     print(server.sockets[0].getsockname()[1], flush=True)
-    if not with_parent:
-        return await server.serve_forever()
-    # The pipe closes however the parent ends, so that no endpoint outlives its test.
-    ended = asyncio.Event()
-    asyncio.get_running_loop().add_reader(sys.stdin, ended.set)
-    await ended.wait()
+    if with_parent:
+        # The pipe closes however the parent ends, so that no endpoint outlives its test.
+        asyncio.get_running_loop().add_reader(sys.stdin, os._exit, 0)
+    await server.serve_forever()
 
 
 def main() -> None:
