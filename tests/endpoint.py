@@ -41,7 +41,7 @@ from typing import Any
 
 PATHS = {f"/v1/{path}": path for path in ("chat/completions", "responses", "embeddings", "completions")}
 #: Faults that spoil the answer on its way, then those that change what it says; a status such as "503" is a fault too.
-ON_THE_WAY = ("hang", "reset", "slow", "cut_body", "cut_json", "half_stream", "short_stream")
+ON_THE_WAY = ("hang", "reset", "slow", "cut_body", "cut_json", "half_stream", "short_stream", "stall")
 IN_THE_ANSWER = ("hostile", "surrogate", "empty", "refusal", "no_usage")
 HOSTILE = "\x1b[2J\x1b]0;title\x07\x00\r\u202e <script>alert(1)</script> [link](javascript:alert(1)) {{prompt}} | `'\""
 #: Type and code that OpenAI gives with a status; others are server errors.
@@ -517,22 +517,25 @@ class Wire:
         return f"HTTP/1.1 {status} {http.client.responses.get(status, 'Status')}\r\n{head}\r\n".encode()
 
     async def send(self, status: int, data: bytes, headers: Mapping[str, Any], *, of: int | None = None) -> None:
-        """Send an answer; `of` is the length it claims to have, and if that is more, the connection closes."""
+        """Send an answer; `of` is the length it claims to have, when that is not its length."""
         self.writer.write(self.begin(status, {**headers, "content-length": len(data) if of is None else of}) + data)
         await self.writer.drain()
-        if of is not None and of > len(data):
-            self.writer.close()
 
     async def reset(self) -> None:
         """End the connection with RST, as a crashed proxy does."""
         self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
-    async def hang(self) -> None:
-        """Wait until the client gives up."""
+    async def give_up(self, kind: str) -> None:
+        """End an answer that is not whole: at once, or for a `hang` or a `stall` when the client has had enough."""
+        if kind in ("hang", "stall"):
+            await self.wait()
+        self.writer.close()
+
+    async def wait(self) -> None:
+        """Wait until the client closes its side."""
         while await self.reader.read(1 << 16):
             pass
-        self.writer.close()
 
 
 def event(name: str, data: Any) -> bytes:
@@ -637,7 +640,7 @@ class Server:
             self.books.bill(asks, said, settings)
         if wire.gone or kind in ("hang", "reset"):
             self.books.statuses["none"] += 1
-            return None if wire.gone else await (wire.hang() if kind == "hang" else wire.reset())
+            return None if wire.gone else await (wire.give_up(kind) if kind == "hang" else wire.reset())
         self.books.statuses["200"] += 1
         if stream:
             done = await self.stream(wire, [event(*one) for one in events], kind, settings.event_s + later / len(events))
@@ -649,8 +652,9 @@ class Server:
     async def send(self, wire: Wire, data: bytes, kind: str, may_compress: bool) -> bool:
         """Send an answer that is no stream; say whether it was whole."""
         half = data[: len(data) // 2]
-        if kind in ("cut_body", "half_stream"):
+        if kind in ("cut_body", "half_stream", "stall"):
             await wire.send(200, half, {}, of=len(data))
+            await wire.give_up(kind)
             return False
         data = half if kind in ("cut_json", "short_stream") else data
         if self.settings.gzip and may_compress:
@@ -662,10 +666,11 @@ class Server:
     async def stream(self, wire: Wire, events: list[bytes], kind: str, pause_s: float) -> bool:
         """Send an answer as a stream; say whether it was whole.
 
-        A stream cut short ends between two events (`half_stream`, `short_stream`) or within one (`cut_body`, `cut_json`); the
-        connection breaks (`half_stream`, `cut_body`) or the stream ends as if it were whole.
+        A stream cut short ends between two events (`half_stream`, `short_stream`, `stall`) or within one (`cut_body`, `cut_json`).
+        Then the connection breaks (`half_stream`, `cut_body`), nothing more comes (`stall`), or it ends as if it were whole.
         """
-        short, breaks = kind in ("half_stream", "short_stream", "cut_body", "cut_json"), kind in ("half_stream", "cut_body")
+        breaks = kind in ("half_stream", "cut_body", "stall")
+        short = breaks or kind in ("short_stream", "cut_json")
         sent = events[: len(events) // 2] if short else events
         if kind in ("cut_body", "cut_json"):
             broken = events[len(sent)]
@@ -680,7 +685,7 @@ class Server:
             wire.writer.write(chunk(one))
             await wire.writer.drain()
         if breaks:
-            wire.writer.close()
+            await wire.give_up(kind)
         else:
             wire.writer.write(b"0\r\n\r\n")
             await wire.writer.drain()

@@ -184,6 +184,8 @@ FAULTS = [
     ("cut_json", said, ValueError, "200", 1),
     ("cut_body", streamed, openai.APIConnectionError, "200", 1),
     ("cut_json", streamed, ValueError, "200", 1),
+    ("stall", said, openai.APITimeoutError, "200", 1),
+    ("stall", streamed, openai.APIConnectionError, "200", 1),
     ("half_stream", streamed, openai.APIConnectionError, "200", 1),
 ]
 
@@ -193,7 +195,7 @@ def test_each_fault_comes_once_and_then_the_answer(client, endpoint, kind, way, 
     """The client sees the failure, the bill holds what was worked out, and the next request with that prompt is answered."""
     endpoint.configure(faults=[{"kind": kind, "match": r"case 37\b"}])
     with pytest.raises(error):
-        way(client.with_options(timeout=0.3) if kind == "hang" else client, "case 37 ANSWER:{a b c}")
+        way(client.with_options(timeout=0.3) if kind in ("hang", "stall") else client, "case 37 ANSWER:{a b c}")
     counts = endpoint.counts()
 
     assert (counts["statuses"], counts["answered"], counts["billed"], counts["faults"]) == ({status: 1}, 0, billed, {kind: 1})
