@@ -151,6 +151,8 @@ def _check_prices(prices: Any, path: Path) -> None:
             value = given.get(key, 0)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1e6:
                 raise InputError(f"{where}: {key} is dollars per million tokens, found {value!r}", fix=FIX_PRICES)
+        if not isinstance(given.get("source", ""), str):
+            raise InputError(f"{where}: source is a text, found {given['source']!r}", fix=FIX_PRICES)
         _check_day(f"prices: {model}: on", given["on"], path)
 
 

@@ -257,3 +257,45 @@ def test_a_bound_on_the_wrong_side_is_refused(tmp_path, criterion, words):
     """A charter that is met by failing is a slip of the pen."""
     with pytest.raises(InputError, match=words):
         Charter.load(charter(tmp_path, f"criteria: [{{{criterion}}}]"))
+
+
+PRICE = "input: 2.5, output: 10, cached_input: 1.25, on: 2026-11-23, source: the contract"
+
+
+def test_a_charter_may_give_prices(tmp_path):
+    """By model, in dollars per million tokens, with the day; they are part of what the digest is over."""
+    loaded = Charter.load(
+        charter(tmp_path, f"owner: Ada\nprices:\n  my-model: {{{PRICE}}}\n  'llama3:8b': {{input: 0, output: 0, on: '2026-11-01'}}\n")
+    )
+
+    assert loaded.prices == {
+        "my-model": {"input": 2.5, "output": 10, "cached_input": 1.25, "on": "2026-11-23", "source": "the contract"},
+        "llama3:8b": {"input": 0, "output": 0, "on": "2026-11-01"},
+    }
+    assert loaded.digest != Charter.load(charter(tmp_path, "owner: Ada")).digest
+    assert Charter.load(tmp_path).prices == {}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("input: 2.5, ", "", "prices: my-model: input is missing\n  fix: prices: {my-model: {input: 1.0"),
+        ("output: 10, ", "", "prices: my-model: output is missing"),
+        ("on: 2026-11-23, ", "", "prices: my-model: on is missing"),
+        ("on: 2026-11-23", "on: last week", "prices: my-model: on is a day, found 'last week'\n  fix: write it as 2026-11-23"),
+        ("on: 2026-11-23", "on: 7", "prices: my-model: on is a day, found 7"),
+        ("input: 2.5", "input: '2.5'", "input is dollars per million tokens, found '2.5'"),
+        ("input: 2.5", "input: true", "input is dollars per million tokens, found True"),
+        ("output: 10", "output: -1", "output is dollars per million tokens, found -1"),
+        ("cached_input: 1.25", "cached_input:", "cached_input is dollars per million tokens, found None"),
+        ("output: 10", "output: .inf", "charter.yaml.prices.my-model.output: inf"),
+        ("output: 10", "outptu: 10", r"prices: my-model: unknown key 'outptu'\n  fix: did you mean 'output'\?"),
+        ("source: the contract", "source: [a]", r"prices: my-model: source is a text, found \['a'\]"),
+        (f"{{{PRICE}}}", "2.5", "prices: my-model: found 2.5\n  fix: prices: {my-model: "),
+        (f"{{my-model: {{{PRICE}}}}}", "[2.5]", r"prices are given by model, found \[2.5\]"),
+    ],
+)
+def test_a_price_that_is_none_is_refused(tmp_path, old, new, words):
+    """A budget is kept by it: it has a unit, both directions and a day."""
+    with pytest.raises(InputError, match=words):
+        Charter.load(charter(tmp_path, f"prices: {{my-model: {{{PRICE}}}}}".replace(old, new, 1)))
