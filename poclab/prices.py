@@ -45,7 +45,7 @@ TEXT = frozenset(
     "text input_text output_text refusal message function custom function_call function_call_output custom_tool_call "
     "custom_tool_call_output reasoning reasoning_text summary_text".split()
 )
-NOT_TEXT = ("audio", "file", "file_id", "file_url", "image_url", "images", "input_audio", "video_url")
+NOT_TEXT = ("audio", "file", "file_id", "file_url", "image", "image_url", "images", "input_audio", "video", "video_url")
 #: What adds to a request, or to its bill, something that is not in its bytes; and the service tiers that do not.
 ADDING = (
     "audio",
@@ -232,7 +232,8 @@ def _adding(path: str, body: Mapping[str, Any]) -> Iterator[str]:
         yield f"service_tier {body['service_tier']!r}"
     if body.get("modalities") not in (None, ["text"]):
         yield f"modalities {body['modalities']!r}"
-    for tool in body.get("tools") or ():
+    tools = body.get("tools") or []
+    for tool in tools if isinstance(tools, list) else [tools]:
         kind = tool.get("type", "function") if isinstance(tool, Mapping) else tool
         if kind not in ("function", "custom"):
             yield f"the tool {kind!r}"
@@ -246,7 +247,7 @@ def _beyond_text(value: Any) -> Iterator[str]:
     elif isinstance(value, Mapping):
         # An item of nothing but an id stands for one that the endpoint has stored.
         kind = value.get("type") or ("item_reference" if set(value) <= {"id", "type"} else "text")
-        if kind not in TEXT:
+        if str(kind) not in TEXT:
             yield f"a part of type {kind!r}"
         yield from (f"a part with {name!r}" for name in NOT_TEXT if value.get(name))
         for one in value.values():

@@ -322,6 +322,7 @@ def parts(*content):
         ({"messages": parts({"type": "image_url", "image_url": {"url": "https://example.org/a.png"}})}, "a part of type 'image_url'"),
         ({"messages": parts({"type": "text", "text": "see"}, {"type": "file", "file": {"file_id": "f1"}})}, "a part of type 'file'"),
         ({"messages": parts({"image_url": "https://example.org/a.png"})}, "a part with 'image_url'"),
+        ({"messages": parts({"type": ["image"]})}, "a part of type ['image']"),
         ({"messages": [{"role": "assistant", "audio": {"id": "audio_1"}}]}, "a part with 'audio'"),
         ({"input": parts({"type": "input_image", "file_id": "f1"})}, "a part of type 'input_image'"),
         ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "a part of type 'item_reference'"),
@@ -329,6 +330,8 @@ def parts(*content):
         ({"input": [{"type": "function_call_output", "output": [{"type": "input_file"}]}]}, "a part of type 'input_file'"),
         ({"tools": [{"type": "function"}, {"type": "web_search"}]}, "the tool 'web_search'"),
         ({"tools": ["web_search"]}, "the tool 'web_search'"),
+        ({"tools": 5}, "the tool 5"),
+        ({"input": [{"image": "https://example.org/a.png"}]}, "a part with 'image'"),
         ({"web_search_options": {"search_context_size": "low"}}, "'web_search_options'"),
         ({"plugins": [{"id": "web"}]}, "'plugins'"),
         ({"models": ["gpt-5-pro"]}, "'models'"),
@@ -374,6 +377,26 @@ def test_a_conversation_of_text_with_tools_is_bounded():
 
     assert bound_usd("mine", HERE, CHAT, chat(messages=messages, tools=tools), OWN) > 0
     assert bound_usd("mine", HERE, "/responses", {"input": items, "max_output_tokens": 9}, OWN) > 0
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["type", "id", "content", "image", "a"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+KEYS = ["messages", "input", "prompt", "tools", "n", "best_of", "max_tokens", "max_output_tokens", "modalities", "service_tier", "models"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from(KEYS), JSON), st.sampled_from([*LIMITS]))
+def test_any_request_is_bounded_or_refused(body, path):
+    """A system may send whatever JSON it likes: it gets a number of dollars, or an error that says what to change."""
+    try:
+        assert bound_usd("mine", HERE, path, body, OWN) >= size(body) * 2 / 1e6
+    except InputError as error:
+        assert error.fix
 
 
 def now_of(model, minutes=0):
