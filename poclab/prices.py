@@ -247,7 +247,9 @@ def _beyond_text(value: Any) -> Iterator[str]:
     elif isinstance(value, Mapping):
         # An item of nothing but an id stands for one that the endpoint has stored.
         kind = value.get("type") or ("item_reference" if set(value) <= {"id", "type"} else "text")
-        if str(kind) not in TEXT:
+        # So does reasoning that is not sent along, openly or encrypted.
+        stored = kind == "reasoning" and not (value.get("content") or value.get("encrypted_content"))
+        if stored or str(kind) not in TEXT:
             yield f"a part of type {kind!r}"
         yield from (f"a part with {name!r}" for name in NOT_TEXT if value.get(name))
         for one in value.values():

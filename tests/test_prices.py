@@ -326,6 +326,7 @@ def parts(*content):
         ({"messages": [{"role": "assistant", "audio": {"id": "audio_1"}}]}, "a part with 'audio'"),
         ({"input": parts({"type": "input_image", "file_id": "f1"})}, "a part of type 'input_image'"),
         ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "a part of type 'item_reference'"),
+        ({"input": [{"type": "reasoning", "id": "r1", "summary": []}]}, "a part of type 'reasoning'"),
         ({"input": [{"id": "msg_1"}]}, "a part of type 'item_reference'"),
         ({"input": [{"type": "function_call_output", "output": [{"type": "input_file"}]}]}, "a part of type 'input_file'"),
         ({"tools": [{"type": "function"}, {"type": "web_search"}]}, "the tool 'web_search'"),
@@ -369,7 +370,7 @@ def test_a_conversation_of_text_with_tools_is_bounded():
     ]
     items = [
         {"role": "user", "content": [{"type": "input_text", "text": "hi"}]},
-        {"type": "reasoning", "id": "r1", "summary": [{"type": "summary_text", "text": "look"}]},
+        {"type": "reasoning", "id": "r1", "summary": [{"type": "summary_text", "text": "look"}], "encrypted_content": "gAAAA"},
         {"type": "function_call", "id": "f1", "call_id": "c1", "name": "look", "arguments": "{}"},
         {"type": "function_call_output", "call_id": "c1", "output": "7"},
     ]
