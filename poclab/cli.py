@@ -248,6 +248,23 @@ def handoff(runs: tuple[str, ...], out: Path | None, folder: Path | None) -> Non
 
 
 @main.command()
+@click.argument("arguments", nargs=-1, metavar="[POC] ID")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def trace(arguments: tuple[str, ...], as_json: bool) -> None:
+    """Print everything that happened on one request.
+
+    ID is a request id, a trace id, or a case id: then it is the case's newest trace.
+    """
+    from poclab.inspection import inspect
+
+    folder, ids = _poc_and_runs(arguments)
+    if len(ids) != 1:
+        raise InputError(f"trace takes one ID, found {len(ids)}", fix="poclab trace q001")
+    found = inspect(ids[0], folder)
+    _say(json.dumps(found.to_json(), ensure_ascii=False, indent=1) if as_json else repr(found))
+
+
+@main.command()
 @click.argument("poc", required=False, type=click.Path(path_type=Path))
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def ui(poc: Path | None, port: int) -> None:

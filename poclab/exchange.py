@@ -282,6 +282,7 @@ class Exchange:
         if self.mode != "live" and (entry := self.ledger.find(self.key)):
             return entry
         if self.mode == "replay":
+            self.context.missed += 1
             where = f" of case {self.context.case_id!r}" if self.context.case_id else ""
             raise EndpointError(
                 f"{self.poc / LEDGER}: no answer to this request to {self.model!r}{where} is recorded",

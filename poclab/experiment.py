@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from poclab import charts, comparison, decision, runner, sizing, timeline, tracking
+from poclab import charts, comparison, decision, projection, runner, sizing, timeline, tracking
 from poclab.archive import BASELINE, Archive
 from poclab.cases import SPLITS, Case, TestSet
 from poclab.charter import Charter, Criterion
@@ -91,6 +91,13 @@ def evaluate(
         # Copies without a digest of their own: what was frozen is held against what the cases say now, and all of the split.
         dataclasses.replace(test_set, cases=tuple(dataclasses.replace(case) for case in test_set)).verify()
     _check(test_set, scorers, repeats=repeats, timeout_s=timeout_s, workers=workers, traces=traces, mode=mode)
+    if folder := projection.here():
+        projection.project(
+            lambda mode: Plan(system, test_set, scorers, version, repeats=repeats, timeout_s=timeout_s, mode=mode),
+            workers=workers,
+            timeout_s=timeout_s,
+        ).save(folder)
+        raise projection.Projected
     budget = _budget(test_set.poc, max_cost_usd)
     plan = Plan(system, test_set, scorers, version, repeats=repeats, traces=traces, timeout_s=timeout_s, mode=mode, budget=budget)
     earlier = _earlier(plan) if retry_failed else None

@@ -259,6 +259,8 @@ class CaseContext:
     closed: bool = False
     #: What every further request will meet, too, such as a refused key, and the way out.
     fatal: tuple[str, str] | None = None
+    #: How many requests could not be replayed.
+    missed: int = 0
     #: Which occurrences of each request, by its digest, are answered or under way.
     _occurrences: dict[str, set[int]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)

@@ -12,13 +12,14 @@ import contextlib
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from poclab import kernels, tracking
+from poclab import kernels, projection, tracking
 from poclab.cases import TestSet
 from poclab.charter import METRICS
 from poclab.errors import InputError, PocError, StoreError
@@ -26,6 +27,7 @@ from poclab.evaluation import user
 from poclab.exchange import BUDGET
 from poclab.files import WORK, digest, parse_json, read_json, read_text, work_folder, write_atomic
 from poclab.ledger import LEDGER, Ledger
+from poclab.projection import PROJECT, Projection
 from poclab.recording import TRIAL_FOLDER, TRIAL_RUN, run_end, run_place
 from poclab.redaction import conceal, conceal_json, secrets, shown
 from poclab.report import Report
@@ -57,12 +59,41 @@ def planned_table(sweep: Sweep) -> str:
     """Return the trials of a sweep as a table, with what is known of each."""
     planned = plan(sweep)
     known = _Driver(sweep, print).known()
-    names = list(dict.fromkeys(name for _, trial in planned for name in trial.parameters if name != "poc"))
-    rows = [
-        [trial_id, "done" if trial_id in known else "to run", *(trial.parameters.get(name, "(default)") for name in names)]
-        for trial_id, trial in planned
-    ]
-    return f"{text_table(['trial', 'state', *names], rows)}\n{len(rows)} trials, {sum(row[1] == 'to run' for row in rows)} to run, {sweep.jobs} at a time"
+    projected = _projected(sweep, [(trial_id, trial) for trial_id, trial in planned if trial_id not in known])
+    names = [name for name in sweep.varied if name != "poc"]
+    rows = []
+    for trial_id, trial in planned:
+        found = projected.get(trial_id)
+        told = found.cells() if isinstance(found, Projection) else ["0", *[""] * 4] if trial_id in known else ["?", str(found), "", "", ""]
+        rows.append(
+            [trial_id, "done" if trial_id in known else "to run", *told, *(trial.parameters.get(one, "(default)") for one in names)]
+        )
+    heads = ["trial", "state", "cases left", "calls", "tokens in", "tokens out", "cost", *names]
+    lines = [f"{len(rows)} trials, {len(rows) - len(known.keys() & {row[0] for row in rows})} to run, {sweep.jobs} at a time"]
+    lines += projection.table({trial_id: one for trial_id, one in projected.items() if isinstance(one, Projection)})
+    return "\n".join([text_table(heads, rows), *lines])
+
+
+def _projected(sweep: Sweep, todo: Sequence[tuple[str, Trial]]) -> dict[str, Projection | str]:
+    """Return for each trial what it is going to take, or why nobody knows."""
+    driver = _Driver(sweep, print)
+
+    def one(trial_id: str, trial: Trial) -> Projection | str:
+        with tempfile.TemporaryDirectory(dir=driver.folder) as folder:
+            env = {**os.environ, PROJECT: folder, "POCLAB_POC": str(sweep.poc), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+            try:
+                kernels.execute(sweep.notebook, Path(folder) / "executed.ipynb", trial.parameters, env=env, cwd=sweep.poc)
+            except kernels.NotebookError as failure:  # a projected notebook ends there
+                if not (Path(folder) / projection.FILE).is_file():
+                    return conceal(str(failure.message if failure.poclab_error else failure))
+            try:
+                return Projection.load(Path(folder))
+            except InputError:
+                return "the notebook does not evaluate"
+
+    with ThreadPoolExecutor(sweep.jobs) as pool:
+        found = [pool.submit(one, *each) for each in todo]
+        return {trial_id: future.result() for (trial_id, _), future in zip(todo, found, strict=True)}
 
 
 def run_sweep(sweep: Sweep, *, say: Callable[[str], None] = lambda line: None) -> Results:

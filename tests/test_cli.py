@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import socket
 import sqlite3
@@ -60,12 +61,14 @@ class TestSweep:
         assert "3 of 3 trials, 0 of them run now" in done.stdout
         assert done.stdout.splitlines()[1:5] == first.stdout.splitlines()[4:8]
 
-    def test_dry_run_prints_the_trials_and_leaves_nothing(self, poc, run_poclab):
-        """No store, no run, no executed notebook."""
+    def test_dry_run_says_what_is_to_pay_and_begins_no_run(self, poc, run_poclab):
+        """No store, no run, no executed notebook; five cases of each trial were asked to find out, and nothing of them is to pay again."""
         done = run_poclab("sweep", poc, "--dry-run")
 
-        assert done.returncode == 0
+        assert done.returncode == 0, done.stderr
         assert "3 trials, 3 to run, 2 at a time" in done.stdout
+        assert re.search(r"to pay: \$0.0000 for \d+ cases: [\d,]+ calls", done.stdout)
+        assert "they are in the ledger" in done.stdout
         assert not (poc / "mlflow.db").exists()
         assert not list(poc.rglob("executed.ipynb"))
 
@@ -488,7 +491,7 @@ def test_help_lists_the_verbs_in_the_order_of_the_weeks(run_poclab):
     listed = [line.split()[0] for line in done.stdout.partition("Commands:")[2].splitlines() if line.strip()]
 
     assert done.returncode == 0
-    assert listed == ["new", "plan", "freeze", "run", "sweep", "compare", "history", "decide", "handoff", "ui"]
+    assert listed == ["new", "plan", "freeze", "run", "sweep", "compare", "history", "decide", "handoff", "trace", "ui"]
     assert "..." not in done.stdout.partition("Commands:")[2]
 
 

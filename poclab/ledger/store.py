@@ -1,15 +1,22 @@
-"""The ledger's file: opened, checked, and shared by threads and processes.
+"""The ledger's file: made whole, checked, and shared by threads and processes.
 
-One connection per process, under a lock; SQLite itself lets one process write at a time. A connection is never used across a fork.
-Claims and reservations are written without waiting for the disk (they need to survive `kill -9`, not a power cut); entries wait for it.
+One connection per process, under a lock; SQLite itself lets one process write at a time. A commit goes to the write-ahead log at once,
+which survives `kill -9`. What must survive a power cut too is synced to the disk afterwards, outside of the lock and together with
+whatever other threads committed meanwhile: as safe as `synchronous = FULL`, and nobody waits for the disk of others.
+
+SQLite must not be carried across a fork: its locks belong to the parent, but its memory would say that the child has them. So the
+connection is closed just before a fork, and opened again by whoever needs it.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import os
 import threading
+import uuid
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +30,9 @@ if TYPE_CHECKING:
 #: "pocL", so that no other database is taken for a ledger.
 APPLICATION = 0x706F634C
 FORMAT = 1
+#: How long another process may hold the file before this one gives up.
 BUSY_S = 60.0
-#: A larger file is not read through at opening: 200 MB take about a second.
+#: A larger file is not read through at opening.
 LARGEST_CHECKED = 200_000_000
 RECOVER = "`poclab ledger --recover` saves what can be read and keeps the damaged file"
 SCHEMA = """
@@ -46,50 +54,68 @@ CREATE TABLE reservations (
 CREATE INDEX reservations_budget ON reservations (budget);
 """
 
+_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+_paused: list[Store] = []
+
 
 class Store:
-    """An open ledger file. `reading` and `writing` give its connection, one thread at a time."""
+    """An open ledger file. `reading` and `writing` give its connection, one thread at a time.
+
+    Raises:
+        StoreError: it cannot be written, is damaged, or is another kind of file.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = threading.Lock()
-        self._connection = self._open()
+        self._lock, self._syncing = threading.Lock(), threading.Lock()
+        self._commits = self._synced = 0
+        self._connection: sqlite3.Connection | None = None
+        self._log = -1
+        if not path.parent.is_dir():
+            where = shown(str(path))
+            raise StoreError(f"{where}: there is no folder for the ledger", fix="name the POC's folder: export POCLAB_POC=...")
+        if not path.exists():
+            create(path)
+        self._identity = identity(path)
+        with self._lock:
+            self._connect(check=True)
+        _stores.add(self)
+        _watch_forks()
 
-    def _open(self) -> sqlite3.Connection:
-        import sqlite3
+    @property
+    def moved(self) -> bool:
+        """Whether the file at the path is no longer the one that was opened."""
+        return identity(self.path) != self._identity
 
-        if not self.path.parent.is_dir():
-            raise StoreError(
-                f"{shown(str(self.path))}: there is no folder for the ledger", fix="name the POC's folder: export POCLAB_POC=..."
-            )
+    def _connect(self, *, check: bool = False) -> sqlite3.Connection:
+        self._refuse_moved()
         with self.failing():
-            connection = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+            connection = connect(self.path)
             try:
-                self._prepare(connection)
+                if check:
+                    self._check(connection)
+                # An answer that could not be kept must not be asked for: this proves that it can.
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute(f"PRAGMA user_version = {FORMAT}")
+                connection.execute("COMMIT")
+                self._log = os.open(f"{self.path}-wal", os.O_RDWR)
+                sync(self._log)
+            except OSError as error:
+                connection.close()
+                raise self.problem(error) from error
             except BaseException:
                 connection.close()
                 raise
+        self._connection = connection
         return connection
-
-    def _prepare(self, connection: sqlite3.Connection) -> None:
-        connection.execute("PRAGMA trusted_schema = OFF")
-        if self.path.stat().st_size:
-            self._check(connection)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("BEGIN IMMEDIATE")  # an answer that could not be kept must not be asked for: this proves that it can
-        if not connection.execute("PRAGMA application_id").fetchone()[0]:
-            for statement in SCHEMA.split(";"):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA application_id = {APPLICATION}")
-        connection.execute(f"PRAGMA user_version = {FORMAT}")
-        connection.execute("COMMIT")
 
     def _check(self, connection: sqlite3.Connection) -> None:
         application = connection.execute("PRAGMA application_id").fetchone()[0]
         tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if application != APPLICATION and (application or tables):
             raise StoreError(f"{self.path}: this database is no ledger", fix=f"move it away: mv {self.path} {self.path}.other")
+        if not tables:
+            raise StoreError(f"{self.path}: the ledger is damaged: the file is empty", fix=RECOVER)
         found = connection.execute("PRAGMA user_version").fetchone()[0]
         if found > FORMAT:
             raise StoreError(f"{self.path}: written by a newer poclab (format {found}, this one knows {FORMAT})", fix="upgrade poclab")
@@ -98,17 +124,21 @@ class Store:
             if problem != "ok":
                 raise StoreError(f"{self.path}: the ledger is damaged: {problem}", fix=RECOVER)
 
+    def _refuse_moved(self) -> None:
+        if self.moved:
+            raise StoreError(f"{self.path}: the ledger was moved or replaced while it was in use", fix="put it back, and run it again")
+
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         with self._lock, self.failing():
-            yield self._connection
+            yield self._connection or self._connect()
 
     @contextlib.contextmanager
     def writing(self, *, durable: bool) -> Iterator[sqlite3.Connection]:
         """Give the connection in a transaction; a `durable` one is on the disk when this ends."""
         with self._lock, self.failing():
-            connection = self._connection
-            connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._refuse_moved()
+            connection = self._connection or self._connect()
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -117,6 +147,21 @@ class Store:
                 with contextlib.suppress(Exception):  # a full disk has rolled it back already
                     connection.execute("ROLLBACK")
                 raise
+            self._commits += 1
+            number = self._commits
+        if durable:
+            self._sync(number)
+
+    def _sync(self, number: int) -> None:
+        """Return when so many commits are on the disk; who comes first syncs those of the others too."""
+        with self._syncing:
+            if self._synced < number:
+                commits = self._commits
+                try:
+                    sync(self._log)
+                except OSError as error:
+                    raise self.problem(error) from error
+                self._synced = commits
 
     @contextlib.contextmanager
     def failing(self) -> Iterator[None]:
@@ -128,48 +173,125 @@ class Store:
         except sqlite3.DatabaseError as error:
             raise self.problem(error) from error
 
-    def problem(self, error: Any) -> StoreError:
-        text, name = str(error), getattr(error, "sqlite_errorname", "")
-        if name in ("SQLITE_CORRUPT", "SQLITE_NOTADB") or "malformed" in text or "not a database" in text:
-            return StoreError(f"{self.path}: the ledger is damaged: {text}", fix=RECOVER)
-        if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
-            return StoreError(f"{self.path}: nothing can be written: {text}", fix="free some space there, and run it again")
-        if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
-            return StoreError(f"{self.path}: nothing can be written: {text}", fix="let the file and its folder be written: chmod u+w")
-        if name.startswith("SQLITE_BUSY"):
-            return StoreError(f"{self.path}: another program holds the ledger", fix="close what has it open, and run it again")
-        return StoreError(f"{self.path}: the ledger cannot be used: {text}", fix=RECOVER)
+    def problem(self, error: Exception) -> StoreError:
+        return problem(self.path, error)
+
+    def pause(self) -> None:
+        """Close the file, and let nobody open it before `resume`."""
+        self._lock.acquire()
+        self._syncing.acquire()
+        self._disconnect()
+
+    def resume(self) -> None:
+        self._syncing.release()
+        self._lock.release()
 
     def close(self) -> None:
+        """Close the file; it is opened again when somebody needs it."""
+        self.pause()
+        self.resume()
+
+    def _disconnect(self) -> None:
+        if self._connection is None:
+            return
+        with contextlib.suppress(Exception):  # the thread that waits for this commit sees for itself that it was not synced
+            sync(self._log)
+            self._synced = self._commits
+        os.close(self._log)
         self._connection.close()
+        self._connection, self._log = None, -1
+
+
+def connect(path: Path, *, mode: str = "rw") -> sqlite3.Connection:
+    """Return a connection to a file that is there."""
+    import sqlite3
+
+    address = f"{path.absolute().as_uri()}?mode={mode}"
+    connection = sqlite3.connect(address, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA trusted_schema = OFF")
+    return connection
+
+
+def create(path: Path) -> None:
+    """Make an empty ledger, whole or not at all, so that an empty file is always a damaged one. Whoever is first makes it.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    import sqlite3
+
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        with contextlib.closing(sqlite3.connect(temporary)) as connection:
+            connection.executescript(f"BEGIN; {SCHEMA} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT}; COMMIT;")
+            connection.execute("PRAGMA journal_mode = WAL")
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            if not path.exists():
+                os.rename(temporary, path)
+    except (OSError, sqlite3.DatabaseError) as error:
+        raise problem(path, error) from error
+    finally:
+        for end in ("", "-wal", "-shm", "-journal"):
+            Path(f"{temporary}{end}").unlink(missing_ok=True)
+
+
+def problem(path: Path, error: Exception) -> StoreError:
+    """Return what an error of SQLite or of the system means to the user."""
+    text, name = str(getattr(error, "strerror", None) or error), getattr(error, "sqlite_errorname", "")
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or "malformed" in text or "not a database" in text:
+        return StoreError(f"{path}: the ledger is damaged: {text}", fix=RECOVER)
+    if name.startswith("SQLITE_BUSY"):
+        return StoreError(f"{path}: another program holds the ledger", fix="close what has it open, and run it again")
+    if isinstance(error, PermissionError) or name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+        return StoreError(f"{path}: nothing can be written: {text}", fix="let the file and its folder be written: chmod u+w")
+    if isinstance(error, OSError) or name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+        return StoreError(f"{path}: nothing can be written: {text}", fix=f"free some space on {path.parent}, and run it again")
+    return StoreError(f"{path}: the ledger cannot be used: {text}", fix=RECOVER)
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells one file from another at the same path; None when there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def sync(file: int) -> None:
+    """Return when what was written to the file is on the disk."""
+    getattr(os, "fdatasync", os.fsync)(file)
 
 
 @functools.cache
-def me(process: int) -> str:
-    """Return what identifies this process: its number, and when it began, since numbers are given again."""
-    return f"{process} {_began(process)}"
+def _watch_forks() -> None:
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=_pause_all, after_in_parent=_resume_all, after_in_child=_resume_all)
+    atexit.register(_close_all)
 
 
-def _began(process: int) -> str:
-    """Return when a process began, in ticks since the start of the machine; empty where nobody says."""
-    try:
-        # The name of the program, in brackets, may hold spaces and brackets.
-        stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
-        state, *rest = stat.rpartition(")")[2].split()
-        return "" if state == "Z" else rest[18]
-    except (OSError, IndexError, ValueError):
-        return ""
+def _pause_all() -> None:
+    stores = sorted(_stores, key=id)  # in one order, so that two threads that fork at once do not wait for each other
+    for store in stores:
+        store.pause()
+    _paused[:] = stores
 
 
-def lives(owner: str) -> bool:
-    """Tell whether the process that `me` named is still there."""
-    process, _, began = owner.partition(" ")
-    if began:
-        return _began(int(process)) == began
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _resume_all() -> None:
+    stores = _paused[:]
+    _paused.clear()
+    for store in reversed(stores):
+        store.resume()
+
+
+def _close_all() -> None:
+    """Leave one file behind at the end of the program, where nobody else has it open."""
+    for store in list(_stores):
+        if store._lock.acquire(timeout=1):  # an abandoned thread may hold it, and the program ends at once
+            store._disconnect()
+            store._lock.release()

@@ -16,6 +16,7 @@ from poclab.stats.intervals import (
     independent_difference,
     mean_estimate,
     quantile_estimate,
+    t_quantile,
     wilson,
 )
 from poclab.stats.paired import Paired, compare_paired, holm, mcnemar, sign_flip
@@ -56,5 +57,6 @@ __all__ = [
     "sign_flip",
     "smallest_difference",
     "smallest_share",
+    "t_quantile",
     "wilson",
 ]

@@ -143,3 +143,62 @@ def match(run_id: str, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     if not found:
         raise InputError(f"no finished run begins with {run_id!r}", fix="`poclab history`, or poclab.runs(), lists the runs")
     return found[0]
+
+
+def trace(uri: str, experiment: str, kind: str, value: str) -> tuple[dict[str, Any] | None, int]:
+    """Return the newest trace with this `trace_id`, `client_request_id` or `case`, and how many there are."""
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
+        return None, 0
+    client = store.connect(uri)
+    place = client.get_experiment_by_name(experiment)
+    if place is None:
+        return None, 0
+    if "'" in value:
+        return None, 0  # MLflow's filters have no way to write it
+    query = f"tags.`poclab.case` = '{value}'" if kind == "case" else f"trace.{kind} = '{value}'"
+    found = client.search_traces(
+        locations=[place.experiment_id], filter_string=query, max_results=500, order_by=["timestamp_ms DESC"], include_spans=False
+    )
+    return (_trace(client.get_trace(found[0].info.trace_id)), len(found)) if found else (None, 0)
+
+
+def _trace(one: Any) -> dict[str, Any]:
+    info, spans = one.info, sorted(one.data.spans, key=lambda span: span.start_time_ns)
+    root = next(span for span in spans if span.parent_id is None)
+    depths = {root.span_id: 0}
+    for span in spans:  # a parent begins before what is below it
+        depths.setdefault(span.span_id, depths.get(span.parent_id, 0) + 1)
+    feedback = [given for given in info.assessments or [] if getattr(given, "feedback", None)]
+    expectations = [given for given in info.assessments or [] if getattr(given, "expectation", None)]
+    return {
+        "trace_id": info.trace_id,
+        "request_id": info.client_request_id,
+        "run_id": info.trace_metadata.get("mlflow.sourceRun"),
+        "experiment_id": info.experiment_id,
+        "name": info.tags.get("mlflow.traceName"),
+        "state": str(info.state.value),
+        "tags": dict(info.tags),
+        "start_ns": root.start_time_ns,
+        "took_s": (root.end_time_ns - root.start_time_ns) / 1e9,
+        "spans": [_span(span, depths[span.span_id]) for span in spans],
+        "scores": [{"name": given.name, "value": given.feedback.value, "reason": given.rationale} for given in feedback],
+        "expected": {given.name: given.expectation.value for given in expectations},
+    }
+
+
+def _span(span: Any, depth: int) -> dict[str, Any]:
+    shown = {key: span.get_attribute(key) for key in span.attributes if not key.startswith("mlflow.")}
+    usage, cost = span.get_attribute("mlflow.chat.tokenUsage"), span.get_attribute("mlflow.llm.cost")
+    shown |= {"tokens": f"{usage['input_tokens']} + {usage['output_tokens']}"} if usage else {}
+    shown |= {"cost_usd": cost["total_cost"]} if cost else {}
+    return {
+        "name": span.name,
+        "kind": span.span_type,
+        "depth": depth,
+        "start_ns": span.start_time_ns,
+        "end_ns": span.end_time_ns,
+        "inputs": span.inputs,
+        "outputs": span.outputs,
+        "attributes": shown,
+        "error": span.status.description or "",
+    }

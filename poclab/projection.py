@@ -1,0 +1,170 @@
+"""What an evaluation is going to cost, before it costs anything: calls, tokens and dollars, with a range.
+
+Every case is first answered from the ledger alone. The calls of those that could be are the history; where these are fewer than five
+cases, five of the others are asked now, and stay in the ledger. What is left is as many cases times what a case takes.
+The range is a 95% prediction interval by Student's t, of a sum of that many further cases; it takes cases for alike.
+
+Not covered: what a system asks behind poclab's back, what a notebook asks outside of cases (embeddings of an index: they are asked while
+it is projected, and stay in the ledger), and what is asked only after an answer that a replay cannot give.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import random
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from poclab import runner
+from poclab.evaluation import Plan, Task
+from poclab.files import read_json, write_atomic
+from poclab.report import CaseResult, money
+from poclab.stats import t_quantile
+
+#: The folder that a kernel writes its projection into, instead of evaluating.
+PROJECT = "POCLAB_PROJECT"
+FILE = "projection.json"
+#: How many cases show what a case takes.
+SAMPLE = 5
+AMOUNTS = ("calls", "tokens_in", "tokens_out", "cost_usd")
+
+
+class Projected(Exception):
+    """Ends a notebook whose evaluation was only projected."""
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A sum to come, between low and high."""
+
+    value: float
+    low: float
+    high: float
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(self.value + other.value, self.low + other.low, self.high + other.high)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """What is still to be paid. An amount is None where an endpoint did not say what one call took, or no price is known.
+
+    `recorded` cases are answered by the ledger already; `sampled_usd` was paid to find this out, for `sampled` cases.
+    """
+
+    cases: int
+    recorded: int
+    sampled: int
+    sampled_usd: float | None
+    calls: Amount
+    tokens_in: Amount | None
+    tokens_out: Amount | None
+    cost_usd: Amount | None
+    problem: str = ""
+
+    @property
+    def left(self) -> int:
+        return self.cases - self.recorded - self.sampled
+
+    def save(self, folder: Path) -> Path:
+        return write_atomic(folder / FILE, json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def load(cls, folder: Path) -> Projection:
+        data = read_json(folder / FILE)
+        return cls(**{**data, **{name: Amount(**data[name]) if data[name] else None for name in AMOUNTS}})
+
+    def cells(self) -> list[str]:
+        """Return what is still to be asked, as a table shows it: cases, calls, tokens in and out, dollars."""
+        return [str(self.left), *(shown(name, getattr(self, name)) for name in AMOUNTS)]
+
+
+def shown(name: str, amount: Amount | None) -> str:
+    """Return an amount with its range."""
+    if amount is None:
+        return "unknown"
+    form = money if name == "cost_usd" else lambda value: f"{value:,.0f}"
+    if amount.low == amount.high:
+        return form(amount.value)
+    return f"{form(amount.value)} ({form(amount.low)} to {form(amount.high)})"
+
+
+def total(projections: Sequence[Projection], name: str) -> Amount | None:
+    """Return the sum of one amount; None when a part is unknown. The ranges are added, as if all erred to one side."""
+    amounts = [getattr(one, name) for one in projections]
+    return None if any(one is None for one in amounts) else sum(amounts, Amount(0.0, 0.0, 0.0))
+
+
+def project(make_plan: Any, *, workers: int, timeout_s: float) -> Projection:
+    """Return what an evaluation takes; `make_plan` gives its plan for a mode."""
+    replayed: Plan = make_plan("replay")
+    results = _results(replayed, replayed.tasks, workers, timeout_s)
+    missing = {task.place for task in replayed.tasks if task.context.missed or task.judging.missed}
+    history = [result for place, result in results.items() if place not in missing]
+    sample: list[CaseResult] = []
+    if missing and len(history) < SAMPLE:
+        asked: Plan = make_plan(None)
+        chosen = random.Random(0).sample(sorted(missing), min(SAMPLE, len(missing)))
+        sample = list(_results(asked, [asked.tasks[place] for place in chosen], workers, timeout_s).values())
+    left = len(missing) - len(sample)
+    takes = {name: _further([_taken(one, name) for one in (*history, *sample)], left) for name in AMOUNTS}
+    failed = next((f"{one.failure}: {one.problem}" for one in sample if one.failure), "")
+    paid = [_taken(one, "cost_usd") for one in sample]
+    sampled_usd = None if any(one is None for one in paid) else math.fsum(paid)
+    return Projection(len(replayed.tasks), len(history), len(sample), sampled_usd, **takes, problem=failed)
+
+
+def _results(plan: Plan, tasks: Sequence[Task], workers: int, timeout_s: float) -> dict[int, CaseResult]:
+    run = runner.run(tasks, plan.ask, then=plan.score, workers=workers, timeout_s=timeout_s)
+    return {outcome.task.place: plan.settle(outcome)[0] for outcome in run}
+
+
+def _taken(result: CaseResult, name: str) -> float | None:
+    """Return what a case took of something; None when one of its calls does not say."""
+    calls = [*result.billed_calls, *result.billed_judge_calls]
+    if name == "calls":
+        return float(len(calls))
+    values = [getattr(call, name) for call in calls]
+    return None if any(value is None for value in values) else math.fsum(values)
+
+
+def _further(values: Iterable[float | None], cases: int) -> Amount | None:
+    """Return what so many further cases take, if they are as these."""
+    known = list(values)
+    if cases == 0:
+        return Amount(0.0, 0.0, 0.0)
+    if not known or any(value is None for value in known):
+        return None
+    mean, n = statistics.fmean(known), len(known)
+    spread = statistics.stdev(known) if n > 1 else mean
+    # The mean of the sample errs, and so does the sum of the cases to come.
+    reach = t_quantile(max(n - 1, 1), 0.95) * spread * math.sqrt(cases + cases**2 / n) if spread else 0.0
+    return Amount(cases * mean, max(0.0, cases * mean - reach), cases * mean + reach)
+
+
+def here() -> Path | None:
+    """Return the folder that this process's evaluation is to be projected into, instead of being made."""
+    folder = os.environ.get(PROJECT)
+    return Path(folder) if folder else None
+
+
+def table(rows: Mapping[str, Projection | None]) -> list[str]:
+    """Return the lines below the trials: what all that is left takes, and what it cost to find out."""
+    known = [one for one in rows.values() if one is not None]
+    if not known:
+        return []
+    sums = ", ".join(f"{shown(name, total(known, name))} {name.replace('_', ' ')}" for name in AMOUNTS[:3])
+    lines = [f"to pay: {shown('cost_usd', total(known, 'cost_usd'))} for {sum(one.left for one in known)} cases: {sums}"]
+    lines += [f"the ledger holds {sum(one.recorded for one in known)} of {sum(one.cases for one in known)} cases"]
+    if sampled := sum(one.sampled for one in known):
+        paid = [one.sampled_usd for one in known]
+        lines.append(
+            f"{sampled} cases were asked to find this out, for {money(None if None in paid else math.fsum(paid))}; they are in the ledger"
+        )
+    return lines
