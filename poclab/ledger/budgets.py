@@ -114,7 +114,9 @@ def _limit_and_used(connection: sqlite3.Connection, budget: str) -> tuple[int, i
 def _row(connection: sqlite3.Connection, budget: str) -> tuple[int, int]:
     found = connection.execute("SELECT limit_nano, settled_nano FROM budgets WHERE name = ?", [budget]).fetchone()
     if found is None:
-        raise InputError(f"the ledger has no budget {budget!r}", fix="start what it was made for again: a sweep, or evaluate(max_cost_usd=...)")
+        raise InputError(
+            f"the ledger has no budget {budget!r}", fix="start what it was made for again: a sweep, or evaluate(max_cost_usd=...)"
+        )
     return found
 
 

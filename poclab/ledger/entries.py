@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from poclab.files import canonical
-from poclab.redaction import conceal, conceal_json
+from poclab.redaction import conceal_json
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,21 @@ class Entry:
         return f"{self.key[:16]}/{self.generation}"
 
     def concealed(self) -> Entry:
-        """Return it without any key value that is known."""
-        texts = {name: conceal_json(getattr(self, name)) for name in ("endpoint", "model", "body", "headers", "case_id")}
-        try:
-            content = conceal(self.content.decode()).encode()
-        except UnicodeError:
-            content = self.content
-        return replace(self, **texts, content=content)
+        """Return it without any key value that is known, wherever it stands, and with texts that UTF-8 has."""
+        body = canonical(self.body)
+        content = self.content.decode("utf-8", "surrogateescape")  # whatever bytes they are, they come back as they were
+        texts = {name: _clean(getattr(self, name)) for name in TEXTS}
+        clear = conceal_json({**texts, "headers": list(self.headers.items()), "body": body, "content": content})
+        return replace(
+            self,
+            **{name: clear[name] for name in TEXTS},
+            headers=dict(clear["headers"]),
+            body=self.body if clear["body"] == body else json.loads(clear["body"]),
+            content=self.content if clear["content"] == content else clear["content"].encode("utf-8", "surrogateescape"),
+        )
 
     def row(self) -> list[Any]:
+        """Return its values as the file holds them: what is long, and repeats itself, is compressed."""
         packed = {
             "body": zlib.compress(canonical(self.body).encode("utf-8", "surrogatepass"), 1),
             "headers": json.dumps(dict(self.headers)),
@@ -71,4 +77,10 @@ class Entry:
         return cls(**{**values, "body": body, "headers": json.loads(values["headers"]), "content": zlib.decompress(values["content"])})
 
 
+def _clean(text: str) -> str:
+    """Return a text with half characters, which a model's JSON may hold, as escapes."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 COLUMNS = tuple(field.name for field in fields(Entry))
+TEXTS = ("endpoint", "path", "model", "at", "case_id", "request_id", "purpose")

@@ -19,7 +19,7 @@ import uuid
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from poclab.errors import StoreError
 from poclab.redaction import shown

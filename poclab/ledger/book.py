@@ -1,0 +1,179 @@
+"""The open ledger: who may ask, what was answered, and what it cost."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from poclab.errors import StoreError, printable
+from poclab.ledger import budgets
+from poclab.ledger.budgets import Reservation, Spent
+from poclab.ledger.entries import COLUMNS, Entry
+from poclab.ledger.processes import lives, me
+from poclab.ledger.store import Store
+
+if TYPE_CHECKING:
+    import sqlite3
+
+LEDGER = "ledger.db"
+_SELECT = f"SELECT {', '.join(COLUMNS)} FROM entries"
+_INSERT = f"INSERT INTO entries ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
+_numbers = itertools.count()
+_ledgers: dict[str, Ledger] = {}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to ask a key, until the answer is recorded or the claim released."""
+
+    key: str
+    number: str
+
+
+class Ledger:
+    """An open ledger. Methods are atomic, and raise a `StoreError` where the file cannot be used. `open` is how to get one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.store = Store(path)
+
+    @classmethod
+    def open(cls, path: Path | str) -> Ledger:
+        """Open the ledger at `path`; it is made if there is none. The same file gives the same ledger within a process.
+
+        Raises:
+            StoreError: it cannot be written, is damaged, or is another kind of file.
+        """
+        real = os.path.realpath(path)
+        ledger = _ledgers.get(real)
+        if ledger is not None and ledger.store.moved:
+            _ledgers.pop(real, None)
+            ledger.store.close()
+            ledger = None
+        return ledger or _ledgers.setdefault(real, cls(Path(real)))
+
+    def find(self, key: str, generation: int | None = None) -> Entry | None:
+        """Return the oldest answer to a key, or that of one generation."""
+        where, values = ("", [key]) if generation is None else (" AND generation = ?", [key, generation])
+        found = self._entries(f"WHERE key = ?{where} ORDER BY generation LIMIT 1", values)
+        return found[0] if found else None
+
+    def named(self, name: str) -> Entry | None:
+        """Return the entry that a report names."""
+        start, _, generation = name.partition("/")
+        if not generation.isdecimal():
+            return None
+        # g comes after every hexadecimal digit
+        found = self._entries("WHERE key >= ? AND key < ? AND generation = ?", [start, f"{start}g", min(int(generation), 2**62)])
+        return found[0] if found else None
+
+    def of_case(self, case_id: str | None = None, *, request_id: str | None = None) -> list[Entry]:
+        """Return the entries of a case, or of a request, the oldest first."""
+        column, value = ("case_id", case_id) if request_id is None else ("request_id", request_id)
+        return self._entries(f"WHERE {column} = ? ORDER BY id", [value])
+
+    def page(self, after: int = 0, size: int = 100) -> tuple[list[Entry], int]:
+        """Return the next entries in the order they were recorded, and the mark that the page after them begins with; it ends empty."""
+        with self.store.reading() as connection:
+            rows = connection.execute(
+                f"SELECT id, {', '.join(COLUMNS)} FROM entries WHERE id > ? ORDER BY id LIMIT ?", [after, size]
+            ).fetchall()
+        return [Entry.of(row[1:]) for row in rows], rows[-1][0] if rows else after
+
+    def _entries(self, where: str, values: list[str | int | None]) -> list[Entry]:
+        with self.store.reading() as connection:
+            rows = connection.execute(f"{_SELECT} {where}", values).fetchall()
+        return [Entry.of(row) for row in rows]
+
+    def claim(self, key: str, *, again: bool = False) -> Entry | Claim | None:
+        """Return the answer to a key, unless it is to be asked `again`; else the right to ask; None while somebody else asks."""
+        with self.store.writing(durable=False) as connection:
+            row = None if again else connection.execute(f"{_SELECT} WHERE key = ? ORDER BY generation LIMIT 1", [key]).fetchone()
+            if row:
+                return Entry.of(row)
+            held = connection.execute("SELECT owner FROM claims WHERE key = ?", [key]).fetchone()
+            if held and lives(held[0]):
+                return None
+            claim = Claim(key, f"{me()} {next(_numbers)}")
+            connection.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", [key, me(), claim.number])
+        return claim
+
+    def record(self, claim: Claim, entry: Entry, reservation: Reservation | None = None) -> Entry:
+        """Keep an answer as the next generation of its key; it is on the disk when this returns.
+
+        The reservation is settled at what the answer cost, or stays used in full if nobody knows.
+
+        Raises:
+            StoreError: it cannot be kept; the answer that is lost is named.
+        """
+        entry = entry.concealed()
+        try:
+            with self.store.writing(durable=True) as connection:
+                entry = self.add(connection, entry)
+                self._end(connection, claim)
+                if reservation:
+                    budgets.settle(connection, reservation, entry.cost_usd)
+        except StoreError as error:
+            of = f" to case {printable(repr(entry.case_id))}" if entry.case_id else ""
+            lost = f"the answer {entry.key[:16]} of {printable(repr(entry.model))}{of} came and could not be kept"
+            raise StoreError(f"{error.message}: {lost}", fix=error.fix) from error
+        return entry
+
+    @staticmethod
+    def add(connection: sqlite3.Connection, entry: Entry, *, generation: int | None = None) -> Entry:
+        """Write an entry, as the next generation of its key unless one is given."""
+        if generation is None:
+            (last,) = connection.execute("SELECT max(generation) FROM entries WHERE key = ?", [entry.key]).fetchone()
+            generation = 0 if last is None else last + 1
+        entry = replace(entry, generation=generation)
+        connection.execute(_INSERT, entry.row())
+        return entry
+
+    @staticmethod
+    def holds(connection: sqlite3.Connection, entry: Entry) -> bool:
+        """Tell whether the same answer to the same key of the same time is there."""
+        rows = connection.execute(f"{_SELECT} WHERE key = ? AND at = ?", [entry.key, entry.at]).fetchall()
+        return any(Entry.of(row).content == entry.content for row in rows)
+
+    def release(self, claim: Claim, reservation: Reservation | None = None, *, billed: bool) -> None:
+        """Give back a claim without an answer; the reservation too, unless the call may be `billed`."""
+        with self.store.writing(durable=False) as connection:
+            self._end(connection, claim)
+            if reservation:
+                budgets.settle(connection, reservation, None if billed else 0.0)
+
+    def _end(self, connection: sqlite3.Connection, claim: Claim) -> None:
+        # By its number: if it was void, somebody else may hold the key by now.
+        connection.execute("DELETE FROM claims WHERE key = ? AND number = ?", [claim.key, claim.number])
+
+    def open_budget(self, name: str, limit_usd: float) -> None:
+        """Make a budget, or change its limit; what was spent of it stays spent."""
+        with self.store.writing(durable=True) as connection:
+            budgets.open_budget(connection, name, limit_usd)
+
+    def reserve(self, budget: str, usd: float) -> Reservation | None:
+        """Set money aside for a call that costs this at most; None while there is no room but calls under way may make some.
+
+        Raises:
+            BudgetError: there is no room, and nothing is under way.
+            InputError: there is no such budget.
+        """
+        with self.store.writing(durable=False) as connection:
+            return budgets.reserve(connection, budget, usd)
+
+    def write_off(self, reservation: Reservation) -> None:
+        """Count a reservation as spent in full: its call may be billed, and there was no answer."""
+        with self.store.writing(durable=False) as connection:
+            budgets.settle(connection, reservation, None)
+
+    def spent(self, budget: str) -> Spent:
+        """Return how a budget stands.
+
+        Raises:
+            InputError: there is no such budget.
+        """
+        with self.store.reading() as connection:
+            return budgets.spent(connection, budget)

@@ -1,0 +1,77 @@
+"""What the ledger holds, for people: sums by model and day, and the entries one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+
+from poclab.ledger.book import Ledger
+from poclab.ledger.entries import Entry
+from poclab.tables import cut, text_table
+
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Sums:
+    """The answers of one model on one day (UTC), those of judges apart.
+
+    `tokens_in` and `tokens_out` are of the entries that say how many; `cost_usd` is what was paid for those whose cost is known, and
+    `unknown_cost` is how many there are beside.
+    """
+
+    day: str
+    model: str
+    purpose: str
+    entries: int
+    tokens_in: int
+    tokens_out: int
+    cost_usd: float
+    unknown_cost: int
+
+
+def summary(ledger: Ledger) -> list[Sums]:
+    """Return the sums of the ledger by day, model and purpose, in this order."""
+    with ledger.store.reading() as connection:
+        rows = connection.execute(
+            "SELECT substr(at, 1, 10), model, purpose, count(*), coalesce(sum(tokens_in), 0), coalesce(sum(tokens_out), 0), "
+            "coalesce(sum(cost_usd), 0.0), count(*) - count(cost_usd) FROM entries GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
+        ).fetchall()
+    return [Sums(*row) for row in rows]
+
+
+def summary_table(ledger: Ledger) -> str:
+    """Return the sums as a table for a terminal, the whole in its last row. A cost that nobody knows is named, and never 0."""
+    sums = summary(ledger)
+    rows = [(one.day, one.model, one.purpose, *_numbers([one])) for one in sums]
+    columns = [field.name for field in fields(Sums)][:-1]
+    return text_table(columns, [*rows, ("all", "", "", *_numbers(sums))])
+
+
+def entries(ledger: Ledger, *, model: str | None = None, day: str | None = None) -> Iterator[Entry]:
+    """Yield the entries in the order they were recorded: of one model, of one day (UTC, as 2026-11-25), or all."""
+    page, mark = ledger.page()
+    while page:
+        yield from (one for one in page if model in (None, one.model) and (day is None or one.at.startswith(day)))
+        page, mark = ledger.page(mark)
+
+
+def entries_table(found: Iterable[Entry]) -> str:
+    """Return entries as a table for a terminal."""
+    columns = ("entry", "at", "case", "purpose", "model", "tokens_in", "tokens_out", "cost_usd", "latency_s")
+    return text_table(columns, [_line(one) for one in found])
+
+
+def _line(one: Entry) -> tuple[object, ...]:
+    case = cut(one.case_id, 24) + (f" #{one.repeat + 1}" if one.repeat else "")
+    tokens = [UNKNOWN if count is None else count for count in (one.tokens_in, one.tokens_out)]
+    cost = UNKNOWN if one.cost_usd is None else f"{one.cost_usd:.6f}"
+    return one.name, one.at, case, one.purpose, cut(one.model, 40), *tokens, cost, f"{one.latency_s:.3f}"
+
+
+def _numbers(sums: list[Sums]) -> tuple[object, ...]:
+    unknown = sum(one.unknown_cost for one in sums)
+    count = sum(one.entries for one in sums)
+    known = f"{sum(one.cost_usd for one in sums):.6f}"
+    cost = known if not unknown else UNKNOWN if unknown == count else f"{known} and {unknown} {UNKNOWN}"
+    return count, sum(one.tokens_in for one in sums), sum(one.tokens_out for one in sums), cost
