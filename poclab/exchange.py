@@ -184,7 +184,9 @@ class Exchange:
         except BaseException as error:
             self.last = time.perf_counter()
             if not isinstance(error, PocError):
-                self.trouble = self.trouble or limits.of_error(error)
+                if self.trouble is None:  # a stream that broke off; what an attempt met is counted there
+                    self.trouble = limits.of_error(error)
+                    self.lost += self.trouble.billed
                 error.poclab_trouble = self.trouble.kind  # whoever classifies the failure of the case finds it here
             self._note(error)
             raise
@@ -242,7 +244,7 @@ class Exchange:
         return Call(
             model=self.model,
             path=self.path,
-            latency_s=entry.latency_s if self.replayed else self.last - self.started,
+            latency_s=entry.latency_s if self.replayed else round(self.last - self.started, 6),
             status=self.status,
             cost_usd=entry.cost_usd if entry else cost.usd if cost else None,
             priced_on=entry.priced_on if entry else cost.priced_on if cost else None,
@@ -487,8 +489,6 @@ class Exchange:
         content = self.content
         whole = answers.ends(content) or answers.finished(answers.read(self.status, content, is_stream=True).answer)
         if not whole:
-            self.trouble = limits.cut_body()
-            self.lost += 1
             raise CutShort("the stream broke off")
         self._record()
 

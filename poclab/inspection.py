@@ -85,11 +85,11 @@ def inspect(asked: str, poc: Path | str | None = None) -> Inspection:
     entries: list[Entry] = []
     if (folder / LEDGER).is_file():
         ledger = Ledger.open(folder / LEDGER)
-        entries = ledger.of(request_id=request_id)
+        entries = ledger.of_case(request_id=request_id)
         named = [span["attributes"].get("entry") for span in found["spans"]] if found else []
         have = {one.name for one in entries}
         entries += [one for name in named if name and name not in have and (one := ledger.named(name))]
-        entries = entries if found or entries else ledger.of(case_id=asked)
+        entries = entries if found or entries else ledger.of_case(asked)
     if not found and not entries:
         raise InputError(
             f"{folder}: no trace and no answer of request or case {asked!r}",
