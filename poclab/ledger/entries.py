@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from poclab.files import canonical
 from poclab.redaction import conceal_json
 
 
@@ -49,7 +48,7 @@ class Entry:
 
     def concealed(self) -> Entry:
         """Return it without any key value that is known, wherever it stands, and with texts that UTF-8 has."""
-        body = canonical(self.body)
+        body = _text(self.body)
         content = self.content.decode("utf-8", "surrogateescape")  # whatever bytes they are, they come back as they were
         texts = {name: _clean(getattr(self, name)) for name in TEXTS}
         clear = conceal_json({**texts, "headers": list(self.headers.items()), "body": body, "content": content})
@@ -64,7 +63,7 @@ class Entry:
     def row(self) -> list[Any]:
         """Return its values as the file holds them: what is long, and repeats itself, is compressed."""
         packed = {
-            "body": zlib.compress(canonical(self.body).encode("utf-8", "surrogatepass"), 1),
+            "body": zlib.compress(_text(self.body).encode("utf-8", "surrogatepass"), 1),
             "headers": json.dumps(dict(self.headers)),
             "content": zlib.compress(self.content, 1),
         }
@@ -75,6 +74,10 @@ class Entry:
         values = dict(zip(COLUMNS, row, strict=True))
         body = json.loads(zlib.decompress(values["body"]).decode("utf-8", "surrogatepass"))
         return cls(**{**values, "body": body, "headers": json.loads(values["headers"]), "content": zlib.decompress(values["content"])})
+
+
+def _text(body: Any) -> str:
+    return json.dumps(body, separators=(",", ":"), ensure_ascii=False)
 
 
 def _clean(text: str) -> str:

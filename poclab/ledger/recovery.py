@@ -56,18 +56,26 @@ def recover(path: Path | str) -> str:
     except (OSError, sqlite3.DatabaseError) as error:
         raise problem(path, error) from error
     finally:
-        for end in ("", "-wal", "-shm"):
-            Path(f"{fresh}{end}").unlink(missing_ok=True)
+        _remove(fresh)
     return f"{said}; the damaged file is kept as {kept.name}"
 
 
 def _set_aside(path: Path) -> Path:
     now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S%f")
     kept = path.with_name(f"{path.stem}.damaged-{now}{path.suffix}")
-    for end in ("", "-wal"):
-        if os.path.exists(f"{path}{end}"):
-            shutil.copy2(f"{path}{end}", f"{kept}{end}")
+    for end in _there(path):
+        shutil.copy2(f"{path}{end}", f"{kept}{end}")
     return kept
+
+
+def _there(path: Path) -> list[str]:
+    """Return the ends of the names of a database's files that are there and hold something that cannot be made again."""
+    return [end for end in ("", "-wal") if os.path.exists(f"{path}{end}")]
+
+
+def _remove(path: Path) -> None:
+    for end in ("", "-wal", "-shm", "-journal"):
+        Path(f"{path}{end}").unlink(missing_ok=True)
 
 
 def _save(kept: Path, fresh: Path) -> str:
@@ -90,31 +98,36 @@ def _save(kept: Path, fresh: Path) -> str:
 
 @contextlib.contextmanager
 def _opened(kept: Path, fresh: Path) -> Iterator[sqlite3.Connection | None]:
-    """Give a connection that can read a copy of the damaged file; None when nobody can."""
-    import sqlite3
-
+    """Give a connection to a copy of the damaged file; None when nobody can read it."""
     working = fresh.with_name(f"{fresh.name}.old")
     try:
-        for mended in (False, True):
-            for end in ("", "-wal"):
-                if os.path.exists(f"{kept}{end}"):
-                    shutil.copyfile(f"{kept}{end}", f"{working}{end}")
-            if mended:
-                _mend(working, fresh)
-            with contextlib.closing(connect(working)) as connection:
-                try:
-                    _refuse_other(connection, kept)
-                    connection.execute("SELECT id FROM entries LIMIT 1").fetchone()
-                except sqlite3.DatabaseError:
-                    if not mended:
-                        continue
-                    yield None
-                    return
-                yield connection
-                return
+        connection = _copied(kept, working) or _copied(kept, working, first_page_of=fresh)
+        with contextlib.closing(connection) if connection else contextlib.nullcontext():
+            yield connection
     finally:
-        for end in ("", "-wal", "-shm", "-journal"):
-            Path(f"{working}{end}").unlink(missing_ok=True)
+        _remove(working)
+
+
+def _copied(kept: Path, working: Path, *, first_page_of: Path | None = None) -> sqlite3.Connection | None:
+    import sqlite3
+
+    _remove(working)
+    for end in _there(kept):
+        shutil.copyfile(f"{kept}{end}", f"{working}{end}")
+    if first_page_of:
+        _mend(working, first_page_of)
+    connection = None
+    try:
+        connection = connect(working)
+        _refuse_other(connection, kept)
+        connection.execute("SELECT id FROM entries WHERE id = 0").fetchone()
+    except (sqlite3.DatabaseError, InputError) as error:
+        if connection:
+            connection.close()
+        if isinstance(error, InputError):
+            raise
+        return None
+    return connection
 
 
 def _mend(working: Path, fresh: Path) -> None:
@@ -128,8 +141,7 @@ def _refuse_other(connection: sqlite3.Connection, kept: Path) -> None:
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()]
     if application not in (0, APPLICATION) or (tables and "entries" not in tables):
-        for end in ("", "-wal"):
-            Path(f"{kept}{end}").unlink(missing_ok=True)
+        _remove(kept)
         raise InputError(f"{kept.name}: this database is no ledger", fix="move it away")
 
 
@@ -157,7 +169,7 @@ def _last(old: sqlite3.Connection) -> int | None:
 
 def _most(kept: Path) -> int:
     """Return how many entries there can be at most."""
-    return sum(os.path.getsize(f"{kept}{end}") for end in ("", "-wal") if os.path.exists(f"{kept}{end}")) // SMALLEST_ROW
+    return sum(os.path.getsize(f"{kept}{end}") for end in _there(kept)) // SMALLEST_ROW
 
 
 def _save_budgets(old: sqlite3.Connection | None, new: sqlite3.Connection) -> str:

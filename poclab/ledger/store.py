@@ -120,9 +120,9 @@ class Store:
         if found > FORMAT:
             raise StoreError(f"{self.path}: written by a newer poclab (format {found}, this one knows {FORMAT})", fix="upgrade poclab")
         if self.path.stat().st_size <= LARGEST_CHECKED:
-            problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if problem != "ok":
-                raise StoreError(f"{self.path}: the ledger is damaged: {problem}", fix=RECOVER)
+            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if found != "ok":
+                raise StoreError(f"{self.path}: the ledger is damaged: {found.splitlines()[-1]}", fix=RECOVER)
 
     def _refuse_moved(self) -> None:
         if self.moved:
@@ -202,14 +202,18 @@ class Store:
         self._connection, self._log = None, -1
 
 
-def connect(path: Path, *, mode: str = "rw") -> sqlite3.Connection:
+def connect(path: Path) -> sqlite3.Connection:
     """Return a connection to a file that is there."""
     import sqlite3
 
-    address = f"{path.absolute().as_uri()}?mode={mode}"
+    address = f"{path.absolute().as_uri()}?mode=rw"
     connection = sqlite3.connect(address, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("PRAGMA trusted_schema = OFF")
+    try:
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA trusted_schema = OFF")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
