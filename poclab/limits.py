@@ -3,8 +3,9 @@
 Pure logic: nothing here sleeps, starts a thread, or knows an HTTP library; who must wait is given a future.
 
 - A gate per endpoint, shared by the process. Its limit grows by one for each answer until the first 429, which halves it; once per
-  episode, since requests that were under way then say nothing new. Afterwards it grows quickly to where it was, then by one per round
-  of answers. Source: slow start and additive increase, multiplicative decrease of TCP (RFC 5681, section 3.1).
+  episode, since refusals of requests that were under way then say nothing new. Afterwards it grows quickly to where it was, since a
+  429 may have nothing to do with how many are under way, then by one per round of answers. Sources: additive increase, multiplicative
+  decrease of TCP (RFC 5681, section 3.1), and the quick way back of its successor (RFC 9438, section 4.1).
 - Asked again: 408, 409, 425, 429, 5xx, connection errors, and a 200 whose body is cut short; `x-should-retry` decides if it is there.
 - Not covered: limits in tokens per minute, and limits that several processes share.
 """
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import datetime
 import email.utils
-import functools
 import math
 import os
 import re
@@ -26,6 +26,9 @@ from typing import Any
 
 #: Where a gate begins: more than most runs have workers, so that nobody is slowed down before the endpoint has said so.
 FIRST_LIMIT = 64
+#: Where so few were too many, as many are tried again only after four answers. After each answer, an endpoint that takes one at a time
+#: would refuse every second request, and some request at all of its attempts.
+FEW = 4
 MOST_ATTEMPTS = 8
 #: Seconds before the second attempt, and at most before any.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
@@ -33,7 +36,8 @@ RETRIED = (408, 409, 425, 429)
 #: By the names of the classes, since two HTTP libraries have them.
 TIMEOUTS = ("ConnectTimeout", "ReadTimeout", "WriteTimeout", "PoolTimeout", "TimeoutException", "OutOfTime")
 NOT_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol", "LocalProtocolError")
-CONNECTION = ("TransportError", "CutShort", "ConnectionError")
+#: `DecodingError`: a compressed body that is not whole.
+CONNECTION = ("TransportError", "DecodingError", "CutShort", "ConnectionError")
 
 
 @dataclass(frozen=True)
@@ -60,22 +64,24 @@ class Gate:
         self._threshold = math.inf
 
     def enter(self) -> Ticket | Future[Ticket]:
-        """Return a ticket when there is room, else a future that will hold one; a future that is cancelled gives up its place."""
+        """Return a ticket when there is room, else a future that will hold one.
+
+        Who gives up cancels the future. Where that fails, it was given its ticket at the same moment, which is then to be given back.
+        """
         with self._lock:
             if self.under_way < int(self.limit) and not self._waiting:
                 return self._ticket()
             future: Future[Ticket] = Future()
             self._waiting.append(future)
-        # Its place goes to the next one; a future that holds its ticket already cannot be cancelled any more.
         return future
 
     def leave(self, ticket: Ticket, *, limited: bool = False, answered: bool = True) -> None:
         """Give a ticket back, and say whether the endpoint refused for its limit, or answered."""
         with self._lock:
+            self.answered |= limited or answered
             if limited:
                 self._back_off(ticket)
             elif answered:
-                self.answered = True
                 self._grow()
             self.under_way -= 1
             granted = list(self._admit())
@@ -102,17 +108,20 @@ class Gate:
     def _grow(self) -> None:
         # A limit that nobody reaches has not been tried, and says nothing about a higher one.
         if self.under_way >= int(self.limit):
-            self.limit += 1 if self.limit < self._threshold else 1 / self.limit
+            below = self._threshold - self.limit
+            if 0 < below <= 1 and self._threshold <= FEW:
+                self.limit += 1 / FEW
+            else:
+                self.limit += 1 if below > 0 else 1 / self.limit
 
 
 def gate(endpoint: str) -> Gate:
-    """Return the gate of this process for an endpoint."""
-    return _gate(os.getpid(), endpoint)
+    """Return the gate of this process for an endpoint; a process that was forked has its own."""
+    # Not functools.cache: two threads that come first at the same moment would get two gates.
+    return _gates.setdefault((os.getpid(), endpoint), Gate())
 
 
-@functools.cache
-def _gate(process: int, endpoint: str) -> Gate:
-    return Gate()
+_gates: dict[tuple[int, str], Gate] = {}
 
 
 @dataclass(frozen=True)
@@ -150,7 +159,7 @@ def of_status(status: int, headers: Mapping[str, str], answer: Any, now: datetim
 
 def _fatal(status: int, code: str) -> tuple[str, str] | None:
     if code == "insufficient_quota":
-        return "HTTP 429: the account has no credit left (insufficient_quota)", "add credit, or use the key of another account"
+        return f"HTTP {status}: the account has no credit left (insufficient_quota)", "add credit, or use the key of another account"
     if status in (401, 403):
         return f"HTTP {status}: the endpoint refuses the API key", "export OPENAI_API_KEY=... with a key of this endpoint"
     if status == 404:
@@ -168,12 +177,14 @@ def _code(answer: Any) -> str:
 def of_error(error: BaseException) -> Trouble:
     """Return what is wrong when there was no whole response."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    causes = list(_causes(error))
     not_sent = bool(names & set(NOT_SENT))
-    unreachable = next((text for one in causes if (text := _unreachable(one))), "") if not_sent else ""
-    if unreachable:
-        fix = "start the endpoint, or export OPENAI_BASE_URL=... with its address"
-        return Trouble("connection", True, fatal=unreachable, fix=fix, not_sent=True)
+    if unreachable := next(filter(None, map(_unreachable, _causes(error))), None) if not_sent else None:
+        return Trouble("connection", True, None, False, *unreachable, not_sent=True)
+    if "UnsupportedProtocol" in names:
+        fix = "export OPENAI_BASE_URL=https://... with the whole address"
+        return Trouble("connection", False, None, False, "the endpoint's address is neither http:// nor https://", fix, not_sent=True)
+    if "LocalProtocolError" in names:  # such as an API key with a line break: no attempt will be sent
+        return Trouble("crashed", False, not_sent=True)
     if names & set(TIMEOUTS) or isinstance(error, TimeoutError):
         return Trouble("timeout", "ReadTimeout" not in names and "OutOfTime" not in names, billed=not not_sent, not_sent=not_sent)
     if names & set(CONNECTION) or isinstance(error, OSError):
@@ -181,20 +192,27 @@ def of_error(error: BaseException) -> Trouble:
     return Trouble("crashed", False, billed=True)
 
 
-def _unreachable(error: BaseException) -> str:
-    if isinstance(error, ConnectionRefusedError) or "connection refused" in str(error).lower():
-        return "the connection is refused: nothing listens at the endpoint's address"
-    if type(error).__name__ == "gaierror" or "name or service not known" in str(error).lower():
-        return "the endpoint's host is not known"
-    return ""
+def _unreachable(error: BaseException) -> tuple[str, str] | None:
+    fix, text = "start the endpoint, or export OPENAI_BASE_URL=... with its address", str(error).lower()
+    if isinstance(error, ConnectionRefusedError) or "connection refused" in text:
+        return "the connection is refused: nothing listens at the endpoint's address", fix
+    if type(error).__name__ == "gaierror" or "name or service not known" in text:
+        return "the endpoint's host is not known", fix
+    if type(error).__name__ == "SSLCertVerificationError":
+        return "the endpoint's certificate is not trusted", "export SSL_CERT_FILE=... with the certificate of whoever signed it"
+    return None
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what led to it; a host with several addresses has a group of errors, one for each."""
     seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
+    left: list[BaseException | None] = [error]
+    while left:
+        one = left.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            left += [one.__context__, one.__cause__, *(one.exceptions if isinstance(one, BaseExceptionGroup) else ())]
 
 
 def cut_body() -> Trouble:
@@ -212,9 +230,10 @@ def may_retry(trouble: Trouble, attempt: int, answered: bool) -> bool:
 def pause_s(attempt: int, trouble: Trouble, random: Callable[[], float]) -> float:
     """Return the seconds before the next attempt: what the endpoint asked for and up to a tenth more, else exponential with jitter.
 
+    Who asks for 0 seconds, or for a time that has passed on this machine's clock, has not said how long: all attempts would be over at once.
     Source: M. Brooker, "Exponential backoff and jitter", AWS Architecture Blog, 2015 ("equal jitter").
     """
-    if trouble.wait_s is not None:
+    if trouble.wait_s:
         return trouble.wait_s * (1 + random() / 10) + random() / 100
     longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (attempt - 1))
     return longest * (1 + random()) / 2
