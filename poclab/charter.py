@@ -158,9 +158,12 @@ def _check_prices(prices: Any, path: Path) -> None:
 
 def _check_day(key: str, day: Any, path: Path) -> None:
     try:
-        datetime.date.fromisoformat(day)
+        # Read back, since a day by its week, or without hyphens, would not sort among the others.
+        is_day = datetime.date.fromisoformat(day).isoformat() == day
     except (TypeError, ValueError):
-        raise InputError(f"{path}: {key} is a day, found {day!r}", fix="write it as 2026-11-23") from None
+        is_day = False
+    if not is_day:
+        raise InputError(f"{path}: {key} is a day, found {day!r}", fix="write it as 2026-11-23")
 
 
 def _check_days(data: Mapping[str, Any], path: Path) -> None:

@@ -284,14 +284,21 @@ def test_a_charter_may_give_prices(tmp_path):
         ("on: 2026-11-23, ", "", "prices: my-model: on is missing"),
         ("on: 2026-11-23", "on: last week", "prices: my-model: on is a day, found 'last week'\n  fix: write it as 2026-11-23"),
         ("on: 2026-11-23", "on: 7", "prices: my-model: on is a day, found 7"),
+        ("on: 2026-11-23", "on: '2026-02-30'", "prices: my-model: on is a day, found '2026-02-30'"),
+        ("on: 2026-11-23", "on: 2026-W48-1", "prices: my-model: on is a day, found '2026-W48-1'"),
+        ("on: 2026-11-23", "on: '20261123'", "prices: my-model: on is a day, found '20261123'"),
+        ("on: 2026-11-23", "on: 2026-11-23 10:00:00", "prices: my-model: on is a day, found '2026-11-23T10:00:00'"),
         ("input: 2.5", "input: '2.5'", "input is dollars per million tokens, found '2.5'"),
         ("input: 2.5", "input: true", "input is dollars per million tokens, found True"),
         ("output: 10", "output: -1", "output is dollars per million tokens, found -1"),
+        ("output: 10", "output: 1000001", "output is dollars per million tokens, found 1000001"),
+        ("output: 10", "output: [10]", r"output is dollars per million tokens, found \[10\]"),
         ("cached_input: 1.25", "cached_input:", "cached_input is dollars per million tokens, found None"),
         ("output: 10", "output: .inf", "charter.yaml.prices.my-model.output: inf"),
         ("output: 10", "outptu: 10", r"prices: my-model: unknown key 'outptu'\n  fix: did you mean 'output'\?"),
         ("source: the contract", "source: [a]", r"prices: my-model: source is a text, found \['a'\]"),
         (f"{{{PRICE}}}", "2.5", "prices: my-model: found 2.5\n  fix: prices: {my-model: "),
+        (f"{{{PRICE}}}", "", "prices: my-model: found None\n  fix: prices: {my-model: "),
         (f"{{my-model: {{{PRICE}}}}}", "[2.5]", r"prices are given by model, found \[2.5\]"),
     ],
 )
@@ -299,3 +306,22 @@ def test_a_price_that_is_none_is_refused(tmp_path, old, new, words):
     """A budget is kept by it: it has a unit, both directions and a day."""
     with pytest.raises(InputError, match=words):
         Charter.load(charter(tmp_path, f"prices: {{my-model: {{{PRICE}}}}}".replace(old, new, 1)))
+
+
+def test_the_prices_that_an_error_shows_can_be_pasted(tmp_path):
+    """The fix is a charter that loads."""
+    with pytest.raises(InputError) as caught:
+        Charter.load(charter(tmp_path, "prices: 3"))
+
+    assert Charter.load(charter(tmp_path, caught.value.fix)).prices["my-model"] | {"source": ""} == {
+        "input": 1.0,
+        "output": 4.0,
+        "on": "2026-11-23",
+        "source": "",
+    }
+
+
+@pytest.mark.parametrize("text", ["prices:", "prices: {}", "owner: Ada"])
+def test_a_charter_needs_no_prices(tmp_path, text):
+    """Those of the published lists hold then."""
+    assert Charter.load(charter(tmp_path, text)).prices == {}
