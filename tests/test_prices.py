@@ -96,6 +96,30 @@ def test_a_part_is_not_larger_than_the_whole():
     assert usage_of({"usage": details}, CHAT) == Usage()
 
 
+WORDS = ["prompt_tokens", "completion_tokens", "input_tokens", "output_tokens", "total_tokens", "cached_tokens", "reasoning_tokens"]
+DETAILS = ["prompt_tokens_details", "completion_tokens_details", "input_tokens_details", "output_tokens_details"]
+ODD = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.integers(0, 2 * 10**9), st.integers(10**300, 10**400), st.floats(), st.text(max_size=2)
+)
+ODDER = st.one_of(ODD, st.lists(ODD, max_size=2), st.dictionaries(st.sampled_from(WORDS), ODD, max_size=4))
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.dictionaries(st.sampled_from([*WORDS, *DETAILS]), ODDER) | ODDER, st.sampled_from([*LIMITS]))
+def test_any_usage_is_counts_or_unknown_and_never_a_credit(usage, path):
+    """Whatever an endpoint reports: whole numbers, each part within its whole, and a finite cost of at least 0 only where both are known."""
+    found = usage_of({"usage": usage}, path)
+    counts = (found.tokens_in, found.tokens_out, found.tokens_cached, found.tokens_reasoning)
+
+    assert all(one is None or (type(one) is int and 0 <= one <= 10**9) for one in counts)
+    assert found.tokens_cached is None or found.tokens_cached <= found.tokens_in
+    assert found.tokens_reasoning is None or found.tokens_reasoning <= found.tokens_out
+    for model, url in (("mine", HERE), ("gpt-4o", OPENAI), ("gemini-2.5-pro", GOOGLE)):
+        cost = cost_of(model, url, found, OWN)
+        assert (cost is None) == (found.tokens_in is None or found.tokens_out is None)
+        assert cost is None or 0 <= cost.usd < 1e6
+
+
 # --- cost
 
 
@@ -183,6 +207,16 @@ def test_a_price_is_that_of_the_host_that_was_asked(model, endpoint):
 def test_the_path_and_the_port_of_a_host_do_not_matter(endpoint):
     """It is the same provider, or one that sells the same models."""
     assert cost_of("gpt-4o", endpoint, Usage(1000, 100), {}).usd == 0.0035
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_who_only_looks_like_a_provider_has_no_price(endpoint):
+    """A host that begins with the provider's or holds it, a gateway that names it in its path, and a user of that name."""
+    host, model = endpoint.removeprefix("https://").split("/")[0], next(model for model, url in priced() if url == endpoint)
+    others = [f"{host}.example", f"{host}-example.org", f"not{host}.example", f"gateway.example/{host}", f"{host}@gateway.example"]
+
+    assert cost_of(model, endpoint, Usage(10, 10), {}) is not None
+    assert {other: cost_of(model, f"https://{other}/v1", Usage(10, 10), {}) for other in others} == dict.fromkeys(others)
 
 
 def test_a_model_that_is_listed_without_a_price_has_none():
@@ -456,3 +490,24 @@ def test_no_cost_by_the_charter_exceeds_its_bound(into, out, cached_input, token
 
     usage = Usage(tokens_in, tokens_out, data.draw(st.integers(0, tokens_in)))
     assert cost_of("mine", HERE, usage, own).usd <= bound_usd("mine", HERE, CHAT, chat(), own)
+
+
+@functools.cache
+def embedding():
+    """Every model of the data that has a price for input at one of the endpoints, whether or not it answers in words."""
+    from genai_prices.data import providers
+
+    names = {model.id for who in providers for model in who.models}
+    return [(model, url) for url in ENDPOINTS for model in sorted(names) if cost_of(model, url, Usage(1, 0), {})]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_no_cost_of_an_embedding_exceeds_its_bound(data):
+    """Nothing is put out; the input is one text, several, or numbers of tokens."""
+    model, url = data.draw(st.sampled_from(embedding()))
+    text = st.text(max_size=20) | st.lists(st.text(max_size=5), max_size=3) | st.lists(st.integers(0, 10**5), max_size=5)
+    body = {"model": model, "input": data.draw(text)}
+    usage = usage_of({"usage": {"prompt_tokens": data.draw(st.integers(0, size(body)))}}, "/embeddings")
+
+    assert 0 <= cost_of(model, url, usage, {}).usd <= bound_usd(model, url, "/embeddings", body, {})
