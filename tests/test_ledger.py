@@ -133,7 +133,7 @@ def ask(key):
     while True:
         found = ledger.claim(key)
         if isinstance(found, Claim):
-            print("called", key)
+            sys.stdout.write(f"called {key}\\n")  # in one piece
             ledger.record(found, Entry(key, "http://e", "/chat/completions", "m", {}, 200, {}, key.encode(), 0.1, "2026-11-25T18:00:00+00:00"))
         elif found:
             assert found.content == key.encode() and found.generation == 0
@@ -183,7 +183,7 @@ def test_a_fork_in_the_middle_harms_nobody(path):
     code = """
 import os, threading
 from poclab.ledger import Entry
-ledger, stop = Ledger.open(sys.argv[1]), threading.Event()
+ledger, stop, counts = Ledger.open(sys.argv[1]), threading.Event(), []
 def one(key):
     return Entry(key, "http://e", "/chat/completions", "m", {}, 200, {}, b"x", 0.1, "2026-11-25T18:00:00+00:00")
 def keep(start):
@@ -192,7 +192,7 @@ def keep(start):
         key = f"{start + count:064x}"
         ledger.record(ledger.claim(key), one(key))
         count += 1
-    print(count, flush=True)
+    counts.append(count)
 threads = [threading.Thread(target=keep, args=[number << 32]) for number in (1, 2)]
 [thread.start() for thread in threads]
 held = ledger.claim("f" * 64)
@@ -207,6 +207,7 @@ for number in range(10, 15):
 stop.set()
 [thread.join() for thread in threads]
 ledger.record(held, one("f" * 64))
+print(*counts)
 """
     counts = [int(count) for count in said_by(code, path).split()]
 
@@ -399,6 +400,19 @@ def test_a_damaged_ledger_is_refused_and_not_touched(path, harm):
     with pytest.raises(StoreError, match="ledger is damaged: .*\n.*`poclab ledger --recover`"):
         Ledger.open(path)
     assert path.read_bytes() == before
+
+
+def test_an_answer_whose_bytes_changed_is_not_replayed(path):
+    """What only the answer's own checksum can tell is told when it is read."""
+    content = bytes(range(256))
+    recorded(Ledger.open(path), entry(content=content))
+    with sqlite3.connect(path) as other:
+        other.execute("UPDATE entries SET content = CAST(substr(content, 1, 100) || x'00' || substr(content, 102) AS BLOB)")
+    other.close()
+
+    for ask in (lambda: Ledger.open(path).find(KEY), lambda: Ledger.open(path).claim(KEY), lambda: Ledger.open(path).page()):
+        with pytest.raises(StoreError, match="ledger is damaged: .*\n.*`poclab ledger --recover`"):
+            ask()
 
 
 def test_a_database_of_somebody_else_is_refused(path):

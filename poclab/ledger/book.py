@@ -49,11 +49,15 @@ class Ledger:
         """
         real = os.path.realpath(path)
         ledger = _ledgers.get(real)
-        if ledger is not None and ledger.store.moved:
-            _ledgers.pop(real, None)
+        if ledger is not None and not ledger.store.moved:
+            return ledger
+        if ledger is not None and _ledgers.pop(real, None) is ledger:
             ledger.store.close()
-            ledger = None
-        return ledger or _ledgers.setdefault(real, cls(Path(real)))
+        mine = cls(Path(real))
+        ledger = _ledgers.setdefault(real, mine)
+        if ledger is not mine:  # another thread was first
+            mine.store.close()
+        return ledger
 
     def find(self, key: str, generation: int | None = None) -> Entry | None:
         """Return the oldest answer to a key, or that of one generation."""
@@ -81,12 +85,14 @@ class Ledger:
             rows = connection.execute(
                 f"SELECT id, {', '.join(COLUMNS)} FROM entries WHERE id > ? ORDER BY id LIMIT ?", [after, size]
             ).fetchall()
-        return [Entry.of(row[1:]) for row in rows], rows[-1][0] if rows else after
+        with self.store.failing():
+            return [Entry.of(row[1:]) for row in rows], rows[-1][0] if rows else after
 
     def _entries(self, where: str, values: list[str | int | None]) -> list[Entry]:
         with self.store.reading() as connection:
             rows = connection.execute(f"{_SELECT} {where}", values).fetchall()
-        return [Entry.of(row) for row in rows]
+        with self.store.failing():
+            return [Entry.of(row) for row in rows]
 
     def claim(self, key: str, *, again: bool = False) -> Entry | Claim | None:
         """Return the answer to a key, unless it is to be asked `again`; else the right to ask; None while somebody else asks."""
