@@ -59,6 +59,8 @@ ADDING = (
     "web_search_options",
 )
 TIERS = (None, "auto", "default", "flex")
+#: Models that search by themselves, by their names; the list prices the searches of few of them.
+SEARCHING = re.compile(r"\bsearch\b|\bonline\b|deep-research|\bsonar\b", re.IGNORECASE)
 WITHOUT_BUDGET = "leave it out, or run without max_cost_usd"
 
 
@@ -155,6 +157,11 @@ def bound_usd(model: str, endpoint: str, path: str, body: Mapping[str, Any], own
         raise InputError(
             f"model {model!r} at {endpoint} has no price: a budget cannot be kept",
             fix=f"add to charter.yaml, in dollars per million tokens: prices: {{{json.dumps(model)}: {given}}}",
+        )
+    # Whoever gives a price in the charter answers for it.
+    if model not in own and SEARCHING.search(model) and not all(vars(price).get("requests_kcount") for price in prices):
+        raise InputError(
+            f"a budget cannot bound what the searches of {model!r} cost", fix="take another model, or run without max_cost_usd"
         )
     return max(_most_usd(price, tokens_in, tokens_out) for price in prices)
 

@@ -386,6 +386,25 @@ def test_what_its_bytes_do_not_bound_is_refused(more, words):
     assert caught.value.fix == "leave it out, or run without max_cost_usd"
 
 
+@pytest.mark.parametrize(
+    ("model", "endpoint"),
+    [
+        ("gpt-4o-search-preview", OPENAI),
+        ("gpt-4o-mini-search-preview-2025-03-11", OPENAI),
+        ("gpt-5-search-api", OPENAI),
+        ("o3-deep-research", OPENAI),
+        ("perplexity/sonar", "https://openrouter.ai/api/v1"),
+    ],
+)
+def test_a_model_that_searches_by_itself_is_refused(model, endpoint):
+    """Each request of it is charged for a search, which the listed price of tokens does not hold; whoever prices it may use it."""
+    with pytest.raises(InputError, match=f"a budget cannot bound what the searches of '{model}' cost(.|\n)*fix: take another model"):
+        bound_usd(model, endpoint, CHAT, chat(model=model), {})
+
+    assert bound_usd(model, endpoint, CHAT, chat(model=model), {model: OWN["plain"]}) > 0
+    assert bound_usd("research-7b", HERE, CHAT, chat(), {"research-7b": OWN["plain"]}) > 0
+
+
 def test_a_stored_prompt_and_an_unknown_path_are_refused():
     """On `/responses` a prompt is a reference; on `/completions` it is the text itself."""
     with pytest.raises(InputError, match="what 'prompt', a stored text, costs"):
@@ -438,13 +457,24 @@ def now_of(model, minutes=0):
     return model.get_prices(datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=minutes))
 
 
+def bounded(model, url, path):
+    """Whether a budget takes the model: not one that searches by itself."""
+    try:
+        return bound_usd(model, url, path, {"max_tokens": 1}, {}) > -1
+    except InputError as error:
+        assert "searches" in error.message
+        return False
+
+
 @functools.cache
 def priced():
     """Every model of the data that a chat at one of the endpoints has a price for."""
     from genai_prices.data import providers
 
     names = {model.id for who in providers for model in who.models}
-    return [(model, url) for url in ENDPOINTS for model in sorted(names) if cost_of(model, url, Usage(1, 1), {})]
+    return [
+        (model, url) for url in ENDPOINTS for model in sorted(names) if cost_of(model, url, Usage(1, 1), {}) and bounded(model, url, CHAT)
+    ]
 
 
 def test_many_models_have_a_price():
@@ -498,7 +528,8 @@ def embedding():
     from genai_prices.data import providers
 
     names = {model.id for who in providers for model in who.models}
-    return [(model, url) for url in ENDPOINTS for model in sorted(names) if cost_of(model, url, Usage(1, 0), {})]
+    found = [(model, url) for url in ENDPOINTS for model in sorted(names) if cost_of(model, url, Usage(1, 0), {})]
+    return [(model, url) for model, url in found if bounded(model, url, "/embeddings")]
 
 
 @settings(max_examples=200, deadline=None)
