@@ -20,7 +20,7 @@ from typing import Any
 from poclab.charter import Charter, Criterion
 from poclab.errors import FrozenError, InputError, printable
 from poclab.files import plain
-from poclab.report import QUANTILES, Report, form_of
+from poclab.report import QUANTILES, Report, counts_text, form_of
 from poclab.stats import Estimate, cases_for_quantile, cases_to_reach, cases_until, edges, independent_difference
 from poclab.tables import html_table, text_table
 
@@ -154,6 +154,9 @@ class Decision:
         run = f", run {report.run_id}" if report.run_id else ""
         yield "version", f"{report.version.name} ({report.version.digest[:12]}){run}"
         yield "cases", f"edition {report.edition}, lock {report.lock_digest[:12]}{f'; {self.lineage}' if self.lineage else ''}"
+        for one in self.reports:
+            retried = f"; {one.retried} were asked again because the endpoint had failed them" if one.retried else ""
+            yield f"outcomes on {one.split or 'all'}", f"{counts_text(one.outcomes)}{retried}"
         yield "looks at test", _looks(self.looks)
         yield "dev-test gap", _gap(self.gap, self.reports)
         yield "time box", _timebox(self.charter, self.today)

@@ -52,6 +52,8 @@ MODE, BUDGET = "POCLAB_MODE", "POCLAB_BUDGET"
 KEPT = ("content-type", "x-request-id")
 #: How often, in seconds, somebody looks again for an answer, or for room in a budget, that another process has in hand.
 LOOK_AGAIN = 0.02
+#: How long, in seconds, a request waits for room before it looks whether others hang.
+PATIENCE_S = 0.25
 
 log = logging.getLogger("poclab")
 
@@ -72,9 +74,9 @@ class Read:
 
 @dataclass(frozen=True)
 class Wait:
-    """Wait so many seconds at most, or until there is a ticket."""
+    """Wait so many seconds, or until there is a ticket, which is the answer; None if there was none in time."""
 
-    seconds: float | None
+    seconds: float
     ticket: Future[Any] | None = None
 
 
@@ -410,7 +412,7 @@ class Exchange:
         entered = limits.gate(self.endpoint).enter()
         if isinstance(entered, Future):
             try:
-                entered = yield Wait(self._time_left(), entered)
+                entered = yield from self._admitted(entered)
             except BaseException:
                 if not entered.cancel():  # it was given at the same moment
                     self.ticket = entered.result()
@@ -421,6 +423,12 @@ class Exchange:
             while (reservation := self.ledger.reserve(self.budget, most_usd)) is None:
                 yield Wait(min(LOOK_AGAIN, self._time_left()))
             self.reservation = reservation
+
+    def _admitted(self, future: Future[Any]) -> Generator[Any, Any, Any]:
+        while True:
+            if (ticket := (yield Wait(min(PATIENCE_S, self._time_left()), future))) is not None:
+                return ticket
+            limits.gate(self.endpoint).give_away()
 
     def _exit(self) -> None:
         limited = self.trouble is not None and self.trouble.kind == "rate_limited"

@@ -18,6 +18,7 @@ import math
 import os
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -26,6 +27,8 @@ from typing import Any
 
 #: Where a gate begins: more than most runs have workers, so that nobody is slowed down before the endpoint has said so.
 FIRST_LIMIT = 64
+#: A request under way for longer than this, and than so many times the slowest answer of late, hangs: its place is given away.
+HANGING_S, TIMES_SLOWEST = 1.0, 4
 #: Where so few were too many, as many are tried again only after four answers. After each answer, an endpoint that takes one at a time
 #: would refuse every second request, and some request at all of its attempts.
 FEW = 4
@@ -57,6 +60,9 @@ class Gate:
         self.answered = False
         self._lock = threading.Lock()
         self._waiting: deque[Future[Ticket]] = deque()
+        #: When each request that is counted was let in, by its number; and how long answers took of late, at most.
+        self._since: dict[int, float] = {}
+        self._slowest_s = 0.0
         self._numbers = 0
         #: Requests up to this number were let in before the last backing off.
         self._backed_off_at = 0
@@ -83,7 +89,25 @@ class Gate:
                 self._back_off(ticket)
             elif answered:
                 self._grow()
-            self.under_way -= 1
+            if (since := self._since.pop(ticket.number, None)) is not None:  # else its place was given away
+                self.under_way -= 1
+                if answered and not limited:
+                    self._slowest_s = max(0.9 * self._slowest_s, time.monotonic() - since)
+            granted = list(self._admit())
+        for future, one in granted:
+            future.set_result(one)
+
+    def give_away(self) -> None:
+        """Let somebody else in for each request that hangs: at a low limit a few of them would hold up all others.
+
+        Whoever has waited for a while calls it.
+        """
+        with self._lock:
+            patience_s = max(HANGING_S, TIMES_SLOWEST * self._slowest_s)
+            now = time.monotonic()
+            for number in [number for number, since in self._since.items() if now - since > patience_s]:
+                del self._since[number]
+                self.under_way -= 1
             granted = list(self._admit())
         for future, one in granted:
             future.set_result(one)
@@ -97,6 +121,7 @@ class Gate:
     def _ticket(self) -> Ticket:
         self.under_way += 1
         self._numbers += 1
+        self._since[self._numbers] = time.monotonic()
         return Ticket(self._numbers)
 
     def _back_off(self, ticket: Ticket) -> None:

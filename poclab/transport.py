@@ -120,7 +120,7 @@ def adapter(http: ModuleType) -> type:
             try:
                 return step.ticket.result(step.seconds)
             except FutureTimeout:
-                raise OutOfTime("the endpoint had no room for this request in time") from None
+                return None
 
         async def handle_async_request(self, request: Any) -> Any:
             exchange = begin(request, self.mode)
@@ -149,10 +149,9 @@ def adapter(http: ModuleType) -> type:
                     await step.response.aclose()
             if step.ticket is None:
                 return await asyncio.sleep(step.seconds)
-            try:
-                return await asyncio.wait_for(asyncio.wrap_future(step.ticket), step.seconds)
-            except TimeoutError:
-                raise OutOfTime("the endpoint had no room for this request in time") from None
+            # Not `wait_for`, which would cancel what is still waited for.
+            ended, _ = await asyncio.wait([asyncio.wrap_future(step.ticket)], timeout=step.seconds)
+            return ended.pop().result() if ended else None
 
         def close(self) -> None:
             self.network.close()

@@ -602,3 +602,10 @@ def test_what_became_of_the_held_out_cases_stands_beside_the_verdict():
 
     assert told["cases"].endswith("; since edition 1: 1 of 3 held-out cases removed, 1 changed, 1 added")
     assert Lock(1, cases(q1="a"), "2026-11-25").since_first() == ""
+
+
+def test_what_became_of_the_cases_and_how_many_were_asked_again_is_told():
+    """Nine of fifty wrong; three cases had a second try because the endpoint had failed them: whoever decides must know."""
+    facts = dict(weigh(charter(MET), [dataclasses.replace(scored(41, 50), retried=3)]).facts())
+
+    assert facts["outcomes on test"] == "ok 41, wrong 9; 3 were asked again because the endpoint had failed them"

@@ -684,3 +684,42 @@ def test_a_run_of_fewer_cases_stops_after_these(cases):
         breaker.take("a", "b")
 
     assert breaker.tripped == ("a", "b")
+
+
+def test_requests_that_hang_do_not_hold_up_the_others(monkeypatch):
+    """At a limit of 1, one hangs: after a second its place is given away, and when it ends after all, nothing is counted twice."""
+    moment = [100.0]
+    monkeypatch.setattr(limits.time, "monotonic", lambda: moment[0])
+    gate, (refused,) = full(1)
+    gate.leave(refused, limited=True)
+    hanging, waiting = gate.enter(), gate.enter()
+
+    moment[0] += 0.9
+    gate.give_away()
+    assert not waiting.done()
+    moment[0] += 0.2
+    gate.give_away()
+    assert waiting.done()
+    gate.leave(hanging, answered=False)
+    assert gate.under_way == 1
+    gate.leave(waiting.result())
+    assert gate.under_way == 0
+
+
+def test_a_slow_endpoint_is_not_taken_for_a_hanging_one(monkeypatch):
+    """An answer took 10 seconds: only what takes four times as long hangs."""
+    moment = [100.0]
+    monkeypatch.setattr(limits.time, "monotonic", lambda: moment[0])
+    gate, (ticket,) = full(1)
+    moment[0] += 10
+    gate.leave(ticket)
+    gate.limit = 1.0
+    gate.enter()
+    waiting = gate.enter()
+
+    moment[0] += 39
+    gate.give_away()
+    assert not waiting.done()
+    moment[0] += 2
+    gate.give_away()
+    assert waiting.done()

@@ -198,7 +198,10 @@ def _results(evidence: Evidence) -> Iterator[Block]:
             for name in report.score_names
             if report.unscored(name)
         ]
-        yield Table(("metric", "value", "95% interval", "n"), [*rows, *lost, ("failed", report.failed, "", len(report.results))])
+        counts = [("failed", report.failed, "", len(report.results))]
+        counts += [(f"outcome: {name}", count, "", len(report.results)) for name, count in report.outcomes.items() if count]
+        counts += [("asked again", report.retried, "", len(report.results))] if report.retried else []
+        yield Table(("metric", "value", "95% interval", "n"), [*rows, *lost, *counts])
         by_tag = _by_tag(evidence, split, report)
         if by_tag:
             yield Heading(f"By tag, on {split}", level=3)
@@ -450,6 +453,8 @@ def _words(evidence: Evidence) -> Iterator[Block]:
         "95% interval": "a range that holds the number for all cases of this kind in 95 of 100 such studies; open: no edge can be given",
         "p50, p95": "half of the requests, and 95 of 100, were answered within this time",
         "failed": "cases on which the system crashed, ran out of time, or gave no usable answer",
+        "outcome": "what became of a case: ok, or why not; timeout, rate_limited, connection, server_error and budget gave no answer",
+        "asked again": "cases that the endpoint, not the system, had failed, and that got a second try",
         "better, worse": "the difference is more than chance among all trials that were started; cannot tell: it is not, with so few cases",
     }
     yield Table(("word", "meaning"), list(words.items()))
