@@ -431,8 +431,10 @@ class Exchange:
             limits.gate(self.endpoint).give_away()
 
     def _exit(self) -> None:
+        gate = limits.gate(self.endpoint)
+        gate.answered |= self.status > 0
         limited = self.trouble is not None and self.trouble.kind == "rate_limited"
-        limits.gate(self.endpoint).leave(self.ticket, limited=limited, answered=self.trouble is None)
+        gate.leave(self.ticket, limited=limited, answered=self.trouble is None)
         self.ticket = None
 
     def _write_off(self) -> None:

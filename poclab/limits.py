@@ -29,6 +29,8 @@ from typing import Any
 FIRST_LIMIT = 64
 #: A request under way for longer than this, and than so many times the slowest answer of late, hangs: its place is given away.
 HANGING_S, TIMES_SLOWEST = 1.0, 4
+#: The same before any answer has shown how long one takes.
+HANGING_AT_FIRST_S = 15.0
 #: Where so few were too many, as many are tried again only after four answers. After each answer, an endpoint that takes one at a time
 #: would refuse every second request, and some request at all of its attempts.
 FEW = 4
@@ -103,7 +105,7 @@ class Gate:
         Whoever has waited for a while calls it.
         """
         with self._lock:
-            patience_s = max(HANGING_S, TIMES_SLOWEST * self._slowest_s)
+            patience_s = max(HANGING_S, TIMES_SLOWEST * self._slowest_s) if self._slowest_s else HANGING_AT_FIRST_S
             now = time.monotonic()
             for number in [number for number, since in self._since.items() if now - since > patience_s]:
                 del self._since[number]

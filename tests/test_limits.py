@@ -690,8 +690,10 @@ def test_requests_that_hang_do_not_hold_up_the_others(monkeypatch):
     """At a limit of 1, one hangs: after a second its place is given away, and when it ends after all, nothing is counted twice."""
     moment = [100.0]
     monkeypatch.setattr(limits.time, "monotonic", lambda: moment[0])
-    gate, (refused,) = full(1)
-    gate.leave(refused, limited=True)
+    gate, (answered,) = full(1)
+    moment[0] += 0.1
+    gate.leave(answered)
+    gate.leave(gate.enter(), limited=True)
     hanging, waiting = gate.enter(), gate.enter()
 
     moment[0] += 0.9
