@@ -13,7 +13,7 @@ import json
 import time
 import traceback
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -85,9 +85,10 @@ class Plan:
         timeout_s: float = 60.0,
         mode: str | None = None,
         budget: str | None = None,
+        redact: Callable[[str], str] | None = None,
     ) -> None:
         self.system, self.test_set, self.scorers, self.repeats, self.traces = system, test_set, scorers, repeats, traces
-        self.timeout_s = timeout_s
+        self.timeout_s, self.redact = timeout_s, redact
         self.version = Version.from_json(conceal_json(version.to_json()))
         self.poc = test_set.poc
         charter = self.poc / CHARTER if self.poc else None

@@ -62,6 +62,7 @@ def evaluate(
     max_cost_usd: float | None = None,
     mode: str | None = None,
     retry_failed: bool = False,
+    redact: Callable[[str], str] | None = None,
 ) -> Report:
     """Ask a system every case, score the replies, and record the whole as one MLflow run.
 
@@ -74,7 +75,8 @@ def evaluate(
     What was answered before is replayed from the POC's ledger: `mode` is `auto`, `live` (ask all again) or `replay` (ask nothing).
     With `max_cost_usd` no call begins that could pass it; then the report is partial, and the same call goes on from there.
     `retry_failed` takes the results of this version's last run, and asks only for what was not asked or what the endpoint failed
-    (`rate_limited`, `connection`, `server_error`, `budget`).
+    (`rate_limited`, `connection`, `server_error`, `budget`). `redact` is applied to every text of the traces that are stored, such
+    as to take personal data out of them; replies in the report and answers in the ledger stay as they are.
 
     Raises:
         InputError: something about the arguments, before any case is asked.
@@ -99,7 +101,9 @@ def evaluate(
         ).save(folder)
         raise projection.Projected
     budget = _budget(test_set.poc, max_cost_usd)
-    plan = Plan(system, test_set, scorers, version, repeats=repeats, traces=traces, timeout_s=timeout_s, mode=mode, budget=budget)
+    plan = Plan(
+        system, test_set, scorers, version, repeats=repeats, traces=traces, timeout_s=timeout_s, mode=mode, budget=budget, redact=redact
+    )
     earlier = _earlier(plan) if retry_failed else None
     if test_set.poc:
         Ledger.open(test_set.poc / LEDGER)  # an answer that cannot be kept is not asked for

@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TextIO
@@ -93,7 +93,9 @@ class Recording:
 
     def add(self, record: dict[str, Any]) -> None:
         if self.records:
-            self.records.write(json.dumps(conceal_json(json.loads(_line(record))), ensure_ascii=False) + "\n")
+            plain = conceal_json(json.loads(_line(record)))
+            kept = _redacted(plain, self.plan.redact) if self.plan.redact else plain
+            self.records.write(json.dumps(kept, ensure_ascii=False) + "\n")
             self.records.flush()
 
     def finish(self, report: Report) -> tuple[Report, Path | None]:
@@ -206,6 +208,26 @@ def _line(record: Mapping[str, Any]) -> str:
         return json.dumps(record, ensure_ascii=False, default=repr)
     except (TypeError, ValueError, RecursionError):  # a system may put anything into its steps: a tuple as a key, a list that holds itself
         return json.dumps({**record, "steps": [_told(step) for step in record["steps"]]}, ensure_ascii=False, default=repr)
+
+
+def _redacted(record: dict[str, Any], redact: Callable[[str], str]) -> dict[str, Any]:
+    """Return a record with every text that came from a case, the system or an endpoint as the user's function leaves it."""
+
+    def one(value: Any) -> Any:
+        if isinstance(value, str):
+            try:
+                found = redact(value)
+            except Exception as error:  # what cannot be redacted must not be kept
+                return f"(not kept: the redaction raised {type(error).__name__})"
+            return found if isinstance(found, str) else f"(not kept: the redaction returned {type(found).__name__})"
+        if isinstance(value, dict):
+            return {key: one(item) for key, item in value.items()}
+        return [one(item) for item in value] if isinstance(value, list) else value
+
+    texts = {name: one(record[name]) for name in ("error", "inputs", "expected", "outputs")}
+    scores = {name: {**score, "answer": one(score["answer"]), "reason": one(score["reason"])} for name, score in record["scores"].items()}
+    steps = [{**step, **{name: one(step[name]) for name in ("inputs", "outputs", "error")}} for step in record["steps"]]
+    return {**record, **texts, "scores": scores, "steps": steps}
 
 
 def _told(step: Mapping[str, Any]) -> dict[str, Any]:
