@@ -135,6 +135,8 @@ class Exchange:
         self.ticket: Any = None
         self.trouble: Trouble | None = None
         self.status, self.headers, self.chunks = 0, {}, []
+        #: What was read, and of how much.
+        self.read: tuple[Any, answers.Reading] | None = None
         #: The end of what has come of a stream, and whether its last event has begun.
         self.tail, self.ending = b"", False
         self.attempts = self.lost = 0
@@ -219,10 +221,7 @@ class Exchange:
         if self.status // 100 == 3:  # another request follows, and that one's answer counts
             self.context.give_up(self.request, self.occurrence)
             return
-        if error is None:
-            reading = answers.read(self.status, self.content, is_stream=self.is_stream)
-        else:
-            reading = answers.Reading(None, f"{type(error).__name__}: {error}")
+        reading = self._read() if error is None else answers.Reading(None, f"{type(error).__name__}: {error}")
         if reading.answer is None and self.entry is None:
             self.context.give_up(self.request, self.occurrence)
         call = self._call(reading.answer)
@@ -310,7 +309,7 @@ class Exchange:
     def _record(self) -> None:
         """Make the answer durable; it may be used from then on."""
         self.last = time.perf_counter()
-        reading = answers.read(self.status, self.content, is_stream=self.is_stream)
+        reading = self._read()
         unread = reading.answer is None and not self.is_stream
         if self.ledger is None or self.claim is None or self.status // 100 != 2 or unread or (reading.problem and reading.answer):
             return
@@ -375,7 +374,7 @@ class Exchange:
 
     def _attempt(self) -> Generator[Any, Any, tuple[Answer | None, BaseException | None]]:
         """Ask once: return the answer or the error, and leave in `trouble` what is wrong with it."""
-        self.trouble, self.status, self.chunks = None, 0, []
+        self.trouble, self.status, self.chunks, self.read = None, 0, [], None
         if self.offline:
             self.started = time.perf_counter()
             answer = self._answered_offline()
@@ -402,10 +401,10 @@ class Exchange:
         return self._whole(), error
 
     def _trouble(self) -> Trouble | None:
-        answer = answers.parsed(self.content)
-        found = limits.of_status(self.status, self.headers, answer, datetime.datetime.now(datetime.UTC))
-        is_json = "json" in self.headers.get("content-type", "json")
-        return limits.cut_body() if found is None and self.status // 100 == 2 and answer is None and is_json else found
+        if self.status // 100 == 2:
+            is_json = "json" in self.headers.get("content-type", "json")
+            return limits.cut_body() if is_json and self._read().answer is None and answers.parsed(self.content) is None else None
+        return limits.of_status(self.status, self.headers, answers.parsed(self.content), datetime.datetime.now(datetime.UTC))
 
     def _enter(self) -> Generator[Any, Any, None]:
         """Wait for room at the endpoint and in the budget."""
@@ -481,6 +480,13 @@ class Exchange:
     def is_stream(self) -> bool:
         return self.headers.get("content-type", "").startswith("text/event-stream")
 
+    def _read(self) -> answers.Reading:
+        """Return what has come, read once: an answer with vectors is large."""
+        come = len(self.chunks), self.status
+        if self.read is None or self.read[0] != come:
+            self.read = come, answers.read(self.status, self.content, is_stream=self.is_stream)
+        return self.read[1]
+
     def _keep(self, chunk: bytes) -> None:
         self.last = time.perf_counter()
         self.chunks.append(chunk)
@@ -497,7 +503,7 @@ class Exchange:
         if self.entry is not None or self.status // 100 != 2:
             return
         content = self.content
-        whole = answers.ends(content) or answers.finished(answers.read(self.status, content, is_stream=True).answer)
+        whole = answers.ends(content) or answers.finished(self._read().answer)
         if not whole:
             raise CutShort("the stream broke off")
         self._record()
