@@ -21,6 +21,7 @@ import dataclasses
 import datetime
 import functools
 import logging
+import math
 import os
 import random
 import time
@@ -88,6 +89,8 @@ class Answer:
     headers: Mapping[str, str]
     content: bytes = b""
     response: Any = None
+    #: The connection breaks after the content.
+    broken: bool = False
 
 
 class CutShort(Exception):
@@ -141,6 +144,8 @@ class Exchange:
         self.tail, self.ending = b"", False
         self.attempts = self.lost = 0
         self.open = False
+        #: How long the client waits for something to come, in seconds.
+        self.patience_s = (request.extensions.get("timeout") or {}).get("read")
 
     def answer(self) -> Generator[Any, Any, Answer]:
         """Yield what is to be done, and return the answer."""
@@ -148,11 +153,14 @@ class Exchange:
             return (yield from self._passed_on())
         self._begin()
         with self.failing():
-            entry = yield from self._recorded_answer()
-            answer = self._replayed(entry) if entry else (yield from self._attempts_until_answered())
+            answer = (yield from self._drilled()) if self.context.fault else (yield from self._found_or_asked())
             if not answer.response:
                 self._note()
-        return answer
+        return self.context.fault.change(answer, self.path) if self.context.fault else answer
+
+    def _found_or_asked(self) -> Generator[Any, Any, Answer]:
+        entry = yield from self._recorded_answer()
+        return self._replayed(entry) if entry else (yield from self._attempts_until_answered())
 
     def _passed_on(self) -> Generator[Any, Any, Answer]:
         """Answer what is no model call: the list of models, a file."""
@@ -325,7 +333,7 @@ class Exchange:
             headers={name: self.headers[name] for name in KEPT if name in self.headers},
             content=self.content,
             latency_s=round(self.last - self.started, 6),
-            at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            at=_now().isoformat(timespec="seconds"),
             cost_usd=cost.usd if cost else None,
             priced_on=cost.priced_on if cost else None,
             case_id=self.context.case_id,
@@ -404,7 +412,7 @@ class Exchange:
         if self.status // 100 == 2:
             is_json = "json" in self.headers.get("content-type", "json")
             return limits.cut_body() if is_json and self._read().answer is None and answers.parsed(self.content) is None else None
-        return limits.of_status(self.status, self.headers, answers.parsed(self.content), datetime.datetime.now(datetime.UTC))
+        return limits.of_status(self.status, self.headers, answers.parsed(self.content), _now())
 
     def _enter(self) -> Generator[Any, Any, None]:
         """Wait for room at the endpoint and in the budget."""
@@ -470,6 +478,35 @@ class Exchange:
             response.close()
             raise not_an_api(self.endpoint)
 
+    # --- in a drill
+
+    def _drilled(self) -> Generator[Any, Any, Answer]:
+        """Play the attempts that the case's fault spoils, by the rules of real ones; then the answer comes as always, a stream at once."""
+        for attempt, (seconds, met) in enumerate(self.context.fault.attempts(), start=1):
+            longest_s = min(self._time_left(), math.inf if self.patience_s is None else self.patience_s)
+            yield Wait(min(seconds, longest_s))
+            if seconds > longest_s:
+                met = OutOfTime("no answer in time")
+            if met is None:
+                break
+            failed = isinstance(met, Exception)
+            self.trouble = limits.of_error(met) if failed else limits.of_status(met.status, met.headers, None, _now())
+            pause_s = limits.pause_s(attempt, self.trouble, random.random)
+            if not limits.may_retry(self.trouble, attempt, answered=True) or pause_s >= self._time_left(none_left=0):
+                self.attempts = attempt
+                if failed:
+                    raise met
+                self.status, self.headers = met.status, met.headers
+                self._keep(met.content)
+                return self._whole()
+            yield Wait(pause_s)
+        self.trouble = None
+        answer = yield from self._found_or_asked()
+        if answer.response:
+            self.take((yield Read(answer.response)))
+            self._keep_stream()
+        return self._whole()
+
     # --- what has come
 
     @property
@@ -515,6 +552,10 @@ class Exchange:
             if name.lower() not in ("content-encoding", "content-length", "transfer-encoding")
         }
         return Answer(self.status, kept | {"x-poclab-request-id": self.context.request_id}, self.content)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 def _endpoint(url: Any, path: str) -> str:

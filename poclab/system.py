@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from poclab.errors import InputError
 from poclab.files import check_json, digest, find_poc, read_text
@@ -240,7 +240,8 @@ class CaseContext:
     """Collects what happens during one case. A closed one takes nothing more: its case ran out of time.
 
     `deadline` is a moment of `time.monotonic`, for all attempts of all calls together. `delay_s` is what replayed answers took when
-    they were paid. `mode` and `budget` are those of the evaluation, `purpose` is `system`, or `judge` while a reply is scored.
+    they were paid. `mode` and `budget` are those of the evaluation, `purpose` is `system`, or `judge` while a reply is scored. `fault` is
+    what goes wrong in a drill.
     """
 
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -250,6 +251,7 @@ class CaseContext:
     mode: str | None = None
     budget: str | None = None
     purpose: str = "system"
+    fault: Any = None
     deadline: float | None = None
     delay_s: float = 0.0
     calls: list[Call] = field(default_factory=list)
@@ -303,6 +305,19 @@ class CaseContext:
 
 current_case: ContextVar[CaseContext | None] = ContextVar("poclab_case", default=None)
 _current_step: ContextVar[Step | None] = ContextVar("poclab_step", default=None)
+
+
+Retrieved = TypeVar("Retrieved", bound=Sequence[Passage | str])
+
+
+def retrieved(passages: Retrieved) -> Retrieved:
+    """Return the passages as they are; in a drill, what its fault makes of them (a list then, of the same kind of things).
+
+    A system calls it once on what it has retrieved, and goes on with what it returns: otherwise the faults of retrieval do not apply to it.
+    Passages are texts, or `Passage`s.
+    """
+    case = current_case.get()
+    return case.fault.passages(passages) if case and case.fault else passages
 
 
 def open_step(name: str, kind: str, inputs: Any = None) -> Step:

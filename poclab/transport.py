@@ -64,6 +64,21 @@ def adapter(http: ModuleType) -> type:
             await self.stream.aclose()
             self.exchange.leave()
 
+    class Broken(http.SyncByteStream, http.AsyncByteStream):
+        """A stream that breaks off after its content."""
+
+        def __init__(self, content: bytes, request: Any) -> None:
+            self.content, self.request = content, request
+
+        def __iter__(self) -> Iterator[bytes]:
+            with as_errors_of_the_library(self.request):
+                yield self.content
+                raise CutShort("the stream broke off")
+
+        async def __aiter__(self) -> Any:
+            for chunk in self:
+                yield chunk
+
     def begin(request: Any, mode: str | None) -> Exchange:
         exchange = Exchange(request, mode)
         if exchange.streams:  # a compressed stream could not be told from a broken one before its end
@@ -81,7 +96,8 @@ def adapter(http: ModuleType) -> type:
 
     def response(answer: Any, exchange: Exchange, request: Any) -> Any:
         if answer.response is None:
-            return http.Response(answer.status, headers=answer.headers, stream=http.ByteStream(answer.content))
+            stream = Broken(answer.content, request) if answer.broken else http.ByteStream(answer.content)
+            return http.Response(answer.status, headers=answer.headers, stream=stream)
         if exchange.recorded:
             answer.response.stream = Watched(answer.response.stream, exchange, None, request)
         return answer.response

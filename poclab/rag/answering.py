@@ -54,7 +54,7 @@ class Rag:
             return ()
         room = {name: parameters[name] for name in ("top_k", "context_chars") if name in parameters}
         with system.step("retrieve", "RETRIEVER", inputs=question) as step:
-            passages = self.retriever.retrieve(question, **room)
+            passages = system.retrieved(self.retriever.retrieve(question, **room))
             step.outputs = [_traced(one, rank) for rank, one in enumerate(passages, start=1)]
         return passages
 
