@@ -33,7 +33,7 @@ from typing import Any
 
 from poclab import answers, limits, offline, prices, redaction
 from poclab.charter import Charter
-from poclab.errors import EndpointError, PocError
+from poclab.errors import EndpointError, PocError, StoreError
 from poclab.files import CHARTER, canonical, digest, find_poc
 from poclab.ledger import LEDGER, Claim, Entry, Ledger, Reservation
 from poclab.limits import Trouble
@@ -224,8 +224,9 @@ class Exchange:
         if not self.open:
             return
         self.open = False
-        self._release()
         self.context.waiting.remove(self)
+        with contextlib.suppress(StoreError) if error else contextlib.nullcontext():  # what went wrong first is the error to show
+            self._release()
         if self.status // 100 == 3:  # another request follows, and that one's answer counts
             self.context.give_up(self.request, self.occurrence)
             return
