@@ -24,7 +24,7 @@ from typing import Any
 from poclab import runner
 from poclab.evaluation import Plan, Task
 from poclab.files import read_json, write_atomic
-from poclab.report import CaseResult, money
+from poclab.report import RETRIED, CaseResult, money
 from poclab.stats import t_quantile
 
 #: The folder that a kernel writes its projection into, instead of evaluating.
@@ -112,9 +112,10 @@ def project(make_plan: Any, *, workers: int, timeout_s: float) -> Projection:
         asked: Plan = make_plan(None)
         chosen = random.Random(0).sample(sorted(missing), min(SAMPLE, len(missing)))
         sample = list(_results(asked, [asked.tasks[place] for place in chosen], workers, timeout_s).values())
+    failed = next((f"{one.failure}: {one.problem}" for one in sample if one.failure), "")
+    sample = [one for one in sample if one.failure not in RETRIED]  # what the endpoint or the budget refused shows nothing
     left = len(missing) - len(sample)
     takes = {name: _further([_taken(one, name) for one in (*history, *sample)], left) for name in AMOUNTS}
-    failed = next((f"{one.failure}: {one.problem}" for one in sample if one.failure), "")
     paid = [_taken(one, "cost_usd") for one in sample]
     sampled_usd = None if any(one is None for one in paid) else math.fsum(paid)
     return Projection(len(replayed.tasks), len(history), len(sample), sampled_usd, **takes, problem=failed)
@@ -167,4 +168,5 @@ def table(rows: Mapping[str, Projection | None]) -> list[str]:
         lines.append(
             f"{sampled} cases were asked to find this out, for {money(None if None in paid else math.fsum(paid))}; they are in the ledger"
         )
-    return lines
+    problems = {one.problem for one in known if one.problem}
+    return lines + [f"a case that was asked to find this out failed: {problem}" for problem in sorted(problems)]

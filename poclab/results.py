@@ -115,7 +115,7 @@ class Results:
                 "n": n,
                 "failed": record.failed,
                 "p95_s": f"{record.estimates['latency_p95_s']['value']:.2f}",
-                "cost_usd": "unknown" if record.cost_usd is None else f"{record.cost_usd:.2f}",
+                "cost_usd": "unknown" if record.cost_usd is None else f"{record.cost_usd:{'.2g' if 0 < record.cost_usd < 1 else '.2f'}}",
                 **{name: record.parameters.get(name, "(default)") for name in self.sweep.varied},
                 "": "baseline" if record.trial_id == baseline else "",
                 "run": (record.run_id or "")[:8],

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ def planned_table(sweep: Sweep) -> str:
     """Return the trials of a sweep as a table, with what is known of each."""
     planned = plan(sweep)
     known = _Driver(sweep, print).known()
-    projected = _projected(sweep, [(trial_id, trial) for trial_id, trial in planned if trial_id not in known])
+    projected = _projected(sweep, planned, known)
     names = [name for name in sweep.varied if name != "poc"]
     rows = []
     for trial_id, trial in planned:
@@ -74,13 +74,16 @@ def planned_table(sweep: Sweep) -> str:
     return "\n".join([text_table(heads, rows), *lines])
 
 
-def _projected(sweep: Sweep, todo: Sequence[tuple[str, Trial]]) -> dict[str, Projection | str]:
-    """Return for each trial what it is going to take, or why nobody knows."""
+def _projected(sweep: Sweep, planned: Sequence[tuple[str, Trial]], known: Container[str]) -> dict[str, Projection | str]:
+    """Return for each trial that is to run what it is going to take, or why nobody knows; the sweep's budget holds here, too."""
     driver = _Driver(sweep, print)
+    driver.open_budget(planned)
+    todo = [(trial_id, trial) for trial_id, trial in planned if trial_id not in known]
 
     def one(trial_id: str, trial: Trial) -> Projection | str:
         with tempfile.TemporaryDirectory(dir=driver.folder) as folder:
             env = {**os.environ, PROJECT: folder, "POCLAB_POC": str(sweep.poc), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+            env |= {BUDGET: driver.budget} if driver.budget else {}
             try:
                 kernels.execute(sweep.notebook, Path(folder) / "executed.ipynb", trial.parameters, env=env, cwd=sweep.poc)
             except kernels.NotebookError as failure:  # a projected notebook ends there
