@@ -52,7 +52,7 @@ class Spent:
     def __str__(self) -> str:
         more = f", and up to ${self.unanswered_usd:.4f} for calls without an answer" if self.unanswered_usd else ""
         more += f"; ${self.in_flight_usd:.4f} is reserved for calls under way" if self.in_flight_usd else ""
-        return f"budget: ${self.settled_usd:.4f} of ${self.limit_usd:.4f} spent{more}"
+        return f"budget: ${self.settled_usd:.4f} of {dollars(round(self.limit_usd * NANO))} spent{more}"
 
 
 def open_budget(connection: sqlite3.Connection, name: str, limit_usd: float) -> None:
