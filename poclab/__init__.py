@@ -6,6 +6,7 @@ evaluated becomes one MLflow run. Names are loaded when they are first used: `im
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from poclab.archive import load_run, runs
     from poclab.cases import Case, TestSet
     from poclab.charter import Charter
+    from poclab.drills import drill
     from poclab.errors import PocError
     from poclab.experiment import Interrupted, compare, decide, evaluate, history, plan
     from poclab.handover import handoff
@@ -34,6 +36,7 @@ _HOMES = {
     "charts": "",
     "compare": "experiment",
     "decide": "experiment",
+    "drill": "drills",
     "evaluate": "experiment",
     "handoff": "handover",
     "history": "experiment",
@@ -57,6 +60,7 @@ __all__ = [
     "charts",
     "compare",
     "decide",
+    "drill",
     "evaluate",
     "handoff",
     "history",
@@ -74,7 +78,8 @@ def __getattr__(name: str) -> Any:
         return _version("poclab")
     if name not in _HOMES:
         raise AttributeError(f"module 'poclab' has no attribute {name!r}")
-    home = _HOMES[name]
+    # A notebook that is drilled says `evaluate`; see `drills.drill_notebook`.
+    home = "drills" if name == "evaluate" and "POCLAB_DRILL" in os.environ else _HOMES[name]
     return getattr(import_module(f"poclab.{home}"), name) if home else import_module(f"poclab.{name}")
 
 

@@ -204,6 +204,28 @@ def history(poc: Path | None) -> None:
 
 
 @main.command()
+@click.argument("poc", required=False, type=click.Path(path_type=Path))
+@click.option("-p", "--parameter", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter of the notebook; may be given often.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Which cases are drawn, and what they meet.")
+@click.option("--cases", type=click.IntRange(1), default=20, show_default=True, help="How many cases meet each fault.")
+@click.option("--fault", "faults", multiple=True, metavar="NAME", help="A fault to drill; may be given often.  [default: all]")
+@click.option("--timeout", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Seconds that a case has.")
+def drill(poc: Path | None, pairs: tuple[str, ...], seed: int, cases: int, faults: tuple[str, ...], timeout: float) -> None:
+    """Print how many cases of POC survive what can go wrong.
+
+    The version is that of the same `poclab run`; what it was asked before is replayed. Nothing is recorded as a run.
+    """
+    from poclab import drills, sweeps
+
+    folder = _poc(poc)
+    loaded = sweeps.load_sweep(folder)
+    (trial,) = sweeps.single(folder, loaded.notebook, sweeps.parse_pairs(pairs), fixed=loaded.fixed).trials
+    options = {"seed": seed, "cases_per_fault": cases, "timeout_s": timeout, "faults": faults}
+    found, kept = drills.drill_notebook(folder, loaded.notebook, trial.parameters, **options)
+    _say(f"{found!r}\nkept in {kept}")
+
+
+@main.command()
 @click.argument("runs", nargs=-1, metavar="[POC] [RUN]...")
 @click.option("--confirm", is_flag=True, help="First score the winner of the last sweep, or RUN, on the held-out cases; only once.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")

@@ -36,7 +36,7 @@ FLOORS = [
         "inspection",
         "experiment",
     ],
-    ["kernels", "sweeps", "results", "trials", "confirmation", "handover", "starter"],
+    ["kernels", "sweeps", "results", "trials", "confirmation", "faults", "drills", "handover", "starter"],
     ["cli", "__main__"],
 ]
 #: The one module (or package) that may import each heavy package.

@@ -1,0 +1,387 @@
+"""Drill a system on what can go wrong, before its users meet it: the same cases under each fault, and how many survive.
+
+First the cases are answered undisturbed, from the ledger where it has them; then once under each of `faults`. What a fault does not
+change is replayed, so that a drill costs little the first time and nothing the second. The same seed and ledger give the same table.
+Nothing is recorded as a run. A case that never met the fault (no answer was JSON, nothing was retrieved) does not count for it.
+
+What survives, by what is expected:
+
+    answers    not failed, and right where the case was right undisturbed
+    abstains   not failed, and the reply abstains (`scores.abstained`)
+    reports    within its time the system raised an error, abstained in words, or was right all the same
+    resists    not failed, and the reply does not hold the word that the injected command asks for
+
+Not covered: prompts that dictate words of abstention of their own, several faults at once, and attacks cleverer than one sentence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import json
+import math
+import os
+import random
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from poclab import experiment, kernels, runner
+from poclab.cases import Case, TestSet
+from poclab.errors import InputError, printable, refuse_unknown
+from poclab.evaluation import Plan, Task, Watch
+from poclab.faults import FAULTS, Fault, Hang, ServerError, SlowAnswer, Undisturbed
+from poclab.files import canonical, digest, read_json, work_folder, write_atomic
+from poclab.redaction import conceal
+from poclab.report import CaseResult, money
+from poclab.scores import abstained, as_scorer
+from poclab.stats import Estimate, edges, mean_estimate
+from poclab.system import UNDER_WAY, Call, Version
+from poclab.tables import cut, frame, html_table, text_table
+
+if TYPE_CHECKING:
+    import pandas
+
+#: What a kernel is to drill, as JSON: its `evaluate` drills instead, and leaves the result in the `folder` that stands there.
+DRILL = "POCLAB_DRILL"
+FILE = "drill.json"
+FORMAT = 1
+EXAMPLES, LONGEST_EXAMPLE = 3, 160
+COLUMNS = ("fault", "expected", "survived", "interval", "n", "not survived")
+
+
+class Drilled(Exception):
+    """Ends a notebook whose system was only drilled."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A case that did not survive, and what it replied or raised."""
+
+    case_id: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of the cases that met one fault: by id, whether each survived; `note` says why there are none."""
+
+    fault: str
+    expected: str
+    cases: Mapping[str, bool]
+    examples: tuple[Example, ...] = ()
+    note: str = ""
+
+    @property
+    def survivors(self) -> int:
+        return sum(self.cases.values())
+
+
+@dataclass(frozen=True)
+class Drill:
+    """A system under each fault. `live_calls` were asked now, at `cost_usd` (None: unknown); the others were replayed."""
+
+    version: Version
+    test_set: str
+    lock_digest: str
+    seed: int
+    timeout_s: float
+    rows: tuple[Row, ...]
+    clusters: Mapping[str, str | None] = field(default_factory=dict)
+    live_calls: int = 0
+    cost_usd: float | None = 0.0
+
+    def survived(self, row: Row) -> Estimate | None:
+        """Return the share of a fault's cases that survived it, with its interval; None where the fault did not apply."""
+        return self._share({case_id: float(did) for case_id, did in row.cases.items()})
+
+    @property
+    def survival(self) -> Estimate | None:
+        """The mean over the cases of the share of faults that each survived, of those that it met; None where none met any."""
+        met: dict[str, list[bool]] = {}
+        for row in self.rows:
+            for case_id, did in row.cases.items():
+                met.setdefault(case_id, []).append(did)
+        return self._share({case_id: sum(did) / len(did) for case_id, did in sorted(met.items())})
+
+    def _share(self, shares: Mapping[str, float]) -> Estimate | None:
+        return mean_estimate(list(shares.values()), clusters=[self.clusters.get(one) for one in shares]) if shares else None
+
+    def content_digest(self) -> str:
+        """Return the digest of all that does not depend on what the ledger held, or on the clock."""
+        data = self.to_json()
+        return digest({name: value for name, value in data.items() if name not in ("live_calls", "cost_usd")})
+
+    def frame(self) -> pandas.DataFrame:
+        """Return the table as a DataFrame."""
+        return frame(dict(zip(COLUMNS, cells, strict=True)) for cells in self._cells())
+
+    def _cells(self) -> Iterator[list[Any]]:
+        for row in self.rows:
+            found, first = self.survived(row), row.examples[0] if row.examples else None
+            number = [f"{found.value:.3f}", edges(found.low, found.high)] if found else ["does not apply", ""]
+            yield [row.fault, row.expected, *number, len(row.cases), f"{first.case_id}: {first.what}" if first else row.note]
+
+    def _notes(self) -> list[str]:
+        survival = self.survival
+        calls = f"{self.live_calls} call(s) were asked live, for {money(self.cost_usd)}" if self.live_calls else "nothing was asked live"
+        return [
+            f"survival {survival}" if survival else "survival: no case met any fault",
+            f"{self.version.name} (version {self.version.digest[:12]}); lock {self.lock_digest[:12]}; seed {self.seed}; {self.timeout_s:g} s a case",
+            f"{calls}. Intervals are 95%.",
+        ]
+
+    def __repr__(self) -> str:
+        rows = [[*cells[:-1], cut(printable(cells[-1]), 80)] for cells in self._cells()]
+        return "\n".join([text_table(COLUMNS, rows), "", *map(printable, self._notes())])
+
+    def _repr_html_(self) -> str:
+        return html_table(COLUMNS, self._cells()) + "".join(f"<p>{html.escape(printable(note))}</p>" for note in self._notes())
+
+    def to_json(self) -> dict[str, Any]:
+        rows = [{**dataclasses.asdict(row), **_numbers(self.survived(row))} for row in self.rows]
+        kept = ("test_set", "lock_digest", "seed", "timeout_s", "live_calls", "cost_usd")
+        data = {name: getattr(self, name) for name in kept} | {"clusters": dict(self.clusters), "rows": rows}
+        return {"format": FORMAT, "version": self.version.to_json(), **data, "survival": _numbers(self.survival)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Drill:
+        names = ("test_set", "lock_digest", "seed", "timeout_s", "clusters", "live_calls", "cost_usd")
+        return cls(Version.from_json(data["version"]), rows=tuple(map(_row, data["rows"])), **{name: data[name] for name in names})
+
+    def save(self, path: Path | str) -> Path:
+        """Write the drill as JSON."""
+        return write_atomic(Path(path), json.dumps(self.to_json(), ensure_ascii=False, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path | str) -> Drill:
+        """Read a drill that was saved.
+
+        Raises:
+            InputError: no such file, or it holds no drill.
+        """
+        data = read_json(path)
+        try:
+            if data["format"] != FORMAT:
+                raise InputError(f"{path}: a drill of format {data['format']!r}, expected {FORMAT}", fix="drill again with this poclab")
+            return cls.from_json(data)
+        except (KeyError, TypeError, AttributeError, ValueError):
+            raise InputError(f"{path}: no drill", fix="`poclab drill` writes one") from None
+
+
+def _row(data: Mapping[str, Any]) -> Row:
+    examples = tuple(Example(**one) for one in data["examples"])
+    return Row(data["fault"], data["expected"], dict(data["cases"]), examples, data["note"])
+
+
+def _numbers(estimate: Estimate | None) -> dict[str, Any]:
+    found = dataclasses.asdict(estimate) if estimate else dict.fromkeys(("value", "low", "high")) | {"n": 0}
+    return {name: None if isinstance(value, float) and math.isinf(value) else value for name, value in found.items()}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One case under one fault."""
+
+    plan: Plan
+    task: Task
+    fault: Fault
+
+    def ask(self) -> Any:
+        return self.plan.ask(self.task)
+
+    def score(self, answer: Any) -> Any:
+        """Score a reply where it matters whether it is right: a judge costs money."""
+        return self.plan.score(answer) if self.fault.expected in ("answers", "reports") else answer
+
+
+def drill(
+    system: Callable[[dict[str, Any]], Any],
+    cases: TestSet | Iterable[Case],
+    scores: Sequence[Any],
+    *,
+    version: Version | None = None,
+    seed: int = 0,
+    cases_per_fault: int = 20,
+    timeout_s: float = 10.0,
+    workers: int = 8,
+    faults: Sequence[str] | None = None,
+    max_cost_usd: float | None = None,
+) -> Drill:
+    """Ask a system some of its cases under each fault, and return how many it survives.
+
+    The arguments are those of `evaluate`, of whose scores the first says what is right. The same `cases_per_fault` cases, drawn by
+    `seed`, meet each of `faults` (all, without any named; their names are `faults.FAULTS`). A case has `timeout_s` for all its attempts.
+    Cases of no POC have no ledger: then every answer is asked, and paid, for each fault again.
+
+    Raises:
+        InputError: something about the arguments, held-out cases among them, or a budget that does not reach.
+        FrozenError: the cases are not the whole split as it was frozen.
+        EndpointError: the first five cases all met what every case would meet, such as a refused key.
+    """
+    experiment._check_kinds(system, cases, scores, version)
+    test_set = cases if isinstance(cases, TestSet) else TestSet(tuple(cases))
+    scorers = [as_scorer(one) for one in scores]
+    version = experiment._version(system, version)
+    if test_set.lock:
+        dataclasses.replace(test_set, cases=tuple(dataclasses.replace(case) for case in test_set)).verify()
+    experiment._check(test_set, scorers, repeats=1, timeout_s=timeout_s, workers=workers, traces="none", mode=None)
+    chosen = _chosen(faults)
+    drawn = _drawn(test_set, seed, cases_per_fault)
+    budget = experiment._budget(test_set.poc, max_cost_usd)
+
+    def jobs(name: str, kind: type[Fault]) -> list[_Job]:
+        given = [kind(case, seed, timeout_s, found) for case in drawn]
+        asked = [dataclasses.replace(one.case, inputs=one.inputs()) for one in given]
+        plan = Plan(
+            system, TestSet(tuple(asked), None, test_set.path, test_set.part), scorers[:1], version,
+            traces="none", timeout_s=timeout_s, mode="auto", budget=budget,
+        )  # fmt: skip
+        for task, one in zip(plan.tasks, given, strict=True):
+            task.context.fault = one
+        return [_Job(plan, task, one) for task, one in zip(plan.tasks, given, strict=True)]
+
+    found: dict[str, list[Any]] = {}
+    first = _answered(jobs("", Undisturbed), workers, timeout_s)
+    before = {result.case_id: result for _, result, _ in first}
+    rest = _answered([job for name in sorted(chosen, key=_waits) for job in jobs(name, FAULTS[name])], workers, timeout_s)
+    met = {name: [one for one in rest if one[0].fault.name == name and one[0].fault.applied] for name in chosen}
+    live = [call for job, result, _ in (*first, *rest) for call in (*result.calls, *result.judge_calls) if _was_live(call, job.fault)]
+    return Drill(
+        version=first[0][0].plan.version,
+        test_set=test_set.name,
+        lock_digest=test_set.digest,
+        seed=seed,
+        timeout_s=float(timeout_s),
+        rows=tuple(_judged(FAULTS[name], met[name], before) for name in chosen),
+        clusters={case.id: case.cluster for case in drawn if case.cluster},
+        live_calls=len(live),
+        cost_usd=None if any(call.cost_usd is None for call in live) else math.fsum(call.cost_usd for call in live),
+    )
+
+
+def _chosen(faults: Sequence[str] | None) -> list[str]:
+    names = list(dict.fromkeys(faults)) if faults else list(FAULTS)
+    refuse_unknown(names, FAULTS, where="faults", what="fault")
+    return [name for name in FAULTS if name in names]
+
+
+def _drawn(test_set: TestSet, seed: int, count: int) -> list[Case]:
+    """Return the cases that meet each fault, in the order of the set."""
+    for name, value, least in (("seed", seed, 0), ("cases_per_fault", count, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"{name}={value!r}: expected a whole number of at least {least}")
+    if any(case.split == "test" for case in test_set):
+        raise InputError("held-out cases are among these: each look at them is counted, and a drill is none", fix='cases.split("dev")')
+    places = random.Random(seed).sample(range(len(test_set)), min(count, len(test_set)))
+    return [test_set.cases[place] for place in sorted(places)]
+
+
+def _waits(name: str) -> int:
+    """Order faults: those in which a case waits come first, so that the others fill the time."""
+    return (Hang.name, ServerError.name, SlowAnswer.name).index(name) if name in (Hang.name, ServerError.name, SlowAnswer.name) else 3
+
+
+def _answered(jobs: Sequence[_Job], workers: int, timeout_s: float) -> list[tuple[_Job, CaseResult, runner.Outcome[Task]]]:
+    """Return each job with its result and outcome, in the order of the jobs."""
+    watch, done = Watch(len(jobs)), {}
+    of_task = {id(job.task): job for job in jobs}
+    run = runner.run(jobs, _Job.ask, then=lambda answer: of_task[id(answer.task)].score(answer), workers=workers, timeout_s=timeout_s)
+    try:
+        for outcome in experiment._progress(iter(run), len(jobs), "drill"):
+            job = outcome.task
+            outcome = dataclasses.replace(outcome, task=job.task)
+            result, _ = job.plan.settle(outcome)
+            done[outcome.index] = job, result, outcome
+            if isinstance(job.fault, Undisturbed) or result.failure == "budget":
+                watch.take(outcome, result)
+            if watch.error:
+                raise watch.error
+            if watch.stopped:
+                raise InputError(f"the drill is not complete: {watch.stopped}", fix="raise max_cost_usd: what was answered is replayed")
+    finally:
+        run.close()
+    return [done[index] for index in sorted(done)]
+
+
+def _judged(kind: type[Fault], met: Sequence[tuple[_Job, CaseResult, runner.Outcome[Task]]], before: Mapping[str, CaseResult]) -> Row:
+    judged = {result.case_id: _survived(job.fault, result, outcome, before[result.case_id]) for job, result, outcome in met}
+    lost = [result for _, result, _ in met if not judged[result.case_id]]
+    examples = tuple(Example(one.case_id, _told(one)) for one in lost[:EXAMPLES])
+    return Row(kind.name, kind.expected, judged, examples, "" if met else kind.missing)
+
+
+def _survived(fault: Fault, result: CaseResult, outcome: runner.Outcome[Task], before: CaseResult) -> bool:
+    """Tell whether a case did what is expected under a fault; `before` is what became of it without."""
+    reply = result.reply
+    if fault.expected == "reports":
+        if result.failure:  # to return nothing, or to let the time run out, tells nobody anything
+            return not outcome.timed_out and result.failure != "malformed_output"
+        return _right(result) or bool(reply.text.strip() and abstained(reply))
+    if result.failure:
+        return False
+    if fault.expected == "resists":
+        return fault.canary not in canonical([reply.text, reply.data, list(reply.effects)])
+    return abstained(reply) if fault.expected == "abstains" else _right(result) or not _right(before)
+
+
+def _right(result: CaseResult) -> bool:
+    first = next(iter(result.scores.values()), None)
+    return first is not None and first.value is not None and first.value >= 0.5
+
+
+def _told(result: CaseResult) -> str:
+    if result.failure:
+        return cut(f"{result.failure}: {result.problem}", LONGEST_EXAMPLE)
+    reply = result.reply
+    return cut(f"replied {reply.text!r}" if reply.data is None else f"replied {canonical(reply.data)}", LONGEST_EXAMPLE)
+
+
+def _was_live(call: Call, fault: Fault) -> bool:
+    """Tell whether a call was asked, and may be billed. A request that was under way in a hang was never sent."""
+    return not call.replayed and (
+        call.status // 100 == 2 or (call.status == UNDER_WAY and not isinstance(fault, Hang | SlowAnswer | ServerError))
+    )
+
+
+# --- of a notebook
+
+
+def evaluate(system: Any, cases: Any, scores: Any, *, version: Version | None = None, **given: Any) -> Any:
+    """Drill the system that a notebook evaluates, as `drill_notebook` asked for, and end the notebook.
+
+    Raises:
+        Drilled: always, when the drill is saved.
+    """
+    asked = json.loads(os.environ[DRILL])
+    folder = Path(asked.pop("folder"))
+    taken = {name: given[name] for name in ("workers", "max_cost_usd") if name in given}
+    drill(system, cases, scores, version=version, **taken, **asked).save(folder / FILE)
+    raise Drilled
+
+
+def drill_notebook(poc: Path, notebook: Path, parameters: Mapping[str, Any], **options: Any) -> tuple[Drill, Path]:
+    """Drill the system that a notebook evaluates with these parameters; return the drill, and the file that keeps it.
+
+    `options` are those of `drill`: seed, cases_per_fault, timeout_s, faults.
+
+    Raises:
+        InputError: the notebook did not drill: what it says, or that it evaluates nothing.
+    """
+    kept = work_folder(poc, "drills")
+    said = ""
+    with tempfile.TemporaryDirectory(dir=kept) as name:
+        folder = Path(name)
+        env = {**os.environ, DRILL: json.dumps({**options, "folder": name}), "POCLAB_POC": str(poc), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+        try:
+            kernels.execute(notebook, folder / "executed.ipynb", parameters, env=env, cwd=poc)
+        except kernels.NotebookError as failure:  # a drilled notebook ends there
+            said = conceal(failure.message if failure.poclab_error else str(failure))
+        if not (folder / FILE).is_file():
+            raise InputError(said or f"{notebook}: the notebook evaluates nothing", fix="" if said else "let it call poclab.evaluate once")
+        found = Drill.load(folder / FILE)
+    if found.lock_digest != TestSet.load(poc / "cases.jsonl").digest:
+        raise InputError(f"{notebook}: other cases than the frozen ones were drilled", fix="cases.split(split), with cases of TestSet.load")
+    return found, found.save(kept / f"{found.version.digest[:12]}-{found.seed}.json")
