@@ -370,6 +370,7 @@ def drill_notebook(poc: Path, notebook: Path, parameters: Mapping[str, Any], **o
     Raises:
         InputError: the notebook did not drill: what it says, or that it evaluates nothing.
     """
+    _chosen(options.get("faults"))  # before a kernel starts
     kept = work_folder(poc, "drills")
     said = ""
     with tempfile.TemporaryDirectory(dir=kept) as name:
