@@ -32,6 +32,8 @@ from poclab.system import CaseContext, Reply, Version, current_case
 LONGEST_ERROR = 4000
 #: When so many cases, the first ones, all meet what every further one would meet too, nothing more is asked.
 FIRST_CASES = 5
+#: The share of a case's time that its model calls may take: the rest is the system's, to say what went wrong.
+FOR_CALLS = 0.95
 #: Replies to find out by whether a score applies to a case or to a reply.
 PROBES = (Reply(""), Reply("?"), Reply("?", data={}))
 DEPENDS = "the score was left out on this reply and is given on others: let it apply by the case alone, Scorer(name, function, applies=...)"
@@ -109,7 +111,7 @@ class Plan:
         token = current_case.set(task.context)
         task.started_ns.append(time.time_ns())
         begun = time.monotonic()
-        task.context.deadline = begun + self.timeout_s
+        task.context.deadline = begun + FOR_CALLS * self.timeout_s
         try:
             value = self.system(copy.deepcopy(dict(task.case.inputs)))
             if inspect.isawaitable(value):
@@ -126,7 +128,7 @@ class Plan:
     def score(self, answer: _Answer) -> _Answer:
         """Score a reply. Runs in the same worker, on time of its own: a slow judge must not make a right answer late."""
         judging = answer.task.judging
-        judging.deadline = time.monotonic() + self.timeout_s
+        judging.deadline = time.monotonic() + FOR_CALLS * self.timeout_s
         token = current_case.set(judging)
         try:
             return replace(answer, scores={one.name: _score(one, answer.task.case, answer.given) for one in self.scorers})
