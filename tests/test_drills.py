@@ -2,6 +2,7 @@ import json
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -543,12 +544,12 @@ class TestTheCommand:
         names = ["429", "500", "hang", "malformed_json", "empty_content", "empty_retrieval", "out_of_scope"]
         faults = [word for name in names for word in ("--fault", name)]
         done = run_poclab("drill", poc, "-p", "retrieval=bm25", "--cases", "4", "--seed", "7", "--timeout", "1", *faults)
-        (kept,) = (poc / ".poclab" / "drills").iterdir()
+        assert done.returncode == 0, done.stderr
+        kept = Path(done.stdout.rpartition("kept in ")[2].strip())
         found = Drill.load(kept)
 
-        assert done.returncode == 0, done.stderr
         assert done.stdout == f"{found!r}\nkept in {kept}\n"
-        assert kept.name == f"{found.version.digest[:12]}-7.json"
+        assert kept.relative_to(poc).as_posix().startswith(f".poclab/drills/{found.version.digest[:12]}-7")
         assert found.version.parameters["retrieval"] == "bm25"
         assert found.version.parameters["context_chars"] == 500  # from `fixed` of sweep.yaml
         assert {row.fault: len(row.cases) for row in found.rows} == {**dict.fromkeys(names, 4), "malformed_json": 0}
