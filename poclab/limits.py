@@ -3,9 +3,12 @@
 Pure logic: nothing here sleeps, starts a thread, or knows an HTTP library; who must wait is given a future.
 
 - A gate per endpoint, shared by the process. Its limit grows by one for each answer until the first 429, which halves it; once per
-  episode, since refusals of requests that were under way then say nothing new. Afterwards it grows quickly to where it was, since a
-  429 may have nothing to do with how many are under way, then by one per round of answers. Sources: additive increase, multiplicative
-  decrease of TCP (RFC 5681, section 3.1), and the quick way back of its successor (RFC 9438, section 4.1).
+  episode, since refusals of requests that were under way then say nothing new. Afterwards it grows quickly to the number that the
+  endpoint took before it refused, then by one per round of answers; and only while it is full. One 429 below that number moves it
+  little, since it may have nothing to do with how many are under way. Sources: additive increase, multiplicative decrease, and the
+  slow start threshold of TCP (RFC 5681, section 3.1); quick up to the last known size, then slow (RFC 9438, section 3.1); once per
+  episode, and not while underused (RFC 9002, sections 7.3.2 and 7.8). Unlike there, answers to requests from before the backing off
+  count: a refusal costs little here, and without them an endpoint that takes 8 at a time stood idle for a quarter of its time.
 - Asked again: 408, 409, 425, 429, 5xx, connection errors, and a 200 whose body is cut short; `x-should-retry` decides if it is there.
 - Not covered: limits in tokens per minute, and limits that several processes share.
 """
@@ -31,9 +34,12 @@ FIRST_LIMIT = 64
 HANGING_S, TIMES_SLOWEST = 1.0, 4
 #: The same before any answer has shown how long one takes.
 HANGING_AT_FIRST_S = 15.0
-#: Where so few were too many, as many are tried again only after four answers. After each answer, an endpoint that takes one at a time
-#: would refuse every second request, and some request at all of its attempts.
+#: Slow growth is never faster than by one per so many answers: an endpoint that takes one at a time would refuse every second request,
+#: and some request at all of its attempts.
 FEW = 4
+#: How far a refusal below what was taken before moves the memory of that: the weight by which TCP smooths what it measures (RFC 6298).
+#: With 1, a run of 16 workers with a tenth of its requests refused by chance took 1.7 times as long (the simulation of the tests).
+SMOOTHING = 1 / 8
 MOST_ATTEMPTS = 8
 #: Seconds before the second attempt, and at most before any.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
@@ -68,7 +74,7 @@ class Gate:
         self._numbers = 0
         #: Requests up to this number were let in before the last backing off.
         self._backed_off_at = 0
-        #: Up to here the limit grows quickly; infinite before the first 429.
+        #: How many the endpoint takes, as far as is known: up to here the limit grows quickly. Infinite before the first 429.
         self._threshold = math.inf
 
     def enter(self) -> Ticket | Future[Ticket]:
@@ -127,19 +133,18 @@ class Gate:
         return Ticket(self._numbers)
 
     def _back_off(self, ticket: Ticket) -> None:
-        if ticket.number > self._backed_off_at:
-            self._threshold = max(self.under_way, 2)
-            self.limit = float(max(1, self.under_way // 2))
-            self._backed_off_at = self._numbers
+        if ticket.number <= self._backed_off_at:
+            return
+        self._backed_off_at = self._numbers
+        self.limit = float(max(1, self.under_way // 2))
+        taken = max(1, self.under_way - 1)
+        less = self._threshold - taken
+        self._threshold = self._threshold - SMOOTHING * less if 0 < less < math.inf else float(taken)
 
     def _grow(self) -> None:
         # A limit that nobody reaches has not been tried, and says nothing about a higher one.
         if self.under_way >= int(self.limit):
-            below = self._threshold - self.limit
-            if 0 < below <= 1 and self._threshold <= FEW:
-                self.limit += 1 / FEW
-            else:
-                self.limit += 1 if below > 0 else 1 / self.limit
+            self.limit += 1 if self.limit + 1 <= self._threshold else 1 / max(self.limit, FEW)
 
 
 def gate(endpoint: str) -> Gate:
@@ -287,7 +292,7 @@ def retry_after_s(headers: Mapping[str, str], now: datetime.datetime) -> float |
 class Breaker:
     """The same fatal trouble on the first cases stops a run: every further one would meet it."""
 
-    def __init__(self, of: int) -> None:
+    def __init__(self, of: int = 5) -> None:
         self.of = of
         self.tripped: tuple[str, str] | None = None
         self._first: list[tuple[str, str]] = []

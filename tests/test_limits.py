@@ -4,6 +4,7 @@ import asyncio
 import datetime
 import heapq
 import itertools
+import math
 import multiprocessing
 import random
 import socket
@@ -97,17 +98,33 @@ def answered_when_full(gate):
 
 
 def test_a_limit_grows_back_quickly_and_then_slowly():
-    """Refused at 8: from 4 one per answer up to 8, and from there one per round of 8 answers."""
+    """Refused at 8, so 7 were taken: from 4 one per answer up to 7, and from there one per round of answers."""
     gate, tickets = full(8)
     for one in tickets:
         gate.leave(one, limited=True)
 
-    assert [answered_when_full(gate) for _ in range(5)] == [5, 6, 7, 8, 8.125]
-    assert [int(answered_when_full(gate)) for _ in range(8)] == [8] * 7 + [9]
+    assert [answered_when_full(gate) for _ in range(4)] == pytest.approx([5, 6, 7, 7 + 1 / 7])
+    assert [int(answered_when_full(gate)) for _ in range(7)] == [7] * 6 + [8]
+
+
+@pytest.mark.parametrize(
+    ("refused_at", "quickly_to"),
+    # 7 taken where 16 were: 16 - (16 - 7) / 8 = 14.875. 15 taken: 16 - 1 / 8. 19 taken are more than was known.
+    [(8, 14), (16, 15), (20, 19)],
+)
+def test_one_refusal_does_not_undo_what_is_known(refused_at, quickly_to):
+    """An endpoint that took 16 and refuses once at 8 is soon asked for nearly as many again; what it takes beyond is learned at once."""
+    gate, tickets = full(refused_at, _threshold=16.0)
+    for one in tickets:
+        gate.leave(one, limited=True)
+
+    reached = refused_at // 2
+    assert [answered_when_full(gate) for _ in range(quickly_to - reached)] == [*range(reached + 1, quickly_to + 1)]
+    assert answered_when_full(gate) == pytest.approx(quickly_to + 1 / quickly_to)
 
 
 def test_an_endpoint_that_takes_one_at_a_time_is_rarely_asked_for_two():
-    """Refused at 2: after four answers two are tried again."""
+    """Refused at 2, so 1 was taken: after four answers two are tried again."""
     gate, tickets = full(2)
     for one in tickets:
         gate.leave(one, limited=True)
@@ -283,10 +300,13 @@ def test_a_forked_process_has_gates_of_its_own():
 
 
 class Endpoint:
-    """An endpoint that answers `takes` requests at a time within about a second and refuses others, and workers, in virtual time."""
+    """An endpoint and its workers, in virtual time.
 
-    def __init__(self, takes, workers, requests, seed):
-        self.takes, self.left, self.chance = takes, requests, random.Random(seed)
+    It answers `takes` requests at a time within about a second, and refuses others; and each with a chance of `refuses`.
+    """
+
+    def __init__(self, takes, workers, requests, seed, refuses=0.0):
+        self.takes, self.left, self.refuses, self.chance = takes, requests, refuses, random.Random(seed)
         self.gate, self.now, self.busy, self.area = Gate(), 0.0, 0, 0.0
         self.answered = self.refused = self.refused_at_first = self.attempts = 0
         self.events, self.order = [], itertools.count()
@@ -314,7 +334,7 @@ class Endpoint:
             entered.add_done_callback(lambda future: self.arrive(attempt, future.result()))
 
     def arrive(self, attempt, ticket):
-        if self.busy < self.takes:
+        if self.busy < self.takes and self.chance.random() >= self.refuses:
             self.busy += 1
             self.at(self.chance.uniform(0.5, 1.5), self.answer, ticket)
         else:
@@ -333,8 +353,8 @@ class Endpoint:
 
 @pytest.mark.parametrize(
     ("takes", "busy", "refused", "attempts"),
-    # Seen: busy 7.2, 1.0, 3.0 on average; 0.16, 0.24, 0.17 of all attempts refused; at most 4, 3 and 4 attempts for one request.
-    [(8, 7.0, 0.20, 5), (1, 0.97, 0.28, 5), (3, 2.85, 0.22, 6)],
+    # Seen: busy 7.6, 1.0, 3.0 on average; 0.11, 0.23, 0.20 of all attempts refused; at most 4, 5 and 6 attempts for one request.
+    [(8, 7.4, 0.12, 5), (1, 0.97, 0.25, 6), (3, 2.85, 0.22, 6)],
 )
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_the_gate_settles_where_the_endpoint_is(takes, busy, refused, attempts, seed):
@@ -344,9 +364,21 @@ def test_the_gate_settles_where_the_endpoint_is(takes, busy, refused, attempts, 
     assert seen.answered == 1000
     assert busy <= seen.area / seen.now <= takes
     assert seen.refused / (1000 + seen.refused) <= refused
-    assert seen.refused_at_first <= 80
+    assert seen.refused_at_first <= 60
     assert seen.attempts <= attempts < MOST_ATTEMPTS
     assert seen.gate.under_way == 0
+
+
+@pytest.mark.parametrize(("refuses", "times_longer"), [(0.03, 1.3), (0.1, 2.5)])
+def test_refusals_by_chance_do_not_strangle_a_run(refuses, times_longer):
+    """An endpoint refuses 3% (10%) whatever is under way: 500 requests of 16 workers, 31 s at best, take 36 s (66 s) on average.
+
+    Halving is for an endpoint that is full; this is its price where it is not.
+    """
+    runs = [Endpoint(math.inf, workers=16, requests=500, seed=seed, refuses=refuses) for seed in range(10)]
+
+    assert all(one.answered == 500 and one.attempts < MOST_ATTEMPTS for one in runs)
+    assert sum(one.now for one in runs) / 10 <= times_longer * 500 / 16
 
 
 # --- what is wrong
@@ -657,6 +689,7 @@ def test_eight_attempts_are_enough():
     [
         ("aaaaa", ("a", "fix a")),
         ("aaaaab", ("a", "fix a")),
+        ("aaaaa    ", ("a", "fix a")),
         ("aaaa", None),
         ("aaaab", None),
         ("aaaa ", None),
