@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -216,6 +217,26 @@ def test_four_processes_of_eight_threads_never_spend_more(ledger):
     assert round(spent.unanswered_usd * 100) == 5 * unanswered
     assert bill > 195
     assert spent.in_flight_usd == 0
+
+
+def test_no_money_is_overlooked_while_a_call_is_settled(ledger):
+    """What another process settles while somebody looks is seen either as reserved or as settled, and never as neither."""
+    ledger.open_budget("b", 10.0)
+    reservations = [ledger.reserve("b", 1.0) for _ in range(5)]
+    other, settled = Ledger(ledger.path), []  # a connection of its own, as another process has
+
+    def settle(_):
+        settled.append(other.record(other.claim(KEY, again=True), replace(ENTRY, cost_usd=1.0), reservations.pop()))
+
+    with ledger.store.reading() as connection:
+        connection.set_trace_callback(settle)  # called before each statement
+    used = [ledger.spent("b").used_usd, ledger.spent("b").used_usd]
+    with ledger.store.reading() as connection:
+        connection.set_trace_callback(None)
+    other.store.close()
+
+    assert len(settled) >= 2
+    assert used == [5.0, 5.0]
 
 
 STEPS = st.lists(

@@ -91,12 +91,25 @@ def settle(connection: sqlite3.Connection, reservation: Reservation, usd: float 
 
 
 def spent(connection: sqlite3.Connection, budget: str) -> Spent:
-    limit, settled = _row(connection, budget)
-    held = connection.execute("SELECT owner, in_flight, sum(amount_nano) FROM reservations WHERE budget = ? GROUP BY 1, 2", [budget])
-    amounts = [(bool(in_flight) and lives(owner), amount) for owner, in_flight, amount in held.fetchall()]
-    flying = sum(amount for under_way, amount in amounts if under_way)
-    unanswered = sum(amount for under_way, amount in amounts if not under_way)
-    return Spent(limit / NANO, settled / NANO, flying / NANO, unanswered / NANO)
+    found = standing(connection, budget)
+    if not found:
+        raise _unknown(budget)
+    return found[budget]
+
+
+def standing(connection: sqlite3.Connection, budget: str | None = None) -> dict[str, Spent]:
+    """Return how a budget stands, or each of them, by name."""
+    # One statement: between two, another process could settle a call, and its money would be in neither.
+    rows = connection.execute(
+        "SELECT name, limit_nano, settled_nano, owner, in_flight, sum(amount_nano) FROM budgets LEFT JOIN reservations ON budget = name "
+        "WHERE name = ? OR ? IS NULL GROUP BY name, owner, in_flight",
+        [budget, budget],
+    )
+    sums: dict[str, list[int]] = {}
+    for name, limit, settled, owner, in_flight, amount in rows.fetchall():
+        parts = sums.setdefault(name, [limit, settled, 0, 0])
+        parts[2 if in_flight and lives(owner) else 3] += amount or 0
+    return {name: Spent(*(part / NANO for part in parts)) for name, parts in sums.items()}
 
 
 def dollars(nano: int) -> str:
@@ -114,10 +127,14 @@ def _limit_and_used(connection: sqlite3.Connection, budget: str) -> tuple[int, i
 def _row(connection: sqlite3.Connection, budget: str) -> tuple[int, int]:
     found = connection.execute("SELECT limit_nano, settled_nano FROM budgets WHERE name = ?", [budget]).fetchone()
     if found is None:
-        raise InputError(
-            f"the ledger has no budget {budget!r}", fix="start what it was made for again: a sweep, or evaluate(max_cost_usd=...)"
-        )
+        raise _unknown(budget)
     return found
+
+
+def _unknown(budget: str) -> InputError:
+    return InputError(
+        f"the ledger has no budget {budget!r}", fix="start what it was made for again: a sweep, or evaluate(max_cost_usd=...)"
+    )
 
 
 def _nano(usd: float) -> Decimal:
