@@ -288,6 +288,34 @@ def trace(arguments: tuple[str, ...], as_json: bool) -> None:
 
 @main.command()
 @click.argument("poc", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--export", "target", metavar="FILE", type=click.Path(path_type=Path), help="Write every answer as a line of a new JSONL file."
+)
+@click.option("--import", "source", metavar="FILE", type=click.Path(path_type=Path), help="Add the answers of such a file.")
+@click.option("--recover", is_flag=True, help="Save what can be read of a damaged ledger, and keep the damaged file.")
+def ledger(poc: Path | None, target: Path | None, source: Path | None, recover: bool) -> None:
+    """Print what the model answers of POC cost when they were paid.
+
+    The sums are by day (UTC) and model, judges apart; then the budgets, if there are any.
+    """
+    from poclab import ledger as book
+
+    if sum(map(bool, (target, source, recover))) > 1:
+        raise InputError("--export, --import and --recover are one thing each", fix="give one of them")
+    path = _poc(poc) / book.LEDGER
+    if recover:
+        _say(book.recover(path))
+    elif target:
+        _say(f"{target}: {book.export_file(path, target)} answers written")
+    elif source:
+        new, known = book.import_file(path, source)
+        _say(f"{path}: {new} answers added, {known} were there already")
+    else:
+        _say(book.overview(path))
+
+
+@main.command()
+@click.argument("poc", required=False, type=click.Path(path_type=Path))
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def ui(poc: Path | None, port: int) -> None:
     """Start MLflow's UI on the store of POC, and print where to look.

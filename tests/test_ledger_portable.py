@@ -285,3 +285,68 @@ def test_a_database_of_somebody_else_is_not_recovered(path):
         recover(path)
     assert path.read_bytes() == before
     assert [one.name for one in path.parent.iterdir()] == [LEDGER]
+
+
+def said(done, *, code=0):
+    """Return what a command printed, which ended as expected and without a traceback."""
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr if code else done.stdout
+
+
+def test_the_command_prints_sums_and_budgets(poc, run_poclab):
+    """One look says what was paid, what is unknown, and what is left; a name cannot drive the terminal."""
+    ledger = filled(poc / LEDGER, entry(1), entry(2, cost_usd=None, model="odd\x1b[2J"))
+    ledger.open_budget("sweep s", 5.0)
+    ledger.release(ledger.claim("f" * 64), ledger.reserve("sweep s", 0.75), billed=True)
+    ledger.record(ledger.claim(entry(3).key), entry(3), ledger.reserve("sweep s", 1.0))
+    held = ledger.reserve("sweep s", 2.0)
+    table = said(run_poclab("ledger", cwd=poc / "prompts"))
+    lines = [line.split() for line in table.splitlines()]
+
+    assert lines[1] == ["2026-11-25", "any-model", "system", "2", "20", "4", "1.000000"]
+    assert lines[2] == ["2026-11-25", "odd\\x1b[2J", "system", "1", "10", "2", "unknown"]
+    assert lines[3] == ["all", "3", "30", "6", "1.000000", "and", "1", "unknown"]
+    assert lines[5] == ["budget", "limit_usd", "spent_usd", "in_flight_usd", "unanswered_usd"]
+    assert lines[6] == ["sweep", "s", "5.000000", "0.500000", "2.000000", "0.750000"]
+    ledger.release(ledger.claim("e" * 64), held, billed=False)
+
+
+def test_the_command_carries_answers_to_another_poc(poc, make_poc, tmp_path, run_poclab):
+    """What one machine paid, another one replays; a second import adds nothing, and no file is overwritten."""
+    other, file = make_poc(tmp_path / "other"), tmp_path / "answers.jsonl"
+    filled(poc / LEDGER, entry(1), entry(2, content=b"\xff\x00"))
+
+    assert said(run_poclab("ledger", poc, "--export", file)) == f"{file}: 2 answers written\n"
+    assert said(run_poclab("ledger", other, "--import", file)) == f"{other / LEDGER}: 2 answers added, 0 were there already\n"
+    assert said(run_poclab("ledger", other, "--import", file)) == f"{other / LEDGER}: 0 answers added, 2 were there already\n"
+    assert list(entries(Ledger.open(other / LEDGER))) == [entry(1), entry(2, content=b"\xff\x00")]
+    assert f"{file}: is there already" in said(run_poclab("ledger", poc, "--export", file), code=2)
+
+
+def test_the_command_refuses_what_it_cannot_use(poc, tmp_path, run_poclab):
+    """Errors as of every verb: what was found, and what to type next; nothing is made on the way."""
+    (tmp_path / "broken.jsonl").write_text('{"key": 1}\n', encoding="utf-8")
+
+    assert f"{poc / LEDGER}: there is no ledger" in said(run_poclab("ledger", poc), code=2)
+    assert "there is no ledger" in said(run_poclab("ledger", poc, "--export", tmp_path / "x"), code=2)
+    assert "there is no ledger" in said(run_poclab("ledger", poc, "--recover"), code=2)
+    assert "typo: no such folder" in said(run_poclab("ledger", tmp_path / "typo"), code=2)
+    assert "give one of them" in said(run_poclab("ledger", poc, "--recover", "--export", "x"), code=2)
+    assert not (poc / LEDGER).exists()
+    assert "missing.jsonl: cannot be read" in said(run_poclab("ledger", poc, "--import", tmp_path / "missing.jsonl"), code=2)
+    assert "broken.jsonl, line 1: " in said(run_poclab("ledger", poc, "--import", tmp_path / "broken.jsonl"), code=2)
+    filled(poc / LEDGER, entry(1))
+    assert "cannot be written" in said(run_poclab("ledger", poc, "--export", tmp_path / "no" / "x"), code=2)
+    assert sorted(one.name for one in tmp_path.iterdir()) == sorted(["broken.jsonl", poc.name])
+
+
+def test_the_command_recovers_a_damaged_ledger(poc, run_poclab):
+    """It is refused with the very command that saves it; afterwards it works again."""
+    subprocess.run([sys.executable, "-c", FILL, poc / LEDGER], check=True, timeout=60)
+    data = (poc / LEDGER).read_bytes()
+    (poc / LEDGER).write_bytes(b"x" * 4096 + data[4096:])
+
+    assert "poclab ledger --recover" in said(run_poclab("ledger", poc), code=2)
+    assert said(run_poclab("ledger", poc, "--recover")).startswith("100 entries saved; 1 budget saved; ")
+    assert said(run_poclab("ledger", poc)).splitlines()[2].split() == ["all", "100", "0", "0", "1.000000"]

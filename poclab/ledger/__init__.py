@@ -12,8 +12,8 @@ from __future__ import annotations
 from poclab.ledger.book import LEDGER, Claim, Ledger
 from poclab.ledger.budgets import BudgetError, Reservation, Spent
 from poclab.ledger.entries import Entry
-from poclab.ledger.listing import Sums, entries, entries_table, summary, summary_table
-from poclab.ledger.portable import export, import_
+from poclab.ledger.listing import Sums, budgets_table, entries, entries_table, overview, summary, summary_table
+from poclab.ledger.portable import export, export_file, import_, import_file
 from poclab.ledger.recovery import recover
 
 __all__ = [
@@ -25,10 +25,14 @@ __all__ = [
     "Reservation",
     "Spent",
     "Sums",
+    "budgets_table",
     "entries",
     "entries_table",
     "export",
+    "export_file",
     "import_",
+    "import_file",
+    "overview",
     "recover",
     "summary",
     "summary_table",

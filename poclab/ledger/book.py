@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from poclab.errors import StoreError, printable
+from poclab.errors import InputError, StoreError, printable
 from poclab.ledger import budgets
 from poclab.ledger.budgets import Reservation, Spent
 from poclab.ledger.entries import COLUMNS, Entry
@@ -58,6 +58,17 @@ class Ledger:
         if ledger is not mine:  # another thread was first
             mine.store.close()
         return ledger
+
+    @classmethod
+    def open_existing(cls, path: Path | str) -> Ledger:
+        """Open the ledger at `path`, and make none.
+
+        Raises:
+            InputError: there is none; StoreError: as `open`.
+        """
+        if not os.path.exists(path):
+            raise InputError(f"{path}: there is no ledger", fix="name a POC's folder in which a model was asked")
+        return cls.open(path)
 
     def find(self, key: str, generation: int | None = None) -> Entry | None:
         """Return the oldest answer to a key, or that of one generation."""

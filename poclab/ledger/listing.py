@@ -1,10 +1,12 @@
-"""What the ledger holds, for people: sums by model and day, and the entries one by one."""
+"""What the ledger holds, for people: sums by model and day, the budgets, and the entries one by one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from pathlib import Path
 
+from poclab.ledger import budgets
 from poclab.ledger.book import Ledger
 from poclab.ledger.entries import Entry
 from poclab.tables import cut, text_table
@@ -30,6 +32,16 @@ class Sums:
     unknown_cost: int
 
 
+def overview(path: Path | str) -> str:
+    """Return what the ledger at `path` holds, as `poclab ledger` prints it.
+
+    Raises:
+        InputError: there is no such ledger; StoreError: it cannot be used.
+    """
+    ledger = Ledger.open_existing(path)
+    return "\n\n".join(filter(None, (summary_table(ledger), budgets_table(ledger))))
+
+
 def summary(ledger: Ledger) -> list[Sums]:
     """Return the sums of the ledger by day, model and purpose, in this order."""
     with ledger.store.reading() as connection:
@@ -46,6 +58,21 @@ def summary_table(ledger: Ledger) -> str:
     rows = [(one.day, one.model, one.purpose, *_numbers([one])) for one in sums]
     columns = [field.name for field in fields(Sums)][:-1]
     return text_table(columns, [*rows, ("all", "", "", *_numbers(sums))])
+
+
+def budgets_table(ledger: Ledger) -> str:
+    """Return the budgets as a table for a terminal; empty where there is none.
+
+    `unanswered_usd` is what calls without an answer may have cost: it stays used.
+    """
+    with ledger.store.reading() as connection:
+        found = budgets.standing(connection)
+    columns = ("budget", "limit_usd", "spent_usd", "in_flight_usd", "unanswered_usd")
+    rows = [
+        (cut(name, 80), *(f"{usd:.6f}" for usd in (one.limit_usd, one.settled_usd, one.in_flight_usd, one.unanswered_usd)))
+        for name, one in found.items()
+    ]
+    return text_table(columns, rows) if rows else ""
 
 
 def entries(ledger: Ledger, *, model: str | None = None, day: str | None = None) -> Iterator[Entry]:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import datetime
 import json
 import math
 import os
 import re
+import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TextIO
 
-from poclab.errors import InputError, refuse_unknown
+from poclab.errors import InputError, StoreError, refuse_unknown
 from poclab.files import check_json, parse_json
 from poclab.ledger.book import Ledger
 from poclab.ledger.entries import Entry
@@ -35,13 +37,47 @@ def export(path: Path | str, file: TextIO) -> int:
     Raises:
         InputError: there is no such ledger; StoreError: it cannot be used.
     """
-    if not os.path.exists(path):
-        raise InputError(f"{path}: there is no ledger", fix="name a POC's folder in which a model was asked")
     count = 0
-    for entry in entries(Ledger.open(path)):
+    for entry in entries(Ledger.open_existing(path)):
         file.write(f"{_line(entry)}\n")
         count += 1
     return count
+
+
+def export_file(path: Path | str, to: Path) -> int:
+    """Write every entry of the ledger at `path` to a new file, whole or not at all; return how many.
+
+    Raises:
+        InputError: there is no such ledger, or the file is there already; StoreError: one of them cannot be used.
+    """
+    if os.path.lexists(to):
+        raise InputError(f"{to}: is there already", fix="name another file, or move this one away")
+    temporary = to.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("x", encoding="ascii") as file:
+            count = export(path, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(to)
+    except OSError as error:
+        raise StoreError(f"{to}: cannot be written: {error.strerror}", fix="name a file in a folder that you may write") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return count
+
+
+def import_file(path: Path | str, source: Path) -> tuple[int, int]:
+    """Add the entries of an exported file, as `import_` does.
+
+    Raises:
+        InputError: the file cannot be read, or a line is no entry; StoreError: the ledger cannot be used.
+    """
+    try:
+        with source.open("rb") as lines:
+            return import_(path, lines, where=str(source))
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read: {error.strerror}", fix="name a file that `poclab ledger --export` wrote") from None
 
 
 def import_(path: Path | str, lines: Iterable[bytes], *, where: str) -> tuple[int, int]:
