@@ -43,6 +43,22 @@ OUT_OF_SCOPE = (
     "What did the man in seat 14 whisper to his daughter?",
     "How long is the scarf that my grandmother is knitting?",
     "Which song was playing when we left the party?",
+    "Who sat beside my brother at his wedding?",
+    "How much did I pay for the blue chair at the flea market?",
+    "What did the dentist say about my left molar?",
+    "Which shelf of my fridge holds the birthday cake?",
+    "When did the cat of the family upstairs last sneeze?",
+    "What did I dream on the first night of our holiday?",
+    "How many pages of the novel has my colleague read so far?",
+    "Which pocket of my coat has the hole in it?",
+    "Where did my grandfather bury the tin with the letters?",
+    "What was written on the postcard that never arrived?",
+    "Who won the sack race at our village fair this summer?",
+    "How tall was the snowman that my children built in January?",
+    "Which tram did the woman with the cello get off?",
+    "What will my sister order when we meet for lunch on Sunday?",
+    "How often did the bell ring while I was in the bath?",
+    "Whose gloves are those on the bench in the park?",
 )
 
 Attempt = tuple[float, Answer | Exception | None]
