@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from poclab.errors import InputError
+from poclab.errors import InputError, StoreError
 from poclab.ledger import LEDGER, Entry, Ledger, entries, entries_table, export, import_, recover, summary, summary_table
 
 HOSTILE = "\x1b[2J \u2028 \ud800 \x00 <b>'\""
@@ -197,6 +197,17 @@ ledger.release(ledger.claim("f" * 64), ledger.reserve("b", 2.0), billed=True)
 """
 
 
+HOLD = """
+import sys
+from poclab.ledger import Entry, Ledger
+ledger = Ledger.open(sys.argv[1])
+claim = ledger.claim("a" * 64)
+print("claimed", flush=True)
+sys.stdin.readline()
+ledger.record(claim, Entry("a" * 64, "http://e", "/responses", "m", {}, 200, {}, b"x", 0.1, "2026-11-25T18:00:00+00:00"))
+"""
+
+
 @pytest.fixture
 def whole(path):
     """A ledger of 100 entries whose process has ended."""
@@ -262,6 +273,37 @@ def test_what_is_not_yet_in_the_main_file_is_saved_too(path):
 
     assert recover(path).startswith("100 entries saved; 1 budget saved; ")
     assert len(list(entries(Ledger.open(path)))) == 100
+
+
+def test_a_ledger_in_use_is_not_recovered(path, whole):
+    """An answer that is under way would have no file to go to; when the run has ended, recovery goes on."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", HOLD, path], **pipes) as running:
+        assert running.stdout.readline() == "claimed\n"
+        with pytest.raises(StoreError, match="another process has the ledger open"):
+            recover(path)
+        running.communicate("go\n", timeout=60)
+    assert running.returncode == 0
+    assert kept_of(path) == []
+
+    assert recover(path).startswith("101 entries saved; 1 budget saved; ")
+
+
+def test_a_ledger_that_this_process_uses_is_not_recovered(path, whole):
+    """A notebook that reads it cannot lose it either."""
+    ledger = Ledger.open(path)
+
+    with pytest.raises(StoreError, match="this process has the ledger open"):
+        recover(path)
+    assert ledger.claim("a" * 64)
+
+
+def test_an_empty_ledger_has_lost_nothing(path):
+    """Where there never was an entry, none is reported as lost."""
+    create = "import sys; from poclab.ledger import Ledger; Ledger.open(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", create, path], check=True, timeout=60)
+
+    assert recover(path).startswith("0 entries saved; 0 budgets saved; ")
 
 
 def test_nothing_can_be_saved_of_a_text(path):

@@ -2,7 +2,7 @@
 
 The damaged file is copied first and never changed. Entries are read one by one; one that cannot be read, or whose answer is not what was
 written (it carries a checksum), is left out. When the first page is torn, that of an empty ledger, which says the same, stands in for it.
-Nobody may use the ledger meanwhile.
+Nobody can use the ledger meanwhile.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import uuid
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from poclab.errors import InputError
 from poclab.ledger.book import Ledger
 from poclab.ledger.entries import COLUMNS, Entry
-from poclab.ledger.store import APPLICATION, connect, create, problem
+from poclab.ledger.store import APPLICATION, alone, connect, create, problem
 
 if TYPE_CHECKING:
     import sqlite3
@@ -38,7 +38,7 @@ def recover(path: Path | str) -> str:
 
     Raises:
         InputError: there is no such file, or it is a database of another kind.
-        StoreError: the folder cannot be written.
+        StoreError: the folder cannot be written, or somebody has the ledger open.
     """
     import sqlite3
 
@@ -47,12 +47,13 @@ def recover(path: Path | str) -> str:
         raise InputError(f"{path}: there is no ledger to recover", fix="name the POC's folder")
     fresh = path.with_name(f".{uuid.uuid4().hex}.db")
     try:
-        kept = _set_aside(path)
-        create(fresh)
-        said = _save(kept, fresh)
-        for end in ("-wal", "-shm"):  # first: they must not be taken for those of the new file
-            Path(f"{path}{end}").unlink(missing_ok=True)
-        fresh.replace(path)
+        with alone(path) as damaged:
+            kept = _set_aside(path, damaged)
+            create(fresh)
+            said = _save(kept, fresh)
+            for end in ("-wal", "-shm"):  # first: they must not be taken for those of the new file
+                Path(f"{path}{end}").unlink(missing_ok=True)
+            fresh.replace(path)
     except (OSError, sqlite3.DatabaseError) as error:
         raise problem(path, error) from error
     finally:
@@ -60,11 +61,14 @@ def recover(path: Path | str) -> str:
     return f"{said}; the damaged file is kept as {kept.name}"
 
 
-def _set_aside(path: Path) -> Path:
+def _set_aside(path: Path, damaged: BinaryIO) -> Path:
     now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S%f")
     kept = path.with_name(f"{path.stem}.damaged-{now}{path.suffix}")
-    for end in _there(path):
-        shutil.copy2(f"{path}{end}", f"{kept}{end}")
+    with kept.open("xb") as file:
+        shutil.copyfileobj(damaged, file)
+    shutil.copystat(path, kept)
+    if os.path.exists(f"{path}-wal"):
+        shutil.copy2(f"{path}-wal", f"{kept}-wal")
     return kept
 
 
@@ -84,7 +88,7 @@ def _save(kept: Path, fresh: Path) -> str:
         with _opened(kept, fresh) as old, ledger.store.writing(durable=True) as new:
             last = _last(old) if old else None
             saved = tried = 0
-            for entry in _entries(old, last or _most(kept)) if old else ():
+            for entry in _entries(old, _most(kept) if last is None else last) if old else ():
                 tried += 1
                 if entry is not None:
                     ledger.add(new, entry, generation=entry.generation)

@@ -19,7 +19,7 @@ import uuid
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from poclab.errors import StoreError
 from poclab.redaction import shown
@@ -245,6 +245,32 @@ def create(path: Path) -> None:
     finally:
         for end in ("", "-wal", "-shm", "-journal"):
             Path(f"{temporary}{end}").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[BinaryIO]:
+    """Give an open ledger file, or what is left of one, that no other process has open or can use meanwhile.
+
+    It must not be opened a second time in here: when any of a process's handles of a file is closed, its locks on it are gone.
+
+    Raises:
+        StoreError: somebody has it open.
+    """
+    import fcntl
+
+    # The bytes that everybody who has a database open holds a shared lock on. Source: https://www.sqlite.org/fileformat2.html#the_lock_byte_page
+    first, count = 0x40000002, 510
+    if any(store.path == path and not store.moved for store in list(_stores)):
+        raise StoreError(f"{path}: this process has the ledger open", fix="end it (restart the kernel), and run it again")
+    with path.open("r+b") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, count, first)
+        except (BlockingIOError, PermissionError):
+            raise StoreError(
+                f"{path}: another process has the ledger open, and what it pays for now would be lost",
+                fix="end runs and notebooks of this POC, and run it again",
+            ) from None
+        yield file
 
 
 def problem(path: Path, error: Exception) -> StoreError:
