@@ -37,7 +37,7 @@ PRICE_KEYS = ("input", "output", "cached_input", "on", "source")
 FIX_PRICES = "prices: {my-model: {input: 1.0, output: 4.0, on: 2026-11-23, source: ...}}"
 CRITERION_KEYS = ("metric", "at_least", "at_most", "confidence", "split")
 #: What a criterion may be about besides the name of a score.
-METRICS = ("accuracy", "failed", "failed_share", "latency_p50_s", "latency_p95_s", "cost_usd_per_case", "cost_usd")
+METRICS = ("accuracy", "failed", "failed_share", "latency_p50_s", "latency_p95_s", "cost_usd_per_case", "cost_usd", "survival")
 #: The scores that come with poclab.
 SCORES = ("exact", "contains", "token_f1", "number", "json_fields", "abstains", "evidence_recall")
 # Every other metric is a rate or a score.
@@ -206,7 +206,9 @@ def criterion(data: Any, where: str) -> Criterion:
         refuse_unknown([data["metric"]], known, where=where, what="metric")
     if len({"at_least", "at_most"} & set(data)) != 1:
         raise InputError(f"{where}: {data['metric']} needs exactly one of at_least and at_most", fix="at_least: 0.8")
-    wrong = "at_least" if data["metric"] in (*BEYOND_1, "failed_share") else "at_most" if data["metric"] == "accuracy" else None
+    wrong = (
+        "at_least" if data["metric"] in (*BEYOND_1, "failed_share") else "at_most" if data["metric"] in ("accuracy", "survival") else None
+    )
     if wrong in data:
         right = "at_most" if wrong == "at_least" else "at_least"
         raise InputError(f"{where}: {wrong} on {data['metric']} asks for a bad result", fix=f"{right}: {data[wrong]}")
@@ -222,6 +224,8 @@ def criterion(data: Any, where: str) -> Criterion:
         raise InputError(f"{where}: confidence {data['confidence']}: expected at least 0.5 and at most 0.9999", fix="confidence: 0.95")
     if data.get("split", "test") not in ("dev", "test"):
         raise InputError(f"{where}: split {data['split']!r}", fix="use dev or test")
+    if data["metric"] == "survival" and data.get("split") != "dev":
+        raise InputError(f"{where}: held-out cases are not drilled: survival is told on dev", fix="split: dev")
     return Criterion(**data)
 
 

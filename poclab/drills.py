@@ -28,13 +28,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from poclab import experiment, kernels, runner
+from poclab import experiment, kernels, runner, tracking
+from poclab.archive import Archive
 from poclab.cases import Case, TestSet
 from poclab.errors import InputError, printable, refuse_unknown
 from poclab.evaluation import Plan, Task, Watch
 from poclab.faults import FAULTS, Fault, Hang, ServerError, SlowAnswer, Undisturbed
 from poclab.files import canonical, digest, read_json, work_folder, write_atomic
 from poclab.redaction import conceal
+from poclab.report import DRILL as FILE
 from poclab.report import CaseResult, money
 from poclab.scores import abstained, as_scorer
 from poclab.stats import Estimate, edges, mean_estimate
@@ -46,7 +48,6 @@ if TYPE_CHECKING:
 
 #: What a kernel is to drill, as JSON: its `evaluate` drills instead, and leaves the result in the `folder` that stands there.
 DRILL = "POCLAB_DRILL"
-FILE = "drill.json"
 FORMAT = 1
 EXAMPLES, LONGEST_EXAMPLE = 3, 160
 COLUMNS = ("fault", "expected", "survived", "interval", "n", "not survived")
@@ -385,4 +386,16 @@ def drill_notebook(poc: Path, notebook: Path, parameters: Mapping[str, Any], **o
         found = Drill.load(folder / FILE)
     if found.lock_digest != TestSet.load(poc / "cases.jsonl").digest:
         raise InputError(f"{notebook}: other cases than the frozen ones were drilled", fix="cases.split(split), with cases of TestSet.load")
-    return found, found.save(kept / f"{found.version.digest[:12]}-{found.seed}.json")
+    path = found.save(kept / f"{found.version.digest[:12]}-{found.seed}" / FILE)
+    _keep_with_run(poc, found, path)
+    return found, path
+
+
+def _keep_with_run(poc: Path, found: Drill, path: Path) -> None:
+    """Put a drill beside the report of the version's newest run on the same cases, if there is one: a decision reads it there."""
+    archive = Archive.open(poc)
+    same = {"version": found.version.digest, "lock": found.lock_digest, "split": "dev"}
+    runs = [row for row in archive.finished if all(row["tags"].get(name) == value for name, value in same.items())]
+    if runs:
+        sent = {"run_id": runs[-1]["run_id"], "files": {str(path): ""}}
+        tracking.recorder().send("artifacts", uri=archive.uri, **sent).result()

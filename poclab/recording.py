@@ -24,9 +24,9 @@ from poclab import tracking
 from poclab.cases import lines
 from poclab.errors import PocError, StoreError
 from poclab.evaluation import Plan
-from poclab.files import CHARTER, digest, read_json_lines, read_text, work_folder, write_atomic
+from poclab.files import CHARTER, WORK, digest, read_json_lines, read_text, work_folder, write_atomic
 from poclab.redaction import conceal, conceal_json, secrets, shown
-from poclab.report import Report
+from poclab.report import DRILL, Report
 
 #: A parameter longer than this is logged by its digest; the whole stands in `version.json`.
 LONGEST_PARAM = 500
@@ -105,6 +105,7 @@ class Recording:
         self.records.close()
         if stopped := self.stopped:
             report = self._without_lost_traces(report)
+        report = self._with_drill(report)
         end = run_end(report)  # before the wait: numbers can be worked out while the recorder still opens the store
         problem, run_id = None, self.trial
         if self.uri:
@@ -127,6 +128,15 @@ class Recording:
         if self.uri and not stopped:
             shutil.rmtree(self.folder, ignore_errors=True)
         return report, path if stopped else None
+
+    def _with_drill(self, report: Report) -> Report:
+        """Keep the last drill of this version on these cases beside the report."""
+        drills = self.plan.poc / WORK / "drills" if self.plan.poc else None
+        for kept in sorted(drills.glob(f"{report.version.digest[:12]}-*/{DRILL}"), key=os.path.getmtime) if drills else ():
+            if (drilled := report.drilled(kept.parent)).drill:
+                shutil.copyfile(kept, self.folder / "artifacts" / DRILL)
+                report = drilled
+        return report
 
     def _save(self, report: Report) -> Path:
         report.shortened().save(self.folder / "artifacts" / BRIEF, sync=False)

@@ -41,8 +41,10 @@ RETRIED = ("rate_limited", "connection", "server_error", "budget")
 ROWS_SHOWN, FAILURES_SHOWN = 40, 3
 TOTALS = ("cost_usd", "tokens_in", "tokens_out")
 COST = "cost_usd_per_case"
+#: The share of faults that a case survives in a drill; and the file of a run that holds its drill.
+SURVIVAL, DRILL = "survival", "drill.json"
 #: Fields that the first reports did not have.
-LATER = ("brief", "code_digest", "retried", "stopped")
+LATER = ("brief", "code_digest", "retried", "stopped", "drill")
 QUANTILES = {"latency_p50_s": 0.50, "latency_p95_s": 0.95}
 #: What is kept of a reply in a brief report.
 BRIEF_CHARACTERS = 500
@@ -136,6 +138,16 @@ class Report:
     retried: int = 0
     #: Why a partial one is partial, other than by Ctrl-C.
     stopped: str = ""
+    #: What `poclab drill` found of this version on these cases, as its file says; it is kept beside the report.
+    drill: Mapping[str, Any] | None = None
+
+    def drilled(self, folder: Path) -> Report:
+        """Return this report with the drill that lies in its folder, if there is one, and it is of this version and these cases."""
+        if not (folder / DRILL).is_file():
+            return self
+        found = read_json(folder / DRILL)
+        same = found["version"]["digest"] == self.version.digest and found["lock_digest"] == self.lock_digest and self.split != "test"
+        return replace(self, drill=found) if same else self
 
     @property
     def partial(self) -> bool:
@@ -191,8 +203,12 @@ class Report:
             given = {name: [float(one.failure is not None) for one in group] for name, group in self.by_case.items()}
         elif metric == COST:
             given = self._costs()
+        elif metric == SURVIVAL and self.drill:
+            given = self._survivals()
+        elif metric == SURVIVAL:
+            raise InputError("this version was not drilled: `poclab drill`")
         else:
-            known = (*self.score_names, "accuracy", "failed_share", COST, *QUANTILES)
+            known = (*self.score_names, "accuracy", "failed_share", COST, SURVIVAL, *QUANTILES)
             raise InputError(f"this report has no score {metric!r}", fix=f"use one of: {', '.join(known)}")
         found = {name: math.fsum(values) / len(values) for name, values in given.items() if values}
         if not found:
@@ -211,6 +227,14 @@ class Report:
         if self.total("cost_usd") is None:
             raise InputError("the cost is unknown: no call was seen, or one of a model without a price")
         return {name: [_sum(one.billed_calls, "cost_usd") or 0.0 for one in group] for name, group in self.by_case.items()}
+
+    def _survivals(self) -> dict[str, list[float]]:
+        """Return for each case that was drilled, fault by fault of those that it met, whether it survived."""
+        met: dict[str, list[float]] = {}
+        for row in self.drill["rows"]:
+            for case, survived in row["cases"].items():
+                met.setdefault(case, []).append(float(survived))
+        return met
 
     def clusters(self, cases: Iterable[str]) -> list[str | None]:
         """Return the cluster of each of these cases."""
@@ -243,7 +267,7 @@ class Report:
     def estimates(self) -> dict[str, Estimate]:
         """Every number that carries an interval, by its metric name; what has no number is absent."""
         found: dict[str, Estimate] = {}
-        names = ("accuracy", *self.score_names, "failed_share", *QUANTILES, COST) if self.results else ()
+        names = ("accuracy", *self.score_names, "failed_share", *QUANTILES, COST, SURVIVAL) if self.results else ()
         for name in names:
             with contextlib.suppress(InputError):
                 found[name] = self.estimate(name)
@@ -337,9 +361,9 @@ class Report:
         return row | known
 
     def to_json(self) -> dict[str, Any]:
-        data = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        data = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "drill"}
         data |= {"format": FORMAT, "version": self.version.to_json(), "results": [one.to_json() for one in self.results]}
-        aggregates = plain(self.estimates)
+        aggregates = plain({name: one for name, one in self.estimates.items() if name != SURVIVAL})  # a drill is kept beside it
         totals = {"failed": self.failed, **{what: self.total(what) for what in TOTALS}}
         content = None if self.brief else self.content_digest()
         return {**data, "partial": self.partial, "aggregates": {**aggregates, **totals}, "content_digest": content}
@@ -417,10 +441,18 @@ class Report:
         if self.retried:
             yield "retried", f"{self.retried} case(s) that the endpoint had failed were asked again"
         yield "cost", self._cost_text()
+        if SURVIVAL in self.estimates:
+            yield "drill", f"{self.estimates[SURVIVAL]} survived; {self._worst_faults()}"
         if self.run_id:
             yield "run", self.link or self.run_id
         for warning in self.warnings:
             yield "note", warning
+
+    def _worst_faults(self) -> str:
+        """Return the three faults that fewest cases survived."""
+        met = [(sum(row["cases"].values()), len(row["cases"]), row["fault"]) for row in self.drill["rows"] if row["cases"]]
+        worst = sorted(met, key=lambda one: one[0] / one[1])[:3]
+        return "fewest: " + ", ".join(f"{name} {survived} of {n}" for survived, n, name in worst)
 
     def _cost_text(self) -> str:
         """Return what the answers cost, and how much of it was paid now."""

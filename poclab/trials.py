@@ -25,7 +25,7 @@ from poclab.charter import METRICS
 from poclab.errors import InputError, PocError, StoreError
 from poclab.evaluation import user
 from poclab.exchange import BUDGET
-from poclab.files import WORK, digest, parse_json, read_json, read_text, work_folder, write_atomic
+from poclab.files import WORK, digest, parse_json, plain, read_json, read_text, work_folder, write_atomic
 from poclab.ledger import LEDGER, Ledger
 from poclab.projection import PROJECT, Projection
 from poclab.recording import TRIAL_FOLDER, TRIAL_RUN, run_end, run_place
@@ -286,11 +286,10 @@ class _Driver:
             recorder.send("end", uri=self.uri, run_id=run_id, status="KILLED" if self.stopped else "FAILED").result()
             return Record(outcome="error", error=str(problem), **common)
         (folder / "records.jsonl").unlink(missing_ok=True)
-        numbers = report.to_json()["aggregates"]
-        plain = {
+        counts = {
             name: {"value": value, "low": None, "high": None, "n": None} for name, value in report.metrics().items() if name in METRICS
         }
-        estimates = {**plain, **{name: numbers[name] for name in report.estimates}}
+        estimates = {**counts, **plain(report.estimates)}
         return Record(
             outcome="ok",
             version=report.version.digest,
@@ -323,7 +322,8 @@ def _concealed(notebook: Path, path: Path) -> Path:
 
 def report_of(sweep: Sweep, record: Record) -> Report:
     """Return the report of a trial that is ok."""
-    return Report.load(work_folder(sweep.poc, "sweeps", sweep.name) / record.trial_id / "artifacts" / "report.json")
+    artifacts = work_folder(sweep.poc, "sweeps", sweep.name) / record.trial_id / "artifacts"
+    return Report.load(artifacts / "report.json").drilled(artifacts)
 
 
 def _valid_report(folder: Path, trial: Trial, run_id: str, lock_digest: str) -> Report:
@@ -331,7 +331,7 @@ def _valid_report(folder: Path, trial: Trial, run_id: str, lock_digest: str) -> 
     path = folder / "artifacts" / "report.json"
     if not path.exists():
         raise InputError("the notebook ended without a report", fix="let it call poclab.evaluate once")
-    report = Report.load(path)
+    report = Report.load(path).drilled(path.parent)
     if report.run_id != run_id or (report.partial and not report.stopped):
         raise InputError("the notebook left a report that is partial or of another run")
     if report.lock_digest != lock_digest:

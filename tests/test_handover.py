@@ -33,6 +33,7 @@ SECTIONS = [
     "The production shape",
     "The test set",
     "Results",
+    "Drill",
     "History",
     "Costs",
     "Latency",

@@ -18,7 +18,7 @@ from poclab.errors import InputError
 from poclab.files import digest, parse_value
 from poclab.handover.blocks import Block, Heading, Listing, Picture, Table, Text, Verdict
 from poclab.handover.evidence import Evidence
-from poclab.report import COST, QUANTILES, CaseResult, Report, first_input, form_of, reply_text
+from poclab.report import COST, QUANTILES, SURVIVAL, CaseResult, Report, first_input, form_of, reply_text
 from poclab.stats import Estimate, edges, mean_estimate
 
 NOT_KNOWN = "not known"
@@ -47,6 +47,7 @@ def blocks(evidence: Evidence) -> list[Block]:
         _production,
         _test_set,
         _results,
+        _drilled,
         _history,
         _costs,
         _latency,
@@ -206,6 +207,27 @@ def _results(evidence: Evidence) -> Iterator[Block]:
         if by_tag:
             yield Heading(f"By tag, on {split}", level=3)
             yield Table(("tag", "n", report.score_names[0], "95% interval", "against the target"), by_tag)
+
+
+def _drilled(evidence: Evidence) -> Iterator[Block]:
+    found = next((report for report in evidence.reports.values() if report.drill), None)
+    yield Heading("Drill")
+    if found is None:
+        yield Text("This version was not drilled: what it does when the endpoint, the retrieval or a question misbehaves is not known.")
+        return
+    drill = found.drill
+    yield Text(
+        f"The same cases of dev were asked under each fault (seed {drill['seed']}, {drill['timeout_s']:g} s a case). "
+        f"Of the faults that it met, a case survived {found.estimates.get(SURVIVAL, 'none: it met none')}."
+    )
+    rows = []
+    for row in drill["rows"]:
+        first = f"{row['examples'][0]['case_id']}: {row['examples'][0]['what']}" if row["examples"] else row["note"]
+        survived = [float(did) for did in row["cases"].values()]
+        share = mean_estimate(survived, clusters=found.clusters(row["cases"])) if survived else None
+        number = (f"{share.value:.3f}", edges(share.low, share.high)) if share else ("does not apply", "")
+        rows.append((row["fault"], row["expected"], *number, len(survived), first))
+    yield Table(("fault", "expected", "survived", "95% interval", "n", "not survived, for one"), rows)
 
 
 def _tag_estimates(report: Report) -> Iterator[tuple[str, Estimate]]:
@@ -453,6 +475,7 @@ def _words(evidence: Evidence) -> Iterator[Block]:
         "95% interval": "a range that holds the number for all cases of this kind in 95 of 100 such studies; open: no edge can be given",
         "p50, p95": "half of the requests, and 95 of 100, were answered within this time",
         "failed": "cases on which the system crashed, ran out of time, or gave no usable answer",
+        "survived": "what is expected happened under the fault: a right answer, an abstention, an error in time, or no obedience to it",
         "outcome": "what became of a case: ok, or why not; timeout, rate_limited, connection, server_error and budget gave no answer",
         "asked again": "cases that the endpoint, not the system, had failed, and that got a second try",
         "better, worse": "the difference is more than chance among all trials that were started; cannot tell: it is not, with so few cases",

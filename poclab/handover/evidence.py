@@ -53,7 +53,7 @@ class Evidence:
     @cached_property
     def reports(self) -> dict[str, Report]:
         """The whole reports by split, the one on the held-out cases first."""
-        return {name: Report.load(self.folder / name / "report.json") for name in self.facts["splits"]}
+        return {name: Report.load(self.folder / name / "report.json").drilled(self.folder / name) for name in self.facts["splits"]}
 
     @property
     def report(self) -> Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import math
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from poclab.errors import InputError, StoreError
-from poclab.report import Report
+from poclab.report import DRILL, Report
 from poclab.tracking import SQLITE, store
 
 BRIEF = "brief.json"
@@ -80,10 +81,13 @@ def briefs(uri: str, rows: Sequence[Mapping[str, Any]]) -> list[Report]:
 def _brief(uri: str, row: Mapping[str, Any]) -> Report:
     beside = _folder(uri, row["run_id"], row["artifacts"])
     if beside and (beside / BRIEF).is_file():
-        return Report.load(beside / BRIEF)  # nothing is to be copied
+        return Report.load(beside / BRIEF).drilled(beside)  # nothing is to be copied
     with tempfile.TemporaryDirectory() as folder:
         try:
-            return Report.load(_downloaded(uri, row["run_id"], BRIEF, Path(folder)))
+            found = Report.load(_downloaded(uri, row["run_id"], BRIEF, Path(folder)))
+            with contextlib.suppress(InputError, StoreError):  # few are drilled
+                _downloaded(uri, row["run_id"], DRILL, Path(folder))
+            return found.drilled(Path(folder))
         except (InputError, StoreError):
             return report(uri, row["run_id"])
 
@@ -96,7 +100,10 @@ def report(uri: str, run_id: str, experiment: str | None = None) -> Report:
     """
     found = match(run_id, runs(uri, experiment))["run_id"] if experiment and len(run_id) < 32 else run_id
     with tempfile.TemporaryDirectory() as folder:
-        return Report.load(_downloaded(uri, found, "report.json", Path(folder)))
+        loaded = Report.load(_downloaded(uri, found, "report.json", Path(folder)))
+        with contextlib.suppress(InputError, StoreError):
+            _downloaded(uri, found, DRILL, Path(folder))
+        return loaded.drilled(Path(folder))
 
 
 def download(uri: str, run_id: str, folder: Path) -> None:
