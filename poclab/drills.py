@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from poclab import experiment, kernels, runner, tracking
+from poclab import arguments, kernels, runner, tracking
 from poclab.archive import Archive
 from poclab.cases import Case, TestSet
 from poclab.errors import InputError, printable, refuse_unknown
@@ -222,16 +222,15 @@ def drill(
         FrozenError: the cases are not the whole split as it was frozen.
         EndpointError: the first five cases all met what every case would meet, such as a refused key.
     """
-    experiment._check_kinds(system, cases, scores, version)
+    arguments.check_kinds(system, cases, scores, version)
     test_set = cases if isinstance(cases, TestSet) else TestSet(tuple(cases))
     scorers = [as_scorer(one) for one in scores]
-    version = experiment._version(system, version)
-    if test_set.lock:
-        dataclasses.replace(test_set, cases=tuple(dataclasses.replace(case) for case in test_set)).verify()
-    experiment._check(test_set, scorers, repeats=1, timeout_s=timeout_s, workers=workers, traces="none", mode=None)
+    version = arguments.used_version(system, version)
+    arguments.verify(test_set)
+    arguments.check(test_set, scorers, repeats=1, timeout_s=timeout_s, workers=workers, traces="none", mode=None)
     chosen = _chosen(faults)
     drawn = _drawn(test_set, seed, cases_per_fault)
-    budget = experiment._budget(test_set.poc, max_cost_usd)
+    budget = arguments.open_budget(test_set.poc, max_cost_usd)
 
     def jobs(name: str, kind: type[Fault]) -> list[_Job]:
         given = [kind(case, seed, timeout_s, found) for case in drawn]
@@ -291,7 +290,7 @@ def _answered(jobs: Sequence[_Job], workers: int, timeout_s: float) -> list[tupl
     of_task = {id(job.task): job for job in jobs}
     run = runner.run(jobs, _Job.ask, then=lambda answer: of_task[id(answer.task)].score(answer), workers=workers, timeout_s=timeout_s)
     try:
-        for outcome in experiment._progress(iter(run), len(jobs), "drill"):
+        for outcome in arguments.progress(iter(run), len(jobs), "drill"):
             job = outcome.task
             outcome = dataclasses.replace(outcome, task=job.task)
             result, _ = job.plan.settle(outcome)

@@ -9,34 +9,29 @@ import contextlib
 import dataclasses
 import datetime
 import gc
-import math
 import os
-import sys
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from poclab import charts, comparison, decision, projection, runner, sizing, timeline, tracking
+from poclab import arguments, charts, comparison, decision, projection, runner, sizing, timeline, tracking
 from poclab.archive import BASELINE, Archive
 from poclab.cases import SPLITS, Case, TestSet
 from poclab.charter import Charter, Criterion
 from poclab.comparison import Comparison
 from poclab.decision import Decision
-from poclab.errors import FrozenError, InputError, printable
+from poclab.errors import FrozenError, InputError
 from poclab.evaluation import Plan, Task, Watch
-from poclab.exchange import BUDGET, MODES
 from poclab.files import find_poc, require_poc, work_folder, write_bytes
 from poclab.ledger import LEDGER, Ledger
-from poclab.recording import TRIAL_RUN, Recording
+from poclab.recording import Recording
 from poclab.report import RETRIED, CaseResult, Report
-from poclab.scores import Scorer, as_scorer
+from poclab.scores import as_scorer
 from poclab.sizing import Sizing
 from poclab.system import Version
 from poclab.timeline import History
 
-TRACES = ("all", "failed", "none")
 NOT_CORRECTED = "{} other version(s) were run on these cases one by one: nothing here is corrected for having picked among them"
 
 
@@ -85,14 +80,12 @@ def evaluate(
         StoreError: the store or the ledger cannot be used (before any case is asked), or lost something (the report is kept in a file).
         Interrupted: Ctrl-C; it carries the partial report.
     """
-    _check_kinds(system, cases, scores, version)
+    arguments.check_kinds(system, cases, scores, version)
     test_set = cases if isinstance(cases, TestSet) else TestSet(tuple(cases))
     scorers = [as_scorer(one) for one in scores]
-    version = _version(system, version)
-    if test_set.lock:
-        # Copies without a digest of their own: what was frozen is held against what the cases say now, and all of the split.
-        dataclasses.replace(test_set, cases=tuple(dataclasses.replace(case) for case in test_set)).verify()
-    _check(test_set, scorers, repeats=repeats, timeout_s=timeout_s, workers=workers, traces=traces, mode=mode)
+    version = arguments.used_version(system, version)
+    arguments.verify(test_set)
+    arguments.check(test_set, scorers, repeats=repeats, timeout_s=timeout_s, workers=workers, traces=traces, mode=mode)
     if folder := projection.here():
         projection.project(
             lambda mode: Plan(system, test_set, scorers, version, repeats=repeats, timeout_s=timeout_s, mode=mode),
@@ -100,7 +93,7 @@ def evaluate(
             timeout_s=timeout_s,
         ).save(folder)
         raise projection.Projected
-    budget = _budget(test_set.poc, max_cost_usd)
+    budget = arguments.open_budget(test_set.poc, max_cost_usd)
     plan = Plan(
         system, test_set, scorers, version, repeats=repeats, traces=traces, timeout_s=timeout_s, mode=mode, budget=budget, redact=redact
     )
@@ -124,7 +117,7 @@ def evaluate(
         watch.take(outcome, result)
 
     try:
-        for outcome in _progress(iter(run), len(plan.tasks), version.name):
+        for outcome in arguments.progress(iter(run), len(plan.tasks), version.name):
             keep(outcome)
             if watch.error:
                 break
@@ -269,25 +262,6 @@ def plan(
     return sizing.plan(chosen, at_hand, expected=expected, power=power)
 
 
-def _budget(poc: Path | None, max_cost_usd: float | None) -> str | None:
-    """Return the name of the evaluation's own budget, which lies in the ledger; None without one."""
-    if max_cost_usd is None:
-        return None
-    if isinstance(max_cost_usd, bool) or not isinstance(max_cost_usd, (int, float)) or not 0 < max_cost_usd < math.inf:
-        raise InputError(f"max_cost_usd={max_cost_usd!r}: expected a number of dollars above 0", fix="max_cost_usd=5.0")
-    if os.environ.get(BUDGET):
-        raise InputError(
-            "max_cost_usd is set here, and the sweep has a budget already", fix="leave it to limits.max_cost_usd of the sweep file"
-        )
-    if poc is None:
-        raise InputError(
-            "a budget is kept in a POC's ledger, and these cases are of no POC", fix="`poclab new DIR`, and load its cases.jsonl"
-        )
-    name = f"evaluation {uuid.uuid4().hex[:12]}"
-    Ledger.open(poc / LEDGER).open_budget(name, float(max_cost_usd))
-    return name
-
-
 def _earlier(plan: Plan) -> Report:
     """Return the report of the last run of the same version on the same cases."""
     found = Archive.open(plan.poc).last_of(plan.tags()) if plan.poc else None
@@ -343,59 +317,3 @@ def _run_id(one: Any) -> str:
     if not isinstance(found, str):
         raise InputError(f"{one!r} is no report and no run", fix="give reports, or ids of runs as `poclab history` shows them")
     return found
-
-
-def _version(system: Any, version: Version | None) -> Version:
-    """Return the version as the system uses it; refuse one that the system was not built from."""
-    used = getattr(system, "version", None)
-    if not isinstance(used, Version):
-        return version or Version(getattr(system, "__name__", type(system).__name__))
-    for key, value in (version.parameters if version else {}).items():
-        if used.parameters.get(key) != value:
-            raise InputError(
-                f"version {version.name!r} says {key} = {value!r}, but the system uses {used.parameters.get(key)!r}",
-                fix="build the system from the version that is evaluated",
-            )
-    return Version(version.name if version else used.name, **used.parameters)
-
-
-def _check_kinds(system: Any, cases: Any, scores: Any, version: Any) -> None:
-    if not callable(system):
-        raise InputError(f"the system is a {type(system).__name__}, which cannot be called", fix="def answer(inputs): return ...")
-    if isinstance(cases, (str, os.PathLike)):
-        raise InputError(f"cases={str(cases)!r} is a path", fix=f"poclab.TestSet.load({str(cases)!r})")
-    if isinstance(scores, (str, Scorer)) or not isinstance(scores, Iterable):
-        raise InputError("scores is a list, also of one", fix="[scores.contains()]")
-    if version is not None and not isinstance(version, Version):
-        raise InputError(f"version={version!r} is a {type(version).__name__}", fix=f"poclab.Version({str(version)!r}, model=...)")
-
-
-def _check(
-    test_set: TestSet, scorers: Sequence[Scorer], *, repeats: int, timeout_s: float, workers: int, traces: str, mode: str | None
-) -> None:
-    if not test_set.cases:
-        raise InputError("no cases to evaluate", fix='poclab.TestSet.load("cases.jsonl").split("dev")')
-    if not scorers:
-        raise InputError("no scores: the first one is the accuracy", fix="[scores.contains(), scores.evidence_recall()]")
-    names = [scorer.name for scorer in scorers]
-    if len(set(names)) < len(names):
-        raise InputError(f"two scores have one name: {', '.join(names)}", fix="rename one: dataclasses.replace(scorer, name=...)")
-    for name, value, kind, least in (("repeats", repeats, int, 1), ("workers", workers, int, 1), ("timeout_s", timeout_s, float, 0.001)):
-        if isinstance(value, bool) or not isinstance(value, (int, kind)) or not value >= least:
-            raise InputError(f"{name}={value!r}: expected {'a whole' if kind is int else 'a'} number of at least {least:g}")
-    if mode not in (None, *MODES):
-        raise InputError(f"mode={mode!r}", fix=f"use one of: {', '.join(MODES)}")
-    if traces not in TRACES:
-        raise InputError(f"traces={traces!r}", fix=f"use one of: {', '.join(TRACES)}")
-
-
-def _progress(outcomes: Iterator[Any], total: int, name: str) -> Iterator[Any]:
-    """Show a progress bar in a terminal or a notebook; none where nobody looks."""
-    if os.environ.get(TRIAL_RUN):
-        return outcomes
-    from tqdm.auto import tqdm
-
-    # None: only on a terminal. A notebook's output is no terminal, but somebody looks.
-    return iter(
-        tqdm(outcomes, total=total, desc=printable(name), unit="case", leave=False, disable=False if "ipykernel" in sys.modules else None)
-    )

@@ -195,7 +195,7 @@ def test_every_failure_of_the_endpoint_has_its_class(endpoint, cases):
     """Each case says what the endpoint did, when it did it until the case's time ran out; a wrong answer is something else."""
     faults = {"429": "rate_limited", "500": "server_error", "reset": "connection", "cut_json": "connection", "hang": "timeout"}
     endpoint.configure(faults=[{"kind": kind, "match": f"case {i:02}", "times": None} for i, kind in enumerate(faults)])
-    found = evaluate(endpoint, cases, timeout_s=1.5, workers=60)
+    found = evaluate(endpoint, cases, timeout_s=5, workers=60)
 
     assert [one.outcome for one in found.results[:6]] == [*faults.values(), "ok"]
     assert found.failed == 5
@@ -268,7 +268,7 @@ def test_only_what_the_endpoint_failed_is_asked_again(endpoint, cases):
             {"kind": "401", "match": "case 06", "times": 1},
         ],
     )
-    first = evaluate(endpoint, cases, timeout_s=1.5, workers=60)
+    first = evaluate(endpoint, cases, timeout_s=4, workers=60)
     requests = endpoint.counts()["requests"]
     endpoint.configure(random=False, faults=[])
     again = evaluate(endpoint, cases, retry_failed=True)

@@ -33,6 +33,7 @@ FLOORS = [
         "projection",
         "recording",
         "archive",
+        "arguments",
         "inspection",
         "experiment",
     ],
@@ -56,7 +57,7 @@ OWNERS = {
     "opentelemetry": {"tracking"},
     "papermill": {"kernels"},
     "click": {"cli"},
-    "tqdm": {"experiment"},
+    "tqdm": {"arguments"},
     "filelock": {"tracking", "rag", "trials"},
     "numpy": {"stats", "rag"},
 }

@@ -1,0 +1,107 @@
+"""What `evaluate` and `drill` are given, checked before anything is asked, and the progress that they show."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import sys
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from poclab.cases import TestSet
+from poclab.errors import InputError, printable
+from poclab.exchange import BUDGET, MODES
+from poclab.ledger import LEDGER, Ledger
+from poclab.recording import TRIAL_RUN
+from poclab.scores import Scorer
+from poclab.system import Version
+
+TRACES = ("all", "failed", "none")
+
+
+def check_kinds(system: Any, cases: Any, scores: Any, version: Any) -> None:
+    if not callable(system):
+        raise InputError(f"the system is a {type(system).__name__}, which cannot be called", fix="def answer(inputs): return ...")
+    if isinstance(cases, (str, os.PathLike)):
+        raise InputError(f"cases={str(cases)!r} is a path", fix=f"poclab.TestSet.load({str(cases)!r})")
+    if isinstance(scores, (str, Scorer)) or not isinstance(scores, Iterable):
+        raise InputError("scores is a list, also of one", fix="[scores.contains()]")
+    if version is not None and not isinstance(version, Version):
+        raise InputError(f"version={version!r} is a {type(version).__name__}", fix=f"poclab.Version({str(version)!r}, model=...)")
+
+
+def used_version(system: Any, version: Version | None) -> Version:
+    """Return the version as the system uses it; refuse one that the system was not built from."""
+    used = getattr(system, "version", None)
+    if not isinstance(used, Version):
+        return version or Version(getattr(system, "__name__", type(system).__name__))
+    for key, value in (version.parameters if version else {}).items():
+        if used.parameters.get(key) != value:
+            raise InputError(
+                f"version {version.name!r} says {key} = {value!r}, but the system uses {used.parameters.get(key)!r}",
+                fix="build the system from the version that is evaluated",
+            )
+    return Version(version.name if version else used.name, **used.parameters)
+
+
+def check(
+    test_set: TestSet, scorers: Sequence[Scorer], *, repeats: int, timeout_s: float, workers: int, traces: str, mode: str | None
+) -> None:
+    if not test_set.cases:
+        raise InputError("no cases to evaluate", fix='poclab.TestSet.load("cases.jsonl").split("dev")')
+    if not scorers:
+        raise InputError("no scores: the first one is the accuracy", fix="[scores.contains(), scores.evidence_recall()]")
+    names = [scorer.name for scorer in scorers]
+    if len(set(names)) < len(names):
+        raise InputError(f"two scores have one name: {', '.join(names)}", fix="rename one: dataclasses.replace(scorer, name=...)")
+    for name, value, kind, least in (("repeats", repeats, int, 1), ("workers", workers, int, 1), ("timeout_s", timeout_s, float, 0.001)):
+        if isinstance(value, bool) or not isinstance(value, (int, kind)) or not value >= least:
+            raise InputError(f"{name}={value!r}: expected {'a whole' if kind is int else 'a'} number of at least {least:g}")
+    if mode not in (None, *MODES):
+        raise InputError(f"mode={mode!r}", fix=f"use one of: {', '.join(MODES)}")
+    if traces not in TRACES:
+        raise InputError(f"traces={traces!r}", fix=f"use one of: {', '.join(TRACES)}")
+
+
+def verify(test_set: TestSet) -> None:
+    """Hold what was frozen against what the cases say now, and against all of the split: copies have no digest of their own yet.
+
+    Raises:
+        FrozenError: a label was changed in memory, or cases are missing.
+    """
+    if test_set.lock:
+        dataclasses.replace(test_set, cases=tuple(dataclasses.replace(case) for case in test_set)).verify()
+
+
+def open_budget(poc: Path | None, max_cost_usd: float | None) -> str | None:
+    """Return the name of the evaluation's own budget, which lies in the ledger; None without one."""
+    if max_cost_usd is None:
+        return None
+    if isinstance(max_cost_usd, bool) or not isinstance(max_cost_usd, (int, float)) or not 0 < max_cost_usd < math.inf:
+        raise InputError(f"max_cost_usd={max_cost_usd!r}: expected a number of dollars above 0", fix="max_cost_usd=5.0")
+    if os.environ.get(BUDGET):
+        raise InputError(
+            "max_cost_usd is set here, and the sweep has a budget already", fix="leave it to limits.max_cost_usd of the sweep file"
+        )
+    if poc is None:
+        raise InputError(
+            "a budget is kept in a POC's ledger, and these cases are of no POC", fix="`poclab new DIR`, and load its cases.jsonl"
+        )
+    name = f"evaluation {uuid.uuid4().hex[:12]}"
+    Ledger.open(poc / LEDGER).open_budget(name, float(max_cost_usd))
+    return name
+
+
+def progress(outcomes: Iterator[Any], total: int, name: str) -> Iterator[Any]:
+    """Show a progress bar in a terminal or a notebook; none where nobody looks."""
+    if os.environ.get(TRIAL_RUN):
+        return outcomes
+    from tqdm.auto import tqdm
+
+    # None: only on a terminal. A notebook's output is no terminal, but somebody looks.
+    return iter(
+        tqdm(outcomes, total=total, desc=printable(name), unit="case", leave=False, disable=False if "ipykernel" in sys.modules else None)
+    )
