@@ -207,6 +207,19 @@ def wait_for(condition: Callable[[], Any], what: str) -> None:
         time.sleep(0.005)
 
 
+def below(pid: int) -> list[int]:
+    """Return the processes that one has started, and those that these have."""
+    children = [int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
+    return children + [one for child in children for one in below(child)]
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 class Kills:
     """What was had and what was in flight at each kill, held against the endpoint's books afterwards."""
 
@@ -214,21 +227,24 @@ class Kills:
         self.endpoint, self.poc = endpoint, poc
         self.had: list[tuple[float, set[str]]] = []
         self.in_flight: Counter[str] = Counter()
+        self.ended_at = self.outlived_s = 0.0
 
-    def strike(self, process: subprocess.Popen, answers: int) -> None:
-        """End a process by `kill -9` when so many prompts were answered."""
+    def strike(self, process: subprocess.Popen, answers: int, *, with_kernels: bool = False) -> None:
+        """End a process by `kill -9` when so many prompts were answered; its kernels end by themselves, and are waited for."""
         wait_for(lambda: len(answered(self.poc)) >= answers or process.poll() is not None, f"{answers} answers")
         if process.poll() is not None:
             raise SystemExit(f"the process ended with {process.returncode} before it was killed: what it said stands above")
-        had = answered(self.poc)
+        had, kernels = answered(self.poc), below(process.pid) if with_kernels else []
         process.kill()
         self.had.append((time.monotonic(), had))
         process.wait()
+        wait_for(lambda: not any(map(lives, kernels)), "the kernels of a killed sweep end")
+        self.outlived_s = max(self.outlived_s, time.monotonic() - self.had[-1][0])
         time.sleep(SOCKET_S)
-        since, until = self.had[-2][0] + SOCKET_S if self.had[1:] else 0.0, self.had[-1][0] + SOCKET_S
+        since, self.ended_at = self.ended_at, time.monotonic()
         prompts = self.endpoint.counts()["prompts"]
-        asked = {prompt for prompt, asks in prompts.items() if any(since < s <= until for s in asks["requested_s"])}
-        self.in_flight.update(asked - had)
+        asked = {prompt for prompt, asks in prompts.items() if any(since < s <= self.ended_at for s in asks["requested_s"])}
+        self.in_flight.update(asked - answered(self.poc))
 
     def twice(self) -> int:
         """Return how many requests there were for what somebody had been answered before a kill."""
@@ -358,9 +374,10 @@ def sweep(options: argparse.Namespace, top: Path, targets: Targets) -> None:
         kills = Kills(endpoint, poc)
         moments = sorted(random.Random(SEED).sample(range(1, SWEEP_TRIALS * cases - 2 * WORKERS), SWEEP_KILLS))
         for moment in moments:
-            kills.strike(go(poc), moment)
+            kills.strike(go(poc), moment, with_kernels=True)
         found = whole(go(poc), poc)
-        judge(targets, kills, f"a sweep of {SWEEP_TRIALS} trials of {cases} cases, two at a time, kill -9 after {moments} answers")
+        head = f"a sweep of {SWEEP_TRIALS} trials of {cases} cases, two at a time, kill -9 after {moments} answers"
+        judge(targets, kills, f"{head}; its kernels outlived it by {kills.outlived_s:.1f} s at most")
     targets.most("prompts that were never answered", SWEEP_TRIALS * cases - len(answered(poc)), 0)
     targets.most("trials without the content of the undisturbed sweep", len(undisturbed) - sum(map(found.__contains__, undisturbed)), 0)
 
