@@ -124,6 +124,24 @@ def test_a_line_that_is_no_object_is_named(elsewhere, line):
         import_(elsewhere, [b"\n", b"  \n", line], where="export.jsonl")
 
 
+def test_answers_are_recorded_while_an_import_is_read(path, elsewhere, monkeypatch):
+    """A long import must not keep a run from an answer that is paid for: others wait for the adding alone."""
+    filled(elsewhere, entry(1), entry(2))
+    monkeypatch.setattr("poclab.ledger.store.BUSY_S", 0.0)
+    Ledger.open(path)
+    other = Ledger(path)  # a connection of its own, as another process has
+
+    def lines():
+        for number, line in enumerate(exported(elsewhere)):
+            yield line
+            live = entry(8 + number)
+            other.record(other.claim(live.key), live)
+
+    assert import_(path, lines(), where="x") == (2, 0)
+    other.store.close()
+    assert len(list(entries(Ledger.open(path)))) == 4
+
+
 def test_a_ledger_that_is_not_there_has_no_export(path):
     """An export makes no empty ledger."""
     with pytest.raises(InputError, match="there is no ledger"):

@@ -11,14 +11,16 @@ import binascii
 import contextlib
 import datetime
 import json
+import marshal
 import math
 import os
 import re
+import tempfile
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from poclab.errors import InputError, StoreError, refuse_unknown
 from poclab.files import check_json, parse_json
@@ -84,25 +86,33 @@ def import_(path: Path | str, lines: Iterable[bytes], *, where: str) -> tuple[in
     """Add the entries of an export to the ledger at `path`; return how many are new, and how many were there already.
 
     An entry with the same key, time and answer is there already. Another answer to the same key becomes its next generation, whatever
-    generation it was. All is added, or nothing; `where` names the export in errors. Nobody else can record meanwhile.
+    generation it was. All is added, or nothing; `where` names the export in errors.
 
     Raises:
         InputError: a line is no entry, with its number; nothing was added.
         StoreError: the ledger cannot be used.
     """
-    new = known = 0
     ledger = Ledger.open(path)
-    with ledger.store.writing(durable=True) as connection:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            entry = _read(line, f"{where}, line {number}").concealed()
-            if ledger.holds(connection, entry):
-                known += 1
-            else:
-                ledger.add(connection, entry)
-                new += 1
-    return new, known
+    try:
+        with tempfile.TemporaryFile(dir=ledger.path.parent) as ready:
+            # All that takes long comes first: nobody can record an answer while others are added.
+            count = _prepare(lines, where, ready)
+            ready.seek(0)
+            with ledger.store.writing(durable=True) as connection:
+                new = sum(ledger.take_over(connection, marshal.load(ready)) for _ in range(count))
+    except OSError as error:
+        raise ledger.store.problem(error) from error
+    return new, count - new
+
+
+def _prepare(lines: Iterable[bytes], where: str, ready: IO[bytes]) -> int:
+    """Write each entry as the ledger's file holds it; return how many."""
+    count = 0
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            marshal.dump(_read(line, f"{where}, line {number}").concealed().row(), ready)
+            count += 1
+    return count
 
 
 def _line(entry: Entry) -> str:
