@@ -5,7 +5,7 @@ Pure logic: nothing here sleeps, starts a thread, or knows an HTTP library; who 
 - A gate per endpoint, shared by the process. Its limit grows by one for each answer until the first 429, which halves it; once per
   episode, since refusals of requests that were under way then say nothing new. Afterwards it grows quickly to the number that the
   endpoint took before it refused, then by one per round of answers; and only while it is full. One 429 below that number moves it
-  little, since it may have nothing to do with how many are under way. Sources: additive increase, multiplicative decrease, and the
+  little, and while few are refused the growth stays quick, since they may have nothing to do with how many are under way. Sources: additive increase, multiplicative decrease, and the
   slow start threshold of TCP (RFC 5681, section 3.1); quick up to the last known size, then slow (RFC 9438, section 3.1); once per
   episode, and not while underused (RFC 9002, sections 7.3.2 and 7.8). Unlike there, answers to requests from before the backing off
   count: a refusal costs little here, and without them an endpoint that takes 8 at a time stood idle for a quarter of its time.
@@ -40,6 +40,8 @@ FEW = 4
 #: How far a refusal below what was taken before moves the memory of that: the weight by which TCP smooths what it measures (RFC 6298).
 #: With 1, a run of 16 workers with a tenth of its requests refused by chance took 1.7 times as long (the simulation of the tests).
 SMOOTHING = 1 / 8
+#: Fewer refusals than this share, over about so many answers, may be by chance.
+BY_CHANCE, REMEMBERED = 0.1, 32
 MOST_ATTEMPTS = 8
 #: Seconds before the second attempt, and at most before any.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
@@ -76,6 +78,8 @@ class Gate:
         self._backed_off_at = 0
         #: How many the endpoint takes, as far as is known: up to here the limit grows quickly. Infinite before the first 429.
         self._threshold = math.inf
+        #: The share of refusals among the last answers, smoothed.
+        self._refused = 0.0
 
     def enter(self) -> Ticket | Future[Ticket]:
         """Return a ticket when there is room, else a future that will hold one.
@@ -93,6 +97,8 @@ class Gate:
         """Give a ticket back, and say whether the endpoint refused for its limit, or answered."""
         with self._lock:
             self.answered |= limited or answered
+            if limited or answered:
+                self._refused += (limited - self._refused) / REMEMBERED
             if limited:
                 self._back_off(ticket)
             elif answered:
@@ -144,7 +150,8 @@ class Gate:
     def _grow(self) -> None:
         # A limit that nobody reaches has not been tried, and says nothing about a higher one.
         if self.under_way >= int(self.limit):
-            self.limit += 1 if self.limit + 1 <= self._threshold else 1 / max(self.limit, FEW)
+            quick = self.limit + 1 <= self._threshold or self._refused < BY_CHANCE
+            self.limit += 1 if quick else 1 / max(self.limit, FEW)
 
 
 def gate(endpoint: str) -> Gate:

@@ -124,6 +124,11 @@ def cost_of(model: str, endpoint: str, usage: Usage, own: Mapping[str, Any]) -> 
         return Cost(0.0, "")
     if usage.tokens_in is None or usage.tokens_out is None:
         return None
+    if given := own.get(model):
+        cached = min(usage.tokens_cached or 0, usage.tokens_in)
+        dollars = {name: Decimal(str(given.get(name, given["input"]))) for name in ("input", "cached_input", "output")}
+        usd = (usage.tokens_in - cached) * dollars["input"] + cached * dollars["cached_input"] + usage.tokens_out * dollars["output"]
+        return Cost(float(usd / 1_000_000), str(given["on"]))
     price = next(_prices(model, endpoint, own, hours=1), None)
     if price is None or not _covers(price, usage.tokens_out):
         return None
@@ -135,7 +140,7 @@ def cost_of(model: str, endpoint: str, usage: Usage, own: Mapping[str, Any]) -> 
         "output_reasoning_tokens": min(usage.tokens_reasoning or 0, usage.tokens_out),
     }
     total = price.calc_price(Counts(input_tokens=usage.tokens_in, output_tokens=usage.tokens_out, **parts))["total_price"]
-    return Cost(float(total), str(own[model]["on"]) if model in own else DATA_OF)
+    return Cost(float(total), DATA_OF)
 
 
 def bound_usd(model: str, endpoint: str, path: str, body: Mapping[str, Any], own: Mapping[str, Any]) -> float:
