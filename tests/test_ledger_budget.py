@@ -152,9 +152,25 @@ def test_sums_are_exact(ledger):
 
 def test_less_than_a_billionth_is_rounded_against_the_user(ledger):
     """A reservation and a cost are rounded up, so that no number of small calls costs more than the limit."""
-    paid(ledger, ledger.reserve("b", 1e-12), 1e-12)
+    reservation = ledger.reserve("b", 1e-12)
+    reserved = ledger.spent("b").in_flight_usd
+    paid(ledger, reservation, 1e-12)
+    ledger.open_budget("small", 1.9e-9)
 
+    assert reserved == 1e-9
     assert ledger.spent("b").settled_usd == 1e-9
+    assert ledger.spent("small").limit_usd == 1e-9
+
+
+def test_a_call_is_settled_once(ledger):
+    """Whatever is said of a reservation after its end adds nothing to the bill, and gives nothing back."""
+    answered, lost = ledger.reserve("b", 0.3), ledger.reserve("b", 0.2)
+    paid(ledger, answered, 0.25)
+    paid(ledger, answered, 0.25)
+    ledger.write_off(lost)
+    ledger.release(ledger.claim("b2" * 32), lost, billed=False)
+
+    assert (ledger.spent("b").settled_usd, ledger.spent("b").unanswered_usd) == (0.25, 0.2)
 
 
 @pytest.mark.parametrize("amount", [-0.01, float("nan"), float("inf")])
