@@ -401,9 +401,10 @@ class TestDecide:
         assert (done.returncode, done.stderr) == (1, "")
         assert lines[0] == "not yet: Answer questions about animals from five short pages, or do not."
         assert lines[2].startswith("accuracy >= 0.8 on test (95% confidence) by contains  1.000 (0.439 to 1.000)  3  cannot tell (about ")
-        facts = ["version", "cases", "looks at test", "dev-test gap", "time box", "charter"]
-        assert [line.partition(":")[0] for line in lines[3:9]] == facts
-        assert lines[5].startswith("looks at test: 1: ")
+        facts = ["version", "cases", "outcomes on test", "outcomes on dev", "looks at test", "dev-test gap", "time box", "charter"]
+        assert [line.partition(":")[0] for line in lines[3:11]] == facts
+        assert lines[5] == "outcomes on test: ok 3"
+        assert lines[7].startswith("looks at test: 1: ")
 
     def test_ends_with_0_for_go_and_with_1_for_no_go(self, decided_copy):
         """A script can go by it. The whole of 0.439 to 1 is at least 0.43, so it misses a bound of at most 0.43."""
@@ -491,7 +492,7 @@ def test_help_lists_the_verbs_in_the_order_of_the_weeks(run_poclab):
     listed = [line.split()[0] for line in done.stdout.partition("Commands:")[2].splitlines() if line.strip()]
 
     assert done.returncode == 0
-    assert listed == ["new", "plan", "freeze", "run", "sweep", "compare", "history", "drill", "decide", "handoff", "trace", "ui"]
+    assert listed == ["new", "plan", "freeze", "run", "sweep", "compare", "history", "drill", "decide", "handoff", "trace", "ledger", "ui"]
     assert "..." not in done.stdout.partition("Commands:")[2]
 
 

@@ -238,7 +238,7 @@ def answer_of(number):
 
 
 def kept_of(path):
-    return [one for one in path.parent.iterdir() if one.name.startswith("ledger.damaged-")]
+    return [one for one in path.parent.iterdir() if one.name.startswith("ledger.db.damaged-")]
 
 
 def test_what_can_be_read_of_a_damaged_ledger_is_saved(path, whole):

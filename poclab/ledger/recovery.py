@@ -34,7 +34,7 @@ TABLES = ("budgets", "reservations")
 def recover(path: Path | str) -> str:
     """Replace the ledger at `path` by a new one with all that can be read of it; return a sentence that says how much that is.
 
-    The old file stays beside it as `ledger.damaged-<time>.db`. Budgets are saved too, so that what was spent stays spent.
+    The old file stays beside it as `ledger.db.damaged-<time>`. Budgets are saved too, so that what was spent stays spent.
 
     Raises:
         InputError: there is no such file, or it is a database of another kind.
@@ -63,7 +63,7 @@ def recover(path: Path | str) -> str:
 
 def _set_aside(path: Path, damaged: BinaryIO) -> Path:
     now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S%f")
-    kept = path.with_name(f"{path.stem}.damaged-{now}{path.suffix}")
+    kept = path.with_name(f"{path.name}.damaged-{now}")
     with kept.open("xb") as file:
         shutil.copyfileobj(damaged, file)
     shutil.copystat(path, kept)
