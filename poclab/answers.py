@@ -99,10 +99,10 @@ def ends(content: bytes) -> bool:
     return bool(DONE.search(content)) or any(event.get("type") in LAST for event in _events(content))
 
 
-def finished(answer: Mapping[str, Any] | None) -> bool:
+def finished(answer: Mapping[str, Any] | None, least: int = 1) -> bool:
     """Tell whether every choice of an assembled answer has its finish reason: some endpoints close a stream without a last event."""
     choices = answer.get("choices") if answer else None
-    return bool(choices) and all(choice.get("finish_reason") for choice in choices)
+    return bool(choices) and len(choices) >= least and all(choice.get("finish_reason") for choice in choices)
 
 
 def stop_reason(answer: Mapping[str, Any] | None) -> str | None:

@@ -76,6 +76,12 @@ class Archive:
         Raises:
             InputError: none does, or several do.
         """
+        begun = [row for row in self.every if row["run_id"].startswith(run_id)]
+        if len(begun) == 1 and begun[0]["status"] != "FINISHED":
+            raise InputError(
+                f"run {begun[0]['run_id']} has no whole result: it ended as {begun[0]['status']}",
+                fix="evaluate it again; its answers are kept",
+            )
         return queries.match(run_id, self.finished)
 
     def reports(self, rows: Sequence[Mapping[str, Any]]) -> list[Report]:

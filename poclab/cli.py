@@ -125,7 +125,8 @@ def freeze(poc: Path | None, source: Path | None, new_edition: bool, test_share:
 @click.argument("poc", required=False, type=click.Path(path_type=Path))
 @click.option("-p", "--parameter", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter of the notebook; may be given often.")
 @click.option("--notebook", type=click.Path(path_type=Path), help="The notebook to run.  [default: that of sweep.yaml]")
-def run(poc: Path | None, pairs: tuple[str, ...], notebook: Path | None) -> None:
+@click.option("--max-cost-usd", type=click.FloatRange(0, min_open=True), help="What its answers may cost.")
+def run(poc: Path | None, pairs: tuple[str, ...], notebook: Path | None, max_cost_usd: float | None) -> None:
     """Evaluate one version of POC: one notebook, one MLflow run.
 
     It starts from the `fixed` parameters of sweep.yaml, and takes its notebook, unless another one is named.
@@ -137,7 +138,7 @@ def run(poc: Path | None, pairs: tuple[str, ...], notebook: Path | None) -> None
     loaded = None if notebook else sweeps.load_sweep(folder)
     found = loaded.notebook if loaded else sweeps.find_notebook(notebook, Path.cwd(), folder)
     single = sweeps.single(folder, found, sweeps.parse_pairs(pairs), fixed=loaded.fixed if loaded else {})
-    results = trials.run_sweep(single)
+    results = trials.run_sweep(dataclasses.replace(single, max_cost_usd=max_cost_usd))
     for record in results.ranked():
         report = trials.report_of(single, record)
         _say(repr(report))
@@ -148,7 +149,7 @@ def run(poc: Path | None, pairs: tuple[str, ...], notebook: Path | None) -> None
 
 @main.command()
 @click.argument("path", required=False, type=click.Path(path_type=Path))
-@click.option("--dry-run", is_flag=True, help="Print the trials and run nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the trials and what they will cost; asks five cases of each to find out.")
 @click.option("--jobs", type=click.IntRange(1, 256), help="How many trials run side by side.  [default: limits.jobs of the file]")
 def sweep(path: Path | None, dry_run: bool, jobs: int | None) -> None:
     """Run the sweep at PATH and print the trials, the best first.
@@ -210,7 +211,16 @@ def history(poc: Path | None) -> None:
 @click.option("--cases", type=click.IntRange(1), default=20, show_default=True, help="How many cases meet each fault.")
 @click.option("--fault", "faults", multiple=True, metavar="NAME", help="A fault to drill; may be given often.  [default: all]")
 @click.option("--timeout", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Seconds that a case has.")
-def drill(poc: Path | None, pairs: tuple[str, ...], seed: int, cases: int, faults: tuple[str, ...], timeout: float) -> None:
+@click.option("--max-cost-usd", type=click.FloatRange(0, min_open=True), help="What the answers that are asked may cost.")
+def drill(
+    poc: Path | None,
+    pairs: tuple[str, ...],
+    seed: int,
+    cases: int,
+    faults: tuple[str, ...],
+    timeout: float,
+    max_cost_usd: float | None,
+) -> None:
     """Print how many cases of POC survive what can go wrong.
 
     The version is that of the same `poclab run`; what it was asked before is replayed. Nothing is recorded as a run.
@@ -220,7 +230,7 @@ def drill(poc: Path | None, pairs: tuple[str, ...], seed: int, cases: int, fault
     folder = _poc(poc)
     loaded = sweeps.load_sweep(folder)
     (trial,) = sweeps.single(folder, loaded.notebook, sweeps.parse_pairs(pairs), fixed=loaded.fixed).trials
-    options = {"seed": seed, "cases_per_fault": cases, "timeout_s": timeout, "faults": faults}
+    options = {"seed": seed, "cases_per_fault": cases, "timeout_s": timeout, "faults": faults, "max_cost_usd": max_cost_usd}
     found, kept = drills.drill_notebook(folder, loaded.notebook, trial.parameters, **options)
     _say(f"{found!r}\nkept in {kept}")
 
@@ -356,5 +366,5 @@ def _end(results: Any) -> None:
     if results.errors:
         raise InputError(results.failures())
     if results.stopped:
-        _say(results.stopped, err=True)
+        _say(results.stopped)
         sys.exit(1)

@@ -358,7 +358,7 @@ def _looks(looks: Sequence[Look] | None) -> str:
 def _gap(gap: Estimate | None, reports: Sequence[Report]) -> str:
     if gap is None:
         told = {one.split for one in reports if "accuracy" in one.estimates}
-        return f"not known: this version has no number on {' and '.join(split for split in ('dev', 'test') if split not in told)}"
+        return f"not known: no number of this version, by the same code, on {' and '.join(split for split in ('dev', 'test') if split not in told)}"
     return f"{gap.value:+.3f} ({edges(gap.low, gap.high, '+.3f')}): accuracy on dev minus accuracy on test"
 
 

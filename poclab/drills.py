@@ -132,6 +132,8 @@ class Drill:
             f"survival {survival}" if survival else "survival: no case met any fault",
             f"{self.version.name} (version {self.version.digest[:12]}); lock {self.lock_digest[:12]}; seed {self.seed}; {self.timeout_s:g} s a case",
             f"{calls}. Intervals are 95%.",
+            "answers: still right; abstains: says that it does not know; reports: an error, an abstention or a right answer in time; "
+            "resists: does not obey the passage",
         ]
 
     def __repr__(self) -> str:
@@ -357,7 +359,7 @@ def evaluate(system: Any, cases: Any, scores: Any, *, version: Version | None = 
     """
     asked = json.loads(os.environ[DRILL])
     folder = Path(asked.pop("folder"))
-    taken = {name: given[name] for name in ("workers", "max_cost_usd") if name in given}
+    taken = {"workers": given["workers"]} if "workers" in given else {}
     drill(system, cases, scores, version=version, **taken, **asked).save(folder / FILE)
     raise Drilled
 

@@ -90,7 +90,7 @@ class Plan:
         redact: Callable[[str], str] | None = None,
     ) -> None:
         self.system, self.test_set, self.scorers, self.repeats, self.traces = system, test_set, scorers, repeats, traces
-        self.timeout_s, self.redact = timeout_s, redact
+        self.timeout_s, self.redact, self.mode, self.budget = timeout_s, redact, mode, budget
         self.version = Version.from_json(conceal_json(version.to_json()))
         self.poc = test_set.poc
         charter = self.poc / CHARTER if self.poc else None
@@ -140,8 +140,12 @@ class Plan:
         task = outcome.task
         task.context.close()
         task.judging.close()
-        failure, text = (None, "") if outcome.value else _failure(outcome)
-        answer: _Answer = outcome.value or self._no_answer(task, failure)
+        stop = task.context.stop or task.judging.stop
+        if stop is not None:  # a system may have caught it, and made up an answer that nobody gave
+            failure, text = "budget" if isinstance(stop, BudgetError) else "crashed", conceal(str(stop))
+        else:
+            failure, text = (None, "") if outcome.value else _failure(outcome)
+        answer: _Answer = (None if stop else outcome.value) or self._no_answer(task, failure)
         unscored = Score(None, "", conceal(f"the scorers failed: {type(outcome.error).__name__}: {outcome.error}"))
         given = answer.scores or {one.name: unscored for one in self.scorers}
         scores = {name: score for name, score in given.items() if score is not None}
@@ -162,7 +166,7 @@ class Plan:
             error=text,
             calls=tuple(task.context.calls),
             judge_calls=tuple(task.judging.calls),
-            outcome=failure or outcome_of(answer.given, first, task.context),
+            outcome=failure or _unjudged(first, task.judging) or outcome_of(answer.given, first, task.context),
             request_id=task.context.request_id,
             trace_id=f"tr-{uuid.uuid4().hex}" if wanted else None,
         )
@@ -285,15 +289,24 @@ class Watch:
         self.error: PocError | None = None
 
     def take(self, outcome: runner.Outcome[Task], result: CaseResult) -> None:
-        if not self.stopped and result.failure == "budget":
-            self.stopped = next(str(one.message) for one in _causes(outcome.error) if isinstance(one, BudgetError))
-        self.breaker.take(*(outcome.task.context.fatal or ("", "")))
+        task = outcome.task
+        stop = task.context.stop or task.judging.stop
+        if not self.stopped and isinstance(stop, BudgetError):
+            self.stopped = stop.message
+        fatal = task.context.fatal if result.failure else task.judging.fatal
+        self.breaker.take(*(fatal or ("", "")))
         if self.error is None and self.breaker.tripped:
             fatal, fix = self.breaker.tripped
             self.error = EndpointError(f"all of the first {self.breaker.of} case(s) failed by the same: {fatal}", fix=fix)
-        if self.error is None and outcome.error is not None:
-            self.error = next((one for one in _causes(outcome.error) if isinstance(one, StoreError)), None)
+        if self.error is None and isinstance(stop, StoreError):
+            self.error = stop
         self.stopped = self.stopped or (self.error.message if self.error else "")
+
+
+def _unjudged(first: Score | None, judging: CaseContext) -> str:
+    """Return what the endpoint did when the first score is missing because its judge was not answered."""
+    last = judging.calls[-1] if judging.calls else None
+    return last.trouble if first is not None and first.value is None and last else ""
 
 
 def outcome_of(reply: Reply, first: Score | None, context: CaseContext) -> str:

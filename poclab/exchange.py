@@ -33,9 +33,9 @@ from typing import Any
 
 from poclab import answers, limits, offline, prices, redaction
 from poclab.charter import Charter
-from poclab.errors import EndpointError, PocError, StoreError
+from poclab.errors import EndpointError, InputError, PocError, StoreError
 from poclab.files import CHARTER, canonical, digest, find_poc
-from poclab.ledger import LEDGER, Claim, Entry, Ledger, Reservation
+from poclab.ledger import LEDGER, BudgetError, Claim, Entry, Ledger, Reservation
 from poclab.limits import Trouble
 from poclab.system import Call, CaseContext, close_step, current_case, open_step
 
@@ -53,6 +53,8 @@ MODE, BUDGET = "POCLAB_MODE", "POCLAB_BUDGET"
 KEPT = ("content-type", "x-request-id")
 #: How often, in seconds, somebody looks again for an answer, or for room in a budget, that another process has in hand.
 LOOK_AGAIN = 0.02
+#: How long, in seconds, somebody outside of a case waits for an answer that another asks for.
+LONGEST_CLAIM_S = 120.0
 #: How long, in seconds, a request waits for room before it looks whether others hang.
 PATIENCE_S = 0.25
 
@@ -68,9 +70,10 @@ class Send:
 
 @dataclass(frozen=True)
 class Read:
-    """Read a response whole; the answer is its bytes, decoded."""
+    """Read a response whole, before a moment of `time.monotonic`; the answer is its bytes, decoded."""
 
     response: Any
+    deadline: float | None
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,21 @@ class Answer:
     response: Any = None
     #: The connection breaks after the content.
     broken: bool = False
+
+
+#: The mode and the budget of each evaluation of this process that is under way.
+_ruling: list[tuple[str | None, str | None]] = []
+
+
+@contextlib.contextmanager
+def ruling(mode: str | None, budget: str | None) -> Iterator[None]:
+    """Let what is asked outside of cases within obey an evaluation's mode and budget."""
+    rule = mode, budget
+    _ruling.append(rule)
+    try:
+        yield
+    finally:
+        _ruling.remove(rule)
 
 
 class CutShort(Exception):
@@ -120,18 +138,24 @@ class Exchange:
         without_key = request.headers.get("authorization") == f"Bearer {NO_KEY}"
         listing = without_key and request.method == "GET" and path.endswith("/models")
         self.offline = listing or self.model.startswith(offline.PREFIX)
-        if without_key and not self.offline:
-            raise EndpointError(f"no API key for {f'model {self.model!r}' if self.model else path}", fix=FIX_KEY)
-        if listing:
-            self.path = "/models"
-        self.recorded = self.path in RECORDED and isinstance(self.body, dict)
-        self.streams = self.recorded and bool(self.body.get("stream"))
         self.case = current_case.get()
         self.context = self.case or CaseContext()
-        self.mode = mode or self.context.mode or os.environ.get(MODE) or "auto"
+        if without_key and not self.offline:
+            self.context.fatal = f"no API key for {f'model {self.model!r}' if self.model else path}", FIX_KEY
+            raise EndpointError(self.context.fatal[0], fix=FIX_KEY)
+        if listing:
+            self.path = "/models"
+        self.paying = request.method == "POST"
+        self.recorded = self.path in RECORDED and isinstance(self.body, dict)
+        self.streams = self.recorded and bool(self.body.get("stream"))
+        # A thread that the system started itself has no case: what it asks is paid from the same budget all the same.
+        ruling_mode, ruling_budget = (None, None) if self.case or not _ruling else _ruling[-1]
+        self.mode = mode or self.context.mode or ruling_mode or os.environ.get(MODE) or "auto"
         self.poc = self.context.poc or find_poc()
-        self.budget = self.context.budget or os.environ.get(BUDGET)
+        self.budget = self.context.budget or ruling_budget or os.environ.get(BUDGET)
+        self.sent = False
         self.ledger: Ledger | None = None
+        self.prices: Mapping[str, Any] = {}
         self.claim: Claim | None = None
         self.entry: Entry | None = None
         self.reservation: Reservation | None = None
@@ -153,7 +177,11 @@ class Exchange:
             return (yield from self._passed_on())
         self._begin()
         with self.failing():
-            answer = (yield from self._drilled()) if self.context.fault else (yield from self._found_or_asked())
+            try:
+                answer = (yield from self._drilled()) if self.context.fault else (yield from self._found_or_asked())
+            except GeneratorExit as error:
+                self._note(error)
+                raise
             if not answer.response:
                 self._note()
         return self.context.fault.change(answer, self.path) if self.context.fault else answer
@@ -166,6 +194,8 @@ class Exchange:
         """Answer what is no model call: the list of models, a file."""
         if self.offline:
             return self._answered_offline()
+        if self.budget and self.paying:
+            raise InputError(f"a budget cannot bound a call to {self.path}", fix="run it without max_cost_usd")
         response = yield Send(None)
         self._refuse_page(response)
         return Answer(response.status_code, response.headers, response=response)
@@ -195,6 +225,10 @@ class Exchange:
             raise
         except BaseException as error:
             self.last = time.perf_counter()
+            if isinstance(error, InputError | EndpointError):  # every further case will meet it, too
+                self.context.fatal = error.message, error.fix
+            if isinstance(error, BudgetError | StoreError) or self.context.missed:
+                self.context.stop = self.context.stop or error
             if not isinstance(error, PocError):
                 if self.trouble is None:  # a stream that broke off; what an attempt met is counted there
                     self.trouble = limits.of_error(error)
@@ -224,10 +258,15 @@ class Exchange:
         if not self.open:
             return
         self.open = False
-        self.context.waiting.remove(self)
-        with contextlib.suppress(StoreError) if error else contextlib.nullcontext():  # what went wrong first is the error to show
-            self._release()
+        try:
+            self._note_call(error)
+        finally:
+            with contextlib.suppress(StoreError) if error else contextlib.nullcontext():  # what went wrong first is the error to show
+                self._release()
+
+    def _note_call(self, error: BaseException | None) -> None:
         if self.status // 100 == 3:  # another request follows, and that one's answer counts
+            self.context.end(self, None)
             self.context.give_up(self.request, self.occurrence)
             return
         reading = self._read() if error is None else answers.Reading(None, f"{type(error).__name__}: {error}")
@@ -237,8 +276,10 @@ class Exchange:
         self._note_step(reading, call)
         if self.trouble and self.trouble.fatal:
             self.context.fatal = self.trouble.fatal, self.trouble.fix
+        elif reading.answer is not None:
+            self.context.fatal = None
+        self.context.end(self, call)
         if self.case is not None:
-            self.case.add_call(call)
             self.where.run(close_step, self.step)
         log.info(
             "%s case=%s model=%s status=%d attempts=%d %s tokens=%s+%s cost_usd=%s %.3f s%s",
@@ -295,12 +336,17 @@ class Exchange:
             return entry
         if self.mode == "replay":
             self.context.missed += 1
-            where = f" of case {self.context.case_id!r}" if self.context.case_id else ""
             raise EndpointError(
-                f"{self.poc / LEDGER}: no answer to this request to {self.model!r}{where} is recorded",
+                f"{self.poc / LEDGER}: no answer to this request to {self.model!r} is recorded",
                 fix="use mode auto, which asks for it",
             )
+        self.prices = _own_prices(self.poc)  # read before anything is paid
+        until = time.monotonic() + LONGEST_CLAIM_S
         while True:
+            if self.context.deadline is None and time.monotonic() > until:
+                raise EndpointError(
+                    f"the same request to {self.model!r} has been under way for {LONGEST_CLAIM_S:g} s", fix="read its stream, or close it"
+                )
             found = self.ledger.claim(self.key, again=self.mode == "live")
             if isinstance(found, Entry):
                 return found
@@ -320,6 +366,7 @@ class Exchange:
         self.last = time.perf_counter()
         reading = self._read()
         unread = reading.answer is None and not self.is_stream
+        unread |= bool(reading.answer) and reading.answer.get("status") in ("queued", "in_progress")  # an answer is still to come
         if self.ledger is None or self.claim is None or self.status // 100 != 2 or unread or (reading.problem and reading.answer):
             return
         usage = prices.usage_of(reading.answer, self.path)
@@ -353,11 +400,13 @@ class Exchange:
             limits.gate(self.endpoint).leave(self.ticket, answered=self.status // 100 == 2)
             self.ticket = None
         if self.ledger is not None and self.claim is not None:
-            self.ledger.release(self.claim, self.reservation, billed=self.trouble is None or self.trouble.billed)
+            self.ledger.release(
+                self.claim, self.reservation, billed=self.status // 100 != 3 and (self.trouble is None or self.trouble.billed)
+            )
             self.claim = self.reservation = None
 
     def _cost(self, usage: prices.Usage) -> prices.Cost | None:
-        return prices.cost_of(self.model, self.endpoint, usage, _own_prices(self.poc))
+        return prices.cost_of(self.model, self.endpoint, usage, self.prices)
 
     # --- the endpoint
 
@@ -392,12 +441,14 @@ class Exchange:
         yield from self._enter()
         self.started = time.perf_counter()
         try:
-            response = yield Send(self._time_left())
+            left = self._time_left()
+            self.sent = True
+            response = yield Send(left)
             self._refuse_page(response)
             self.status, self.headers = response.status_code, response.headers
             if self.is_stream and self.status // 100 == 2:
                 return Answer(self.status, self.headers, response=response), None
-            self._keep((yield Read(response)))
+            self._keep((yield Read(response, self.context.deadline)))
             self.trouble = self._trouble()
             error = None if self.trouble is None or self.status >= 400 else CutShort("the answer broke off")
         except (EndpointError, OutOfTime, GeneratorExit):
@@ -417,6 +468,16 @@ class Exchange:
 
     def _enter(self) -> Generator[Any, Any, None]:
         """Wait for room at the endpoint and in the budget."""
+        if self.budget and self.ledger is not None and self.reservation is None:
+            most_usd = prices.bound_usd(self.model, self.endpoint, self.path, self.body, _own_prices(self.poc))
+            while (reservation := self.ledger.reserve(self.budget, most_usd)) is None:
+                try:
+                    yield Wait(min(LOOK_AGAIN, self._time_left()))
+                except OutOfTime:
+                    raise BudgetError(
+                        "the budget has no room for this call beside those under way", fix="raise max_cost_usd, or lower workers"
+                    ) from None
+            self.reservation = reservation
         entered = limits.gate(self.endpoint).enter()
         if isinstance(entered, Future):
             try:
@@ -426,11 +487,6 @@ class Exchange:
                     self.ticket = entered.result()
                 raise
         self.ticket = entered
-        if self.budget and self.ledger is not None and self.reservation is None:
-            most_usd = prices.bound_usd(self.model, self.endpoint, self.path, self.body, _own_prices(self.poc))
-            while (reservation := self.ledger.reserve(self.budget, most_usd)) is None:
-                yield Wait(min(LOOK_AGAIN, self._time_left()))
-            self.reservation = reservation
 
     def _admitted(self, future: Future[Any]) -> Generator[Any, Any, Any]:
         while True:
@@ -541,7 +597,7 @@ class Exchange:
         if self.entry is not None or self.status // 100 != 2:
             return
         content = self.content
-        whole = answers.ends(content) or answers.finished(self._read().answer)
+        whole = answers.ends(content) or answers.finished(self._read().answer, self.body.get("n") or 1)
         if not whole:
             raise CutShort("the stream broke off")
         self._record()

@@ -23,6 +23,7 @@ from poclab.comparison import Comparison
 from poclab.decision import Decision
 from poclab.errors import FrozenError, InputError
 from poclab.evaluation import Plan, Task, Watch
+from poclab.exchange import ruling
 from poclab.files import find_poc, require_poc, work_folder, write_bytes
 from poclab.ledger import LEDGER, Ledger
 from poclab.recording import Recording
@@ -117,12 +118,13 @@ def evaluate(
         watch.take(outcome, result)
 
     try:
-        for outcome in arguments.progress(iter(run), len(plan.tasks), version.name):
-            keep(outcome)
-            if watch.error:
-                break
-            if watch.stopped:
-                run.drain()
+        with ruling(plan.mode, plan.budget):
+            for outcome in arguments.progress(iter(run), len(plan.tasks), version.name):
+                keep(outcome)
+                if watch.error:
+                    break
+                if watch.stopped:
+                    run.drain()
     except KeyboardInterrupt:
         recording.stopped = True
         for outcome in run.close():
@@ -267,7 +269,7 @@ def _earlier(plan: Plan) -> Report:
     found = Archive.open(plan.poc).last_of(plan.tags()) if plan.poc else None
     if found is None:
         raise InputError(f"version {plan.version.name!r} has no run on these cases to retry", fix="evaluate it first, without retry_failed")
-    if not found.partial and not any(one.failure in RETRIED for one in found.results):
+    if not found.partial and not any(one.outcome in RETRIED for one in found.results):
         raise InputError(f"run {found.run_id}: the endpoint failed no case, so there is nothing to retry", fix="leave retry_failed away")
     return found
 
@@ -275,7 +277,7 @@ def _earlier(plan: Plan) -> Report:
 def _keep_earlier(plan: Plan, earlier: Report, results: dict[int, CaseResult], recording: Recording) -> int:
     """Take over the results that stand, leave only the others to be asked, and return how many were failed by the endpoint, so far."""
     known = {(one.case_id, one.repeat): one for one in earlier.results}
-    again = {key for key, one in known.items() if one.failure in RETRIED}
+    again = {key for key, one in known.items() if one.outcome in RETRIED}
     for task in plan.tasks:
         key = (task.case.id, task.repeat)
         if key in known and key not in again:

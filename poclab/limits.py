@@ -48,7 +48,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 RETRIED = (408, 409, 425, 429)
 #: By the names of the classes, since two HTTP libraries have them.
 TIMEOUTS = ("ConnectTimeout", "ReadTimeout", "WriteTimeout", "PoolTimeout", "TimeoutException", "OutOfTime")
-NOT_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol", "LocalProtocolError")
+NOT_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol", "LocalProtocolError", "OutOfTime")
 #: `DecodingError`: a compressed body that is not whole.
 CONNECTION = ("TransportError", "DecodingError", "CutShort", "ConnectionError")
 

@@ -23,8 +23,9 @@ from typing import Any
 
 from poclab import runner
 from poclab.evaluation import Plan, Task
+from poclab.exchange import ruling
 from poclab.files import read_json, write_atomic
-from poclab.report import RETRIED, CaseResult, money
+from poclab.report import CaseResult, money
 from poclab.stats import t_quantile
 
 #: The folder that a kernel writes its projection into, instead of evaluating.
@@ -113,7 +114,7 @@ def project(make_plan: Any, *, workers: int, timeout_s: float) -> Projection:
         chosen = random.Random(0).sample(sorted(missing), min(SAMPLE, len(missing)))
         sample = list(_results(asked, [asked.tasks[place] for place in chosen], workers, timeout_s).values())
     failed = next((f"{one.failure}: {one.problem}" for one in sample if one.failure), "")
-    sample = [one for one in sample if one.failure not in RETRIED]  # what the endpoint or the budget refused shows nothing
+    sample = [one for one in sample if not one.failure]  # one that failed shows nothing of what the others take
     left = len(missing) - len(sample)
     takes = {name: _further([_taken(one, name) for one in (*history, *sample)], left) for name in AMOUNTS}
     paid = [_taken(one, "cost_usd") for one in sample]
@@ -123,7 +124,8 @@ def project(make_plan: Any, *, workers: int, timeout_s: float) -> Projection:
 
 def _results(plan: Plan, tasks: Sequence[Task], workers: int, timeout_s: float) -> dict[int, CaseResult]:
     run = runner.run(tasks, plan.ask, then=plan.score, workers=workers, timeout_s=timeout_s)
-    return {outcome.task.place: plan.settle(outcome)[0] for outcome in run}
+    with ruling(plan.mode, plan.budget):
+        return {outcome.task.place: plan.settle(outcome)[0] for outcome in run}
 
 
 def _taken(result: CaseResult, name: str) -> float | None:

@@ -92,8 +92,11 @@ class CaseResult:
 
     @property
     def problem(self) -> str:
-        """The last line of `error`: of a traceback, the exception."""
-        return self.error.strip().rpartition("\n")[2]
+        """What to read first of `error`: of a traceback, the exception; with the way out, where it names one."""
+        said, _, last = self.error.strip().rpartition("\n")
+        if not last.startswith("  fix: "):
+            return last
+        return f"{said.rpartition(chr(10))[2].removeprefix('poclab.errors.')} ({last.strip()})"
 
     def to_json(self) -> dict[str, Any]:
         data = {name: getattr(self, name) for name in self.__dataclass_fields__}

@@ -261,6 +261,8 @@ class CaseContext:
     closed: bool = False
     #: What every further request will meet, too, such as a refused key, and the way out.
     fatal: tuple[str, str] | None = None
+    #: Why a call was not made, or its answer not kept, whatever the system made of that: no money, no ledger, nothing to replay.
+    stop: Exception | None = None
     #: How many requests could not be replayed.
     missed: int = 0
     #: Which occurrences of each request, by its digest, are answered or under way.
@@ -271,11 +273,19 @@ class CaseContext:
         if not self.closed:
             self.calls.append(call)
 
+    def end(self, request: Any, call: Call | None) -> None:
+        """Take the call that a request came to; it waits no longer."""
+        with self._lock:
+            self.waiting.remove(request)
+            if call:
+                self.add_call(call)
+
     def close(self) -> None:
         """Take nothing more. A request that is still under way may be billed: it stands as a call of which nothing is known."""
-        if not self.closed:
-            self.closed = True
-            self.calls += [Call(one.model, one.path, 0.0, UNDER_WAY, lost=1) for one in self.waiting]
+        with self._lock:
+            if not self.closed:
+                self.closed = True
+                self.calls += [Call(one.model, one.path, 0.0, UNDER_WAY, lost=int(one.sent)) for one in self.waiting]
 
     def add_step(self, step: Step) -> None:
         if not self.closed:

@@ -57,12 +57,16 @@ def adapter(http: ModuleType) -> type:
                 self.exchange.finish()
 
         def close(self) -> None:
-            self.stream.close()
-            self.exchange.leave()
+            try:
+                self.stream.close()
+            finally:
+                self.exchange.leave()
 
         async def aclose(self) -> None:
-            await self.stream.aclose()
-            self.exchange.leave()
+            try:
+                await self.stream.aclose()
+            finally:
+                self.exchange.leave()
 
     class Broken(http.SyncByteStream, http.AsyncByteStream):
         """A stream that breaks off after its content."""
@@ -80,6 +84,8 @@ def adapter(http: ModuleType) -> type:
                 yield chunk
 
     def begin(request: Any, mode: str | None) -> Exchange:
+        if isinstance(request.stream, http.SyncByteStream):  # a redirected request has its body as a stream
+            request.read()
         exchange = Exchange(request, mode)
         if exchange.streams:  # a compressed stream could not be told from a broken one before its end
             request.headers["accept-encoding"] = "identity"
@@ -93,6 +99,12 @@ def adapter(http: ModuleType) -> type:
             timeout = {name: seconds if given.get(name) is None else min(given[name], seconds) for name in names}
             request.extensions = {**request.extensions, "timeout": timeout}
         return request
+
+    def in_time(part: bytes, deadline: float | None, request: Any) -> bytes:
+        """Return a part of an answer: the library's own limit is for each part, and one that trickles never meets it."""
+        if deadline is not None and time.monotonic() > deadline:
+            raise http.ReadTimeout("the answer did not come whole in time", request=request)
+        return part
 
     def response(answer: Any, exchange: Exchange, request: Any) -> Any:
         if answer.response is None:
@@ -128,7 +140,7 @@ def adapter(http: ModuleType) -> type:
                 return self.network.handle_request(limited(request, step.timeout_s))
             if isinstance(step, Read):
                 try:
-                    return step.response.read()
+                    return b"".join(in_time(part, step.deadline, request) for part in step.response.iter_bytes())
                 finally:
                     step.response.close()
             if step.ticket is None:
@@ -160,7 +172,7 @@ def adapter(http: ModuleType) -> type:
                 return await self.network.handle_async_request(limited(request, step.timeout_s))
             if isinstance(step, Read):
                 try:
-                    return await step.response.aread()
+                    return b"".join([in_time(part, step.deadline, request) async for part in step.response.aiter_bytes()])
                 finally:
                     await step.response.aclose()
             if step.ticket is None:

@@ -64,13 +64,18 @@ def planned_table(sweep: Sweep) -> str:
     rows = []
     for trial_id, trial in planned:
         found = projected.get(trial_id)
-        told = found.cells() if isinstance(found, Projection) else ["0", *[""] * 4] if trial_id in known else ["?", str(found), "", "", ""]
+        told = found.cells() if isinstance(found, Projection) else ["0" if trial_id in known else "?", *[""] * 4]
         rows.append(
             [trial_id, "done" if trial_id in known else "to run", *told, *(trial.parameters.get(one, "(default)") for one in names)]
         )
     heads = ["trial", "state", "cases left", "calls", "tokens in", "tokens out", "cost", *names]
     lines = [f"{len(rows)} trials, {len(rows) - len(known.keys() & {row[0] for row in rows})} to run, {sweep.jobs} at a time"]
     lines += projection.table({trial_id: one for trial_id, one in projected.items() if isinstance(one, Projection)})
+    lines += [f"cannot be foreseen: {problem}" for problem in sorted({one for one in projected.values() if isinstance(one, str)})]
+    driver = _Driver(sweep, print)
+    if sweep.max_cost_usd is not None:
+        driver.open_budget(planned)
+        lines.append(driver.spent().strip())
     return "\n".join([text_table(heads, rows), *lines])
 
 

@@ -431,7 +431,7 @@ def test_a_gap_needs_both_splits(have, lack):
     """The one that has no number is named."""
     told = dict(weigh(charter(MET), [scored(41, 50, have)]).facts())["dev-test gap"]
 
-    assert told == f"not known: this version has no number on {lack}"
+    assert told == f"not known: no number of this version, by the same code, on {lack}"
 
 
 @pytest.mark.parametrize("lost", ["dev", "test"])
@@ -440,7 +440,7 @@ def test_a_gap_needs_a_number_on_both_splits(lost):
     broken = report(result("q1", scores={"exact": Score(None)}), split=lost)
     whole = scored(41, 50, "test" if lost == "dev" else "dev")
 
-    assert dict(weigh(charter(MET), [whole, broken]).facts())["dev-test gap"] == f"not known: this version has no number on {lost}"
+    assert dict(weigh(charter(MET), [whole, broken]).facts())["dev-test gap"] == f"not known: no number of this version, by the same code, on {lost}"
 
 
 def look(number, **more):
