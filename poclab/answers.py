@@ -19,8 +19,6 @@ DONE = re.compile(rb"(?m)^data:[ \t]*\[DONE\]")
 #: The last event of a Responses stream.
 LAST = ("response.completed", "response.incomplete", "response.failed")
 LAST_BYTES = tuple(name.encode() for name in LAST)
-#: More bytes than the mark of a last event has.
-LONGEST_MARK = 32
 LONGEST_ERROR = 200
 
 
@@ -102,7 +100,14 @@ def ends(content: bytes) -> bool:
 def finished(answer: Mapping[str, Any] | None, least: int = 1) -> bool:
     """Tell whether every choice of an assembled answer has its finish reason: some endpoints close a stream without a last event."""
     choices = answer.get("choices") if answer else None
-    return bool(choices) and len(choices) >= least and all(choice.get("finish_reason") for choice in choices)
+    return bool(choices) and len(choices) >= least and all(isinstance(choice, dict) and choice.get("finish_reason") for choice in choices)
+
+
+def error_code(answer: Mapping[str, Any]) -> int | None:
+    """Return the HTTP status that an error inside an answer names."""
+    error = answer.get("error")
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if type(code) is int and 400 <= code < 600 else None
 
 
 def stop_reason(answer: Mapping[str, Any] | None) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import sys
 import uuid
@@ -19,6 +18,8 @@ from poclab.recording import TRIAL_RUN
 from poclab.scores import Scorer
 from poclab.system import Version
 
+#: Of repeats, workers, seconds and dollars: more than anybody means.
+MOST = 1e6
 TRACES = ("all", "failed", "none")
 
 
@@ -58,8 +59,8 @@ def check(
     if len(set(names)) < len(names):
         raise InputError(f"two scores have one name: {', '.join(names)}", fix="rename one: dataclasses.replace(scorer, name=...)")
     for name, value, kind, least in (("repeats", repeats, int, 1), ("workers", workers, int, 1), ("timeout_s", timeout_s, float, 0.001)):
-        if isinstance(value, bool) or not isinstance(value, (int, kind)) or not value >= least:
-            raise InputError(f"{name}={value!r}: expected {'a whole' if kind is int else 'a'} number of at least {least:g}")
+        if isinstance(value, bool) or not isinstance(value, (int, kind)) or not least <= value <= MOST:
+            raise InputError(f"{name}={value!r}: expected {'a whole' if kind is int else 'a'} number from {least:g} to {MOST:g}")
     if mode not in (None, *MODES):
         raise InputError(f"mode={mode!r}", fix=f"use one of: {', '.join(MODES)}")
     if traces not in TRACES:
@@ -80,7 +81,7 @@ def open_budget(poc: Path | None, max_cost_usd: float | None) -> str | None:
     """Return the name of the evaluation's own budget, which lies in the ledger; None without one."""
     if max_cost_usd is None:
         return None
-    if isinstance(max_cost_usd, bool) or not isinstance(max_cost_usd, (int, float)) or not 0 < max_cost_usd < math.inf:
+    if isinstance(max_cost_usd, bool) or not isinstance(max_cost_usd, (int, float)) or not 0 < max_cost_usd <= MOST:
         raise InputError(f"max_cost_usd={max_cost_usd!r}: expected a number of dollars above 0", fix="max_cost_usd=5.0")
     if os.environ.get(BUDGET):
         raise InputError(

@@ -293,7 +293,7 @@ def trace(arguments: tuple[str, ...], as_json: bool) -> None:
     if len(ids) != 1:
         raise InputError(f"trace takes one ID, found {len(ids)}", fix="poclab trace q001")
     found = inspect(ids[0], folder)
-    _say(json.dumps(found.to_json(), ensure_ascii=False, indent=1) if as_json else repr(found))
+    _say(json.dumps(found.to_json(), indent=1) if as_json else repr(found))
 
 
 @main.command()

@@ -13,7 +13,7 @@ import json
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from poclab.charter import Charter
 from poclab.errors import EndpointError, InputError, PocError, StoreError
 from poclab.files import CHARTER, digest
 from poclab.ledger import BudgetError
-from poclab.limits import Breaker
+from poclab.limits import Breaker, causes
 from poclab.redaction import conceal, conceal_json
 from poclab.report import CaseResult, Report
 from poclab.scores import Score, Scorer, abstained
@@ -339,7 +339,7 @@ def _failure(outcome: runner.Outcome[Task]) -> tuple[str | None, str]:
 def _endpoint_failure(error: BaseException, context: CaseContext) -> str | None:
     """Return what the endpoint did if the system failed by it: the error, or what it was raised from, is that of its last call."""
     last = context.calls[-1] if context.calls else None
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, BudgetError):
             return "budget"
         if kind := getattr(cause, "poclab_trouble", None):
@@ -347,11 +347,3 @@ def _endpoint_failure(error: BaseException, context: CaseContext) -> str | None:
         if last and last.trouble and getattr(cause, "status_code", None) == last.status:
             return last.trouble
     return None
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__

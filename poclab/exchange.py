@@ -24,6 +24,7 @@ import logging
 import math
 import os
 import random
+import re
 import time
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future
@@ -33,7 +34,7 @@ from typing import Any
 
 from poclab import answers, limits, offline, prices, redaction
 from poclab.charter import Charter
-from poclab.errors import EndpointError, InputError, PocError, StoreError
+from poclab.errors import EndpointError, InputError, PocError, StoreError, printable
 from poclab.files import CHARTER, canonical, digest, find_poc
 from poclab.ledger import LEDGER, BudgetError, Claim, Entry, Ledger, Reservation
 from poclab.limits import Trouble
@@ -51,9 +52,13 @@ MODES = ("auto", "live", "replay")
 MODE, BUDGET = "POCLAB_MODE", "POCLAB_BUDGET"
 #: The headers of an answer that are kept.
 KEPT = ("content-type", "x-request-id")
+#: The headers of a request that hold no secret: the HTTP library's and the SDK's own, and ids, of which each request has another.
+ORDINARY = re.compile(
+    r"accept|content-|host$|user-agent$|connection$|transfer-|x-stainless|openai-|idempotency|.*(request|trace|span|correlation)"
+)
 #: How often, in seconds, somebody looks again for an answer, or for room in a budget, that another process has in hand.
 LOOK_AGAIN = 0.02
-#: How long, in seconds, somebody outside of a case waits for an answer that another asks for.
+#: How long, in seconds, somebody outside of a case waits for an answer that another asks for, or as `Retry-After` says.
 LONGEST_CLAIM_S = 120.0
 #: How long, in seconds, a request waits for room before it looks whether others hang.
 PATIENCE_S = 0.25
@@ -73,7 +78,7 @@ class Read:
     """Read a response whole, before a moment of `time.monotonic`; the answer is its bytes, decoded."""
 
     response: Any
-    deadline: float | None
+    deadline: float | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,7 @@ class Exchange:
         without_key = request.headers.get("authorization") == f"Bearer {NO_KEY}"
         listing = without_key and request.method == "GET" and path.endswith("/models")
         self.offline = listing or self.model.startswith(offline.PREFIX)
+        _remember_secrets(request.headers)
         self.case = current_case.get()
         self.context = self.case or CaseContext()
         if without_key and not self.offline:
@@ -151,6 +157,8 @@ class Exchange:
         # A thread that the system started itself has no case: what it asks is paid from the same budget all the same.
         ruling_mode, ruling_budget = (None, None) if self.case or not _ruling else _ruling[-1]
         self.mode = mode or self.context.mode or ruling_mode or os.environ.get(MODE) or "auto"
+        if self.mode not in MODES:
+            raise InputError(f"{MODE} is {self.mode!r}", fix=f"use one of: {', '.join(MODES)}")
         self.poc = self.context.poc or find_poc()
         self.budget = self.context.budget or ruling_budget or os.environ.get(BUDGET)
         self.sent = False
@@ -164,8 +172,8 @@ class Exchange:
         self.status, self.headers, self.chunks = 0, {}, []
         #: What was read, and of how much.
         self.read: tuple[Any, answers.Reading] | None = None
-        #: The end of what has come of a stream, and whether its last event has begun.
-        self.tail, self.ending = b"", False
+        #: What has come of a stream's latest event.
+        self.tail = b""
         self.attempts = self.lost = 0
         self.open = False
         #: How long the client waits for something to come, in seconds.
@@ -249,9 +257,10 @@ class Exchange:
                 self._note()
 
     def leave(self) -> None:
-        """Note a stream that its reader left."""
-        if self.open:
-            self._note()
+        """Note a stream that its reader left; the last event may be all that it did not wait for."""
+        if self.open and self.status // 100 == 2 and answers.finished(self._read().answer, self.body.get("n") or 1):
+            self._keep_stream()
+        self._note()
 
     def _note(self, error: BaseException | None = None) -> None:
         """Note the exchange in the case, once: at the end of the answer, when its reader left, or at an error."""
@@ -283,9 +292,9 @@ class Exchange:
             self.where.run(close_step, self.step)
         log.info(
             "%s case=%s model=%s status=%d attempts=%d %s tokens=%s+%s cost_usd=%s %.3f s%s",
-            *(self.context.request_id, self.context.case_id or "-", self.model, call.status, call.attempts),
+            *(self.context.request_id, self.context.case_id or "-", printable(self.model), call.status, call.attempts),
             *("replayed" if call.replayed else "live", call.tokens_in, call.tokens_out, call.cost_usd, call.latency_s),
-            f" {redaction.conceal(reading.problem)}" if reading.problem else "",
+            f" {printable(redaction.conceal(reading.problem))}" if reading.problem else "",
         )
 
     def _call(self, answer: dict[str, Any] | None) -> Call:
@@ -462,8 +471,13 @@ class Exchange:
 
     def _trouble(self) -> Trouble | None:
         if self.status // 100 == 2:
+            reading = self._read()
+            if reading.answer is not None:  # some endpoints put the status of another one behind theirs into the answer
+                code = answers.error_code(reading.answer)
+                return limits.of_status(code, self.headers, reading.answer, _now()) if code else None
             is_json = "json" in self.headers.get("content-type", "json")
-            return limits.cut_body() if is_json and self._read().answer is None and answers.parsed(self.content) is None else None
+            nothing = self.content.strip() in (b"", b"null")
+            return limits.cut_body() if is_json and not nothing and answers.parsed(self.content) is None else None
         return limits.of_status(self.status, self.headers, answers.parsed(self.content), _now())
 
     def _enter(self) -> Generator[Any, Any, None]:
@@ -508,12 +522,12 @@ class Exchange:
             self.reservation = None
 
     def _time_left(self, *, none_left: float | None = None) -> float:
-        """Return the seconds until the case's deadline, at most an hour.
+        """Return the seconds until the case's deadline, outside of a case two minutes.
 
         Raises:
             OutOfTime: there are none, unless `none_left` says what to return then.
         """
-        left = 3600.0 if self.context.deadline is None else self.context.deadline - time.monotonic()
+        left = LONGEST_CLAIM_S if self.context.deadline is None else self.context.deadline - time.monotonic()
         if left <= 0 and none_left is None:
             raise OutOfTime("the case has no time left")
         return left if left > 0 else none_left
@@ -531,7 +545,7 @@ class Exchange:
     def _refuse_page(self, response: Any) -> None:
         """Refuse a web page in place of an answer, which the SDK would hand to the caller as a str."""
         self.status = response.status_code
-        if self.status // 100 == 2 and response.headers.get("content-type", "").startswith("text/html"):
+        if self.status // 100 == 2 and response.headers.get("content-type", "").lower().startswith("text/html"):
             response.close()
             raise not_an_api(self.endpoint)
 
@@ -572,7 +586,7 @@ class Exchange:
 
     @property
     def is_stream(self) -> bool:
-        return self.headers.get("content-type", "").startswith("text/event-stream")
+        return self.headers.get("content-type", "").lower().startswith("text/event-stream")
 
     def _read(self) -> answers.Reading:
         """Return what has come, read once: an answer with vectors is large."""
@@ -588,10 +602,10 @@ class Exchange:
     def take(self, chunk: bytes) -> None:
         """Take a piece of a stream; when it holds the last event, the whole is recorded before it goes on to its reader."""
         self._keep(chunk)
-        self.tail = (self.tail + chunk)[-(len(chunk) + answers.LONGEST_MARK) :]  # the mark may be cut in two
-        self.ending = self.ending or answers.may_end(self.tail)
-        if self.ending and self.entry is None and answers.ends(self.content):
+        self.tail += chunk
+        if self.entry is None and answers.may_end(self.tail) and answers.ends(self.tail):
             self._record()
+        self.tail = self.tail.rpartition(b"\n\n")[2]
 
     def _keep_stream(self) -> None:
         if self.entry is not None or self.status // 100 != 2:
@@ -613,6 +627,17 @@ class Exchange:
 
 def _now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
+
+
+def _remember_secrets(headers: Any) -> None:
+    """Conceal from now on what the request's headers say: endpoints echo keys in their answers."""
+    for name, value in headers.items():
+        if name == "authorization":
+            value = value.partition(" ")[2]
+        elif ORDINARY.match(name):
+            continue
+        if value not in (NO_KEY, "none") and not redaction.WORD.fullmatch(value):
+            redaction.remember(value)
 
 
 def _endpoint(url: Any, path: str) -> str:

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import datetime
 import gc
+import inspect
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -86,6 +87,8 @@ def evaluate(
     scorers = [as_scorer(one) for one in scores]
     version = arguments.used_version(system, version)
     arguments.verify(test_set)
+    if redact is not None and (not callable(redact) or inspect.iscoroutinefunction(redact)):
+        raise InputError(f"redact={redact!r}: expected a function of one text", fix="def redact(text): return text.replace(...)")
     arguments.check(test_set, scorers, repeats=repeats, timeout_s=timeout_s, workers=workers, traces=traces, mode=mode)
     if folder := projection.here():
         projection.project(

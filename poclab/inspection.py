@@ -79,7 +79,9 @@ def inspect(asked: str, poc: Path | str | None = None) -> Inspection:
     uri = tracking.tracking_uri(folder)
     tracking.check_store(uri)
     by_id = bool(REQUEST_ID.fullmatch(asked))
-    query = ("trace_id" if asked.startswith("tr-") else "client_request_id") if by_id else "case"
+    query = (
+        ("request_id" if asked.startswith("tr-") else "client_request_id") if by_id else "case"
+    )  # what MLflow's filters call a trace's id
     found, count = queries.trace(uri, folder.name, query, asked)
     request_id = found["request_id"] if found else asked
     entries: list[Entry] = []

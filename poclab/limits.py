@@ -217,7 +217,7 @@ def of_error(error: BaseException) -> Trouble:
     """Return what is wrong when there was no whole response."""
     names = {kind.__name__ for kind in type(error).__mro__}
     not_sent = bool(names & set(NOT_SENT))
-    if unreachable := next(filter(None, map(_unreachable, _causes(error))), None) if not_sent else None:
+    if unreachable := next(filter(None, map(_unreachable, causes(error))), None) if not_sent else None:
         return Trouble("connection", True, None, False, *unreachable, not_sent=True)
     if "UnsupportedProtocol" in names:
         fix = "export OPENAI_BASE_URL=https://... with the whole address"
@@ -242,7 +242,7 @@ def _unreachable(error: BaseException) -> tuple[str, str] | None:
     return None
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     """Yield an error and what led to it; a host with several addresses has a group of errors, one for each."""
     seen: set[int] = set()
     left: list[BaseException | None] = [error]

@@ -93,7 +93,10 @@ class Recording:
 
     def add(self, record: dict[str, Any]) -> None:
         if self.records:
-            plain = conceal_json(json.loads(_line(record)))
+            try:
+                plain = conceal_json(json.loads(_line(record)))
+            except RecursionError:  # an answer may be nested as deeply as its sender likes
+                plain = conceal_json({**record, "steps": [_told(step) for step in record["steps"]]})
             kept = _redacted(plain, self.plan.redact) if self.plan.redact else plain
             self.records.write(json.dumps(kept, ensure_ascii=False) + "\n")
             self.records.flush()
@@ -236,7 +239,9 @@ def _redacted(record: dict[str, Any], redact: Callable[[str], str]) -> dict[str,
 
     texts = {name: one(record[name]) for name in ("error", "inputs", "expected", "outputs")}
     scores = {name: {**score, "answer": one(score["answer"]), "reason": one(score["reason"])} for name, score in record["scores"].items()}
-    steps = [{**step, **{name: one(step[name]) for name in ("inputs", "outputs", "error")}} for step in record["steps"]]
+    steps = [
+        {**step, **{name: one(step[name]) for name in ("name", "inputs", "outputs", "attributes", "error")}} for step in record["steps"]
+    ]
     return {**record, **texts, "scores": scores, "steps": steps}
 
 

@@ -37,7 +37,7 @@ def adapter(http: ModuleType) -> type:
     class Watched(http.SyncByteStream, http.AsyncByteStream):
         """A stream whose pieces the exchange sees on their way."""
 
-        def __init__(self, stream: Any, exchange: Exchange, decoder: Any, request: Any) -> None:
+        def __init__(self, stream: Any, exchange: Exchange, request: Any) -> None:
             self.stream, self.exchange, self.request = stream, exchange, request
 
         def __iter__(self) -> Iterator[bytes]:
@@ -109,9 +109,11 @@ def adapter(http: ModuleType) -> type:
     def response(answer: Any, exchange: Exchange, request: Any) -> Any:
         if answer.response is None:
             stream = Broken(answer.content, request) if answer.broken else http.ByteStream(answer.content)
-            return http.Response(answer.status, headers=answer.headers, stream=stream)
+            # As bytes: what an endpoint puts into a header need not be ASCII.
+            headers = [(name.encode("latin-1", "replace"), value.encode("latin-1", "replace")) for name, value in answer.headers.items()]
+            return http.Response(answer.status, headers=headers, stream=stream)
         if exchange.recorded:
-            answer.response.stream = Watched(answer.response.stream, exchange, None, request)
+            answer.response.stream = Watched(answer.response.stream, exchange, request)
         return answer.response
 
     class Transport(http.BaseTransport, http.AsyncBaseTransport):

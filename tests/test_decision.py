@@ -440,7 +440,10 @@ def test_a_gap_needs_a_number_on_both_splits(lost):
     broken = report(result("q1", scores={"exact": Score(None)}), split=lost)
     whole = scored(41, 50, "test" if lost == "dev" else "dev")
 
-    assert dict(weigh(charter(MET), [whole, broken]).facts())["dev-test gap"] == f"not known: no number of this version, by the same code, on {lost}"
+    assert (
+        dict(weigh(charter(MET), [whole, broken]).facts())["dev-test gap"]
+        == f"not known: no number of this version, by the same code, on {lost}"
+    )
 
 
 def look(number, **more):

@@ -329,3 +329,71 @@ def test_an_unknown_id_is_refused(cases):
     for asked in ("q99", "' OR 1=1 --", "0" * 32):
         with pytest.raises(InputError, match="no trace and no answer"):
             inspect(asked, cases.poc)
+
+
+# --- what a system hides
+
+
+def hiding(endpoint):
+    """Return a system that answers something whatever happens."""
+    asked = system(endpoint)
+
+    def answer(inputs):
+        try:
+            return asked(inputs)
+        except Exception:
+            return "sorry, I don't know"
+
+    return answer
+
+
+def test_a_budget_that_a_system_hides_stops_the_run_all_the_same(endpoint, cases):
+    """An answer that nobody gave has no verdict."""
+    found = poclab.evaluate(hiding(endpoint), cases, [scores.exact()], version=VERSION, max_cost_usd=0.0006, workers=2)
+
+    assert found.partial and "the budget of" in found.stopped
+    assert found.outcomes["budget"] >= 1
+    assert found.outcomes["abstained"] == 0
+
+
+def test_a_fallback_that_works_does_not_stop_a_run(endpoint, cases):
+    """The preferred model is not there, another one answers each case: nothing is fatal about that."""
+    endpoint.configure(models=["m"])
+    client = models.client(base_url=endpoint.url, api_key=KEY)
+
+    def answer(inputs):
+        asked = [{"role": "user", "content": inputs["question"]}]
+        with contextlib.suppress(openai.NotFoundError):
+            client.chat.completions.create(model="preferred", messages=asked)
+        return client.chat.completions.create(model="m", messages=asked).choices[0].message.content
+
+    assert poclab.evaluate(answer, cases, [scores.exact()], version=VERSION).outcomes["ok"] == 60
+
+
+def test_a_judge_that_is_refused_stops_the_run(endpoint, cases):
+    """Its answers are missed on every case; a system that is paid for nothing is not asked on."""
+    endpoint.configure(models=["m"])
+    client = models.client(base_url=endpoint.url, api_key=KEY)
+
+    def judged(case, reply):
+        client.chat.completions.create(model="judge", messages=[{"role": "user", "content": "?"}])
+
+    with pytest.raises(EndpointError, match="all of the first 5"):
+        poclab.evaluate(system(endpoint), cases, [judged], version=VERSION, workers=2)
+
+    assert endpoint.counts()["billed"] < 30
+
+
+def test_threads_of_a_system_are_held_to_the_budget(endpoint, cases):
+    """They have no case of their own, since nobody carried it into them; the money is the same."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    asked = system(endpoint)
+
+    def answer(inputs):
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(asked, inputs).result()
+
+    poclab.evaluate(answer, cases, [scores.exact()], version=VERSION, max_cost_usd=0.0006, workers=2)
+
+    assert endpoint.counts()["bill_usd"] <= 0.0006

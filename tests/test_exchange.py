@@ -513,3 +513,107 @@ def test_a_damaged_ledger_is_refused_before_the_call(endpoint, folder):
 
     assert endpoint.counts()["requests"] == 0
     assert (folder / LEDGER).read_bytes().startswith(b"not a database")
+
+
+# --- what an attack found
+
+
+def test_budget_and_gate_do_not_wait_for_each_other(endpoint, folder):
+    """Each of twenty calls is refused once, the gate is at 1, and there is room for two reservations: all are answered."""
+    endpoint.configure(latency_s=0.02, faults=[{"kind": "429", "match": "case", "times": 1, "retry_after_s": 0.05}])
+    given, done = client(endpoint), []
+    room = budget(folder, 0.0013)
+
+    def one(number):
+        with case(folder, f"q{number}", **room):
+            done.append(ask(given, f"case {number}", max_tokens=100))
+
+    threads = [threading.Thread(target=one, args=[number]) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(done) == 20
+
+
+def test_a_redirected_request_is_answered_and_costs_one_reservation(endpoint, folder):
+    """The SDK follows a 307 with the same body; the first leg is neither a call nor billed."""
+    import http.server
+
+    class Elsewhere(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(307)
+            self.send_header("location", f"{endpoint.url}/chat/completions")
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Elsewhere)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        with case(folder, **budget(folder, 0.01)) as context:
+            ask(models.client(base_url=f"http://127.0.0.1:{server.server_port}/v1", api_key="sk-0123456789"), max_tokens=50)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    assert [call.status for call in context.calls] == [200]
+    assert Ledger.open(folder / LEDGER).spent("b").unanswered_usd == 0
+
+
+def test_prices_are_read_before_anything_is_paid(endpoint, folder):
+    """A charter that cannot be read is an error before the call: afterwards the paid answer would be lost."""
+    (folder / "charter.yaml").write_text("prices: [\n")
+    with pytest.raises(InputError):
+        ask(client(endpoint))
+
+    assert endpoint.counts()["requests"] == 0
+
+
+def test_a_stream_of_two_choices_that_ends_after_one_is_cut(endpoint, folder):
+    """Each choice that was asked for has its finish reason, or the stream was not whole."""
+    endpoint.configure(faults=[{"kind": "short_stream", "match": "hello", "times": None}])
+    with pytest.raises((openai.APIConnectionError, httpx2.HTTPError)):
+        list(client(endpoint).chat.completions.create(model="m", messages=[{"role": "user", "content": "hello"}], n=2, stream=True))
+
+
+def test_a_trickling_answer_meets_the_deadline(endpoint, folder):
+    """Each part comes in time, the whole does not: the system gets its error by then."""
+    endpoint.configure(faults=[{"kind": "stall", "match": "hello", "seconds": 5, "times": None}])
+    began = time.monotonic()
+    with case(folder, deadline=time.monotonic() + 1), pytest.raises(openai.APITimeoutError):
+        ask(client(endpoint))
+
+    assert time.monotonic() - began < 2
+
+
+def test_what_is_not_bounded_is_not_asked_under_a_budget(endpoint, folder):
+    """Images and other paths cost money that no tokens bound."""
+    with case(folder, **budget(folder, 1.0)), pytest.raises(InputError, match="cannot bound a call to"):
+        client(endpoint).images.generate(model="m", prompt="a cat")
+
+    assert endpoint.counts()["requests"] == 0
+
+
+def test_a_mode_that_does_not_exist_is_refused(endpoint, folder, monkeypatch):
+    """A slip in the environment must not pay for what was to be replayed."""
+    monkeypatch.setenv("POCLAB_MODE", "Replay")
+    with pytest.raises(InputError, match="POCLAB_MODE is 'Replay'"):
+        ask(client(endpoint))
+
+
+def test_a_stream_left_at_its_last_word_is_recorded(endpoint, folder):
+    """Many readers stop at the finish reason, and do not wait for the mark behind it."""
+    given = client(endpoint)
+    for _ in range(2):
+        for chunk in given.chat.completions.create(model="m", messages=[{"role": "user", "content": "hello"}], stream=True):
+            if chunk.choices and chunk.choices[0].finish_reason:
+                break
+
+    assert endpoint.counts()["billed"] == 1

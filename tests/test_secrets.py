@@ -43,6 +43,7 @@ def test_no_key_is_left_in_any_file(repository, run_poclab):
         def answer(inputs):
             asked = [{"role": "user", "content": f"{inputs['question']} My key is {KEY}. ANSWER:{{{KEY}}}"}]
             given = client.chat.completions.create(model="m", messages=asked, extra_headers={"x-secret": HEADER})
+            assert HEADER not in poclab.redaction.conceal(HEADER)  # an endpoint that echoes it gets it nowhere
             if "Fidelio" in inputs["question"]:
                 raise RuntimeError(f"failed with {KEY}")
             return given.choices[0].message.content

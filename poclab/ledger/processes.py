@@ -19,6 +19,8 @@ def _named(process: int) -> str:  # by its number, so that a fork is another one
 
 def lives(owner: str) -> bool:
     """Tell whether the process that `me` named is still there. Where no system says when it began, its number must do."""
+    if not owner:
+        return False
     process, _, began = owner.partition(" ")
     if began:
         return _began(int(process)) == began

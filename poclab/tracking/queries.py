@@ -153,14 +153,14 @@ def match(run_id: str, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def trace(uri: str, experiment: str, kind: str, value: str) -> tuple[dict[str, Any] | None, int]:
-    """Return the newest trace with this `trace_id`, `client_request_id` or `case`, and how many there are."""
+    """Return the newest trace with this `request_id` (its own id), `client_request_id` or `case`, and how many there are."""
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
         return None, 0
     client = store.connect(uri)
     place = client.get_experiment_by_name(experiment)
     if place is None:
         return None, 0
-    if "'" in value:
+    if "'" in value or not value.isprintable():
         return None, 0  # MLflow's filters have no way to write it
     query = f"tags.`poclab.case` = '{value}'" if kind == "case" else f"trace.{kind} = '{value}'"
     found = client.search_traces(
