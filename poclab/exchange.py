@@ -59,7 +59,7 @@ ORDINARY = re.compile(
 #: How often, in seconds, somebody looks again for an answer, or for room in a budget, that another process has in hand.
 LOOK_AGAIN = 0.02
 #: How long, in seconds, somebody outside of a case waits for an answer that another asks for, or as `Retry-After` says.
-LONGEST_CLAIM_S = 120.0
+LONGEST_CLAIM_S = 60.0
 #: How long, in seconds, a request waits for room before it looks whether others hang.
 PATIENCE_S = 0.25
 
@@ -522,7 +522,7 @@ class Exchange:
             self.reservation = None
 
     def _time_left(self, *, none_left: float | None = None) -> float:
-        """Return the seconds until the case's deadline, outside of a case two minutes.
+        """Return the seconds until the case's deadline, outside of a case a minute.
 
         Raises:
             OutOfTime: there are none, unless `none_left` says what to return then.

@@ -612,8 +612,7 @@ def test_a_stream_left_at_its_last_word_is_recorded(endpoint, folder):
     """Many readers stop at the finish reason, and do not wait for the mark behind it."""
     given = client(endpoint)
     for _ in range(2):
-        for chunk in given.chat.completions.create(model="m", messages=[{"role": "user", "content": "hello"}], stream=True):
-            if chunk.choices and chunk.choices[0].finish_reason:
-                break
+        with given.chat.completions.create(model="m", messages=[{"role": "user", "content": "hello"}], stream=True) as stream:
+            next(chunk for chunk in stream if chunk.choices and chunk.choices[0].finish_reason)
 
     assert endpoint.counts()["billed"] == 1
