@@ -224,7 +224,6 @@ class Folders:
 
     def new(self, cases: int) -> Path:
         import endpoint
-
         from poclab import freezing
 
         self.made += 1
