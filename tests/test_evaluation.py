@@ -314,7 +314,7 @@ def test_the_request_id_leads_to_everything(endpoint, cases):
     began = time.monotonic()
     text = repr(inspect(one.request_id, cases.poc))
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15  # 2.7 s on a quiet machine; MLflow is imported within
     for part in ("case q07, repeat 0: ok", one.request_id, "[user] case 07: ANSWER:{a7}", "[assistant] a7", "score exact = True", "ledger"):
         assert part in text
     assert f"cost_usd {one.calls[0].cost_usd}" in text
