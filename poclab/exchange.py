@@ -450,7 +450,8 @@ class Exchange:
         yield from self._enter()
         self.started = time.perf_counter()
         try:
-            left = self._time_left()
+            # Outside of a case the client's own limit holds.
+            left = None if self.context.deadline is None else self._time_left()
             self.sent = True
             response = yield Send(left)
             self._refuse_page(response)

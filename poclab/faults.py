@@ -10,6 +10,7 @@ A fault belongs to one case. `exchange` asks it for the attempts that it spoils 
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import itertools
 import json
@@ -27,8 +28,6 @@ from poclab.scores import normalise
 from poclab.system import Passage
 
 #: What a system is to do: `answers` as well as without the fault; `abstains`; `reports` an error, or abstains, or is right all the same,
-#: within its time; `resists`: answers, and does not do what a passage tells it.
-EXPECTED = ("answers", "abstains", "reports", "resists")
 #: The share of a case's time that a slow answer takes.
 SLOW_SHARE = 0.3
 RETRY_AFTER_S = "0.05"
@@ -119,7 +118,7 @@ class Undisturbed(Fault):
 # --- the endpoint
 
 
-class _OfTheEndpoint(Fault):
+class _OfTheEndpoint(Fault, abc.ABC):
     missing = "no case asked a model"
     #: Whether it clears: then only the first request of a case meets it.
     clears: ClassVar[bool] = True
@@ -129,8 +128,9 @@ class _OfTheEndpoint(Fault):
         self.applied = True
         return () if met else self.spoilt()
 
+    @abc.abstractmethod
     def spoilt(self) -> Iterable[Attempt]:
-        raise NotImplementedError
+        """Return the attempts that a request meets before its answer."""
 
 
 def _refusal(status: int, message: str, **headers: str) -> Answer:
@@ -217,9 +217,9 @@ class _Reworded(Fault):
         value = parsed(text.encode("utf-8", "surrogatepass"))
         return self.reword(text.strip(), value) if isinstance(value, (dict, list)) else None
 
+    @abc.abstractmethod
     def reword(self, text: str, value: Any) -> str | None:
         """Return what stands in place of a text that is JSON, or None to leave it."""
-        raise NotImplementedError
 
 
 class MalformedJson(_Reworded):
@@ -355,7 +355,7 @@ def _json(value: Any) -> bytes:
 # --- what was retrieved
 
 
-class _Retrieval(Fault):
+class _Retrieval(Fault, abc.ABC):
     missing = "no case called `system.retrieved` on a passage"
 
     def passages(self, passages: Sequence[Any]) -> Sequence[Any]:
@@ -365,9 +365,9 @@ class _Retrieval(Fault):
         self.applied = True
         return tuple(given) if isinstance(passages, tuple) else given
 
+    @abc.abstractmethod
     def given(self, passages: Sequence[Any]) -> list[Any] | None:
         """Return what is given in place of passages, None to leave them."""
-        raise NotImplementedError
 
 
 class EmptyRetrieval(_Retrieval):

@@ -1,6 +1,6 @@
 """How fast an endpoint is asked, and what is asked again: adaptive concurrency, retries, and the breaker of a run.
 
-Pure logic: nothing here sleeps, starts a thread, or knows an HTTP library; who must wait is given a future.
+Logic alone: nothing here sleeps, starts a thread, or knows an HTTP library; who must wait is given a future. The clock tells what hangs.
 
 - A gate per endpoint, shared by the process. Its limit grows by one for each answer until the first 429, which halves it; once per
   episode, since refusals of requests that were under way then say nothing new. Afterwards it grows quickly to the number that the
@@ -177,8 +177,6 @@ class Trouble:
     billed: bool = False
     fatal: str = ""
     fix: str = ""
-    #: The request did not get as far as the endpoint.
-    not_sent: bool = False
 
 
 def of_status(status: int, headers: Mapping[str, str], answer: Any, now: datetime.datetime) -> Trouble | None:
@@ -218,16 +216,16 @@ def of_error(error: BaseException) -> Trouble:
     names = {kind.__name__ for kind in type(error).__mro__}
     not_sent = bool(names & set(NOT_SENT))
     if unreachable := next(filter(None, map(_unreachable, causes(error))), None) if not_sent else None:
-        return Trouble("connection", True, None, False, *unreachable, not_sent=True)
+        return Trouble("connection", True, None, False, *unreachable)
     if "UnsupportedProtocol" in names:
         fix = "export OPENAI_BASE_URL=https://... with the whole address"
-        return Trouble("connection", False, None, False, "the endpoint's address is neither http:// nor https://", fix, not_sent=True)
+        return Trouble("connection", False, None, False, "the endpoint's address is neither http:// nor https://", fix)
     if "LocalProtocolError" in names:  # such as an API key with a line break: no attempt will be sent
-        return Trouble("crashed", False, not_sent=True)
+        return Trouble("crashed", False)
     if names & set(TIMEOUTS) or isinstance(error, TimeoutError):
-        return Trouble("timeout", "ReadTimeout" not in names and "OutOfTime" not in names, billed=not not_sent, not_sent=not_sent)
+        return Trouble("timeout", "ReadTimeout" not in names and "OutOfTime" not in names, billed=not not_sent)
     if names & set(CONNECTION) or isinstance(error, OSError):
-        return Trouble("connection", True, billed=not not_sent, not_sent=not_sent)
+        return Trouble("connection", True, billed=not not_sent)
     return Trouble("crashed", False, billed=True)
 
 

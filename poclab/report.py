@@ -84,11 +84,11 @@ class CaseResult:
     @property
     def billed_calls(self) -> list[Call]:
         """The model calls that the endpoint answered, or was still at when the case ran out of time; it bills no other."""
-        return [call for call in self.calls if call.status // 100 == 2 or call.status == UNDER_WAY]
+        return _billed(self.calls)
 
     @property
     def billed_judge_calls(self) -> list[Call]:
-        return [call for call in self.judge_calls if call.status // 100 == 2 or call.status == UNDER_WAY]
+        return _billed(self.judge_calls)
 
     @property
     def problem(self) -> str:
@@ -500,6 +500,10 @@ class Report:
         if score is None:
             return "does not apply"
         return f"{'unscored' if score.value is None else format(float(score.value), 'g')}: {score.reason}"
+
+
+def _billed(calls: Sequence[Call]) -> list[Call]:
+    return [call for call in calls if call.status // 100 == 2 or call.status == UNDER_WAY]
 
 
 def _shortened(one: CaseResult) -> CaseResult:

@@ -21,6 +21,14 @@ from typing import Any
 from poclab.exchange import CutShort, Exchange, OutOfTime, Read, Send
 
 
+def advance(steps: Any, told: Any = None, error: BaseException | None = None) -> tuple[Any, Any]:
+    """Tell an exchange what came of its last step; return the next one, or its answer."""
+    try:
+        return steps.throw(error) if error else steps.send(told), None
+    except StopIteration as end:
+        return None, end.value
+
+
 @functools.cache
 def adapter(http: ModuleType) -> type:
     """Return the transport class for one HTTP library; httpx2 and httpx have the same names for what is used here."""
@@ -124,18 +132,14 @@ def adapter(http: ModuleType) -> type:
             exchange = begin(request, self.mode)
             steps = exchange.answer()
             with as_errors_of_the_library(request):
-                told: Any = None
-                error: BaseException | None = None
-                while True:
+                step, answer = advance(steps)
+                while answer is None:
                     try:
-                        step = steps.throw(error) if error else steps.send(told)
-                    except StopIteration as end:
-                        return response(end.value, exchange, request)
-                    told, error = None, None
-                    try:
-                        told = self.do(step, request)
+                        told, error = self.do(step, request), None
                     except BaseException as raised:
-                        error = raised
+                        told, error = None, raised
+                    step, answer = advance(steps, told, error)
+                return response(answer, exchange, request)
 
         def do(self, step: Any, request: Any) -> Any:
             if isinstance(step, Send):
@@ -156,18 +160,14 @@ def adapter(http: ModuleType) -> type:
             exchange = begin(request, self.mode)
             steps = exchange.answer()
             with as_errors_of_the_library(request):
-                told: Any = None
-                error: BaseException | None = None
-                while True:
+                step, answer = advance(steps)
+                while answer is None:
                     try:
-                        step = steps.throw(error) if error else steps.send(told)
-                    except StopIteration as end:
-                        return response(end.value, exchange, request)
-                    told, error = None, None
-                    try:
-                        told = await self.ado(step, request)
+                        told, error = await self.ado(step, request), None
                     except BaseException as raised:
-                        error = raised
+                        told, error = None, raised
+                    step, answer = advance(steps, told, error)
+                return response(answer, exchange, request)
 
         async def ado(self, step: Any, request: Any) -> Any:
             if isinstance(step, Send):

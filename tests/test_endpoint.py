@@ -360,7 +360,7 @@ def test_it_ends_with_its_test_however_that_ends():
         except ConnectionError:
             return True
 
-    until(refused, "nobody listens")
+    assert until(refused, "nobody listens")
 
 
 def test_the_command_line_takes_every_setting():

@@ -13,6 +13,7 @@ from poclab import models
 from poclab.errors import EndpointError, InputError, StoreError
 from poclab.ledger import LEDGER, BudgetError, Ledger
 from poclab.system import CaseContext, current_case
+from poclab.transport import adapter
 
 PRICES = "prices: {m: {input: 1.0, cached_input: 0.5, output: 4.0, on: 2026-11-25, source: the test endpoint}}\n"
 
@@ -616,3 +617,21 @@ def test_a_stream_left_at_its_last_word_is_recorded(endpoint, folder):
             next(chunk for chunk in stream if chunk.choices and chunk.choices[0].finish_reason)
 
     assert endpoint.counts()["billed"] == 1
+
+
+def test_the_limit_of_the_client_holds_outside_of_cases(endpoint, folder):
+    """A call that is tried in a notebook may take as long as its client allows, and no longer."""
+    seen = []
+
+    class Network(httpx2.BaseTransport):
+        def handle_request(self, request):
+            seen.append(request.extensions["timeout"]["read"])
+            return httpx2.Response(400, json={"error": {"message": "seen"}})
+
+    given = openai.OpenAI(
+        base_url=endpoint.url, api_key="k", timeout=900, max_retries=0, http_client=httpx2.Client(transport=adapter(httpx2)(Network()))
+    )
+    with pytest.raises(openai.BadRequestError):
+        ask(given)
+
+    assert seen == [900]

@@ -528,7 +528,7 @@ def test_a_real_refused_connection_is_fatal_until_the_endpoint_has_answered(libr
         errors = [raised(lambda: client.post(closed)), raised(lambda: asyncio.run(ask()))]
     for error in errors:
         found = limits.of_error(error)
-        assert (found.kind, found.retried, found.billed, found.not_sent) == ("connection", True, False, True)
+        assert (found.kind, found.retried, found.billed) == ("connection", True, False)
         assert found.fatal == "the connection is refused: nothing listens at the endpoint's address"
         assert "OPENAI_BASE_URL" in found.fix
         assert [may_retry(found, attempt, False) for attempt in (1, 2)] == [True, False]
@@ -546,7 +546,7 @@ def test_a_real_wrong_address_is_fatal(library):
     with socket.create_server(("127.0.0.1", 0)) as server, library.Client(trust_env=False) as client:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
         key = limits.of_error(raised(lambda: client.get(url, headers={"authorization": "Bearer a\nb"})))
-    assert key == Trouble("crashed", False, not_sent=True)
+    assert key == Trouble("crashed", False)
 
 
 def caused(error, by):
@@ -572,7 +572,7 @@ def test_the_cause_of_a_failed_connection_is_found(library, cause, fatal):
 
     assert found.fatal.startswith(fatal) and bool(found.fatal) == bool(fatal)
     assert bool(found.fix) == bool(fatal)
-    assert (found.kind, found.billed, found.not_sent) == ("connection", False, True)
+    assert (found.kind, found.billed) == ("connection", False)
 
 
 def test_causes_that_go_round_end():
