@@ -217,9 +217,9 @@ class _Reworded(Fault):
         value = parsed(text.encode("utf-8", "surrogatepass"))
         return self.reword(text.strip(), value) if isinstance(value, (dict, list)) else None
 
-    @abc.abstractmethod
     def reword(self, text: str, value: Any) -> str | None:
         """Return what stands in place of a text that is JSON, or None to leave it."""
+        return None
 
 
 class MalformedJson(_Reworded):
