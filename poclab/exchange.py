@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import dataclasses
 import datetime
 import functools
 import logging
@@ -298,9 +297,9 @@ class Exchange:
         )
 
     def _call(self, answer: dict[str, Any] | None) -> Call:
-        usage = prices.usage_of(answer, self.path)
-        cost = self._cost(usage) if answer is not None and self.entry is None else None
         entry = self.entry
+        usage = prices.usage_of(answer, self.path)
+        cost = self._cost(usage) if answer is not None and entry is None else None
         return Call(
             model=self.model,
             path=self.path,
@@ -315,7 +314,7 @@ class Exchange:
             lost=self.lost,
             trouble=self.trouble.kind if self.trouble else "",
             stopped=answers.stop_reason(answer) or "",
-            **dataclasses.asdict(usage),
+            **vars(usage),
         )
 
     def _note_step(self, reading: answers.Reading, call: Call) -> None:
@@ -398,7 +397,7 @@ class Exchange:
             occurrence=self.occurrence,
             request_id=self.context.request_id,
             purpose=self.context.purpose,
-            **dataclasses.asdict(usage),
+            **vars(usage),
         )
         self.entry = self.ledger.record(self.claim, entry, self.reservation)
         self.claim = self.reservation = None
@@ -455,7 +454,7 @@ class Exchange:
             self.sent = True
             response = yield Send(left)
             self._refuse_page(response)
-            self.status, self.headers = response.status_code, response.headers
+            self.status, self.headers = response.status_code, dict(response.headers.items())  # read often, and slow there
             if self.is_stream and self.status // 100 == 2:
                 return Answer(self.status, self.headers, response=response), None
             self._keep((yield Read(response, self.context.deadline)))
@@ -648,10 +647,11 @@ def _endpoint(url: Any, path: str) -> str:
 
 
 def _own_prices(poc: Path | None) -> Mapping[str, Any]:
-    path = poc / CHARTER if poc else None
-    if path is None or not path.is_file():
-        return {}
-    return _charter_prices(path, path.stat().st_mtime_ns)
+    try:
+        changed_ns = os.stat(f"{poc}/{CHARTER}").st_mtime_ns if poc else None
+    except (FileNotFoundError, NotADirectoryError):
+        changed_ns = None
+    return {} if changed_ns is None else _charter_prices(poc / CHARTER, changed_ns)
 
 
 @functools.lru_cache(maxsize=8)

@@ -157,7 +157,8 @@ class Gate:
 def gate(endpoint: str) -> Gate:
     """Return the gate of this process for an endpoint; a process that was forked has its own."""
     # Not functools.cache: two threads that come first at the same moment would get two gates.
-    return _gates.setdefault((os.getpid(), endpoint), Gate())
+    key = os.getpid(), endpoint
+    return _gates.get(key) or _gates.setdefault(key, Gate())
 
 
 _gates: dict[tuple[int, str], Gate] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,20 @@ from poclab.ledger.budgets import Reservation, Spent
 from poclab.ledger.entries import COLUMNS, Entry
 from poclab.ledger.processes import lives, me
 from poclab.ledger.store import Store
+from poclab.redaction import conceal
 
 if TYPE_CHECKING:
     import sqlite3
 
 LEDGER = "ledger.db"
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM entries"
-_INSERT = f"INSERT INTO entries ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
+# The generation is the last column; where none is given, it is the next one of the key.
+_INSERT = (
+    f"INSERT INTO entries ({', '.join(COLUMNS)}) VALUES ({'?, ' * (len(COLUMNS) - 1)}"
+    "coalesce(?, (SELECT coalesce(max(generation) + 1, 0) FROM entries WHERE key = ?))) RETURNING generation"
+)
+# In one statement, since this stands before each call that is paid: nobody holds the key, and there is no answer that will do.
+_CLAIM = "INSERT INTO claims SELECT ?, ?, ? WHERE ? OR NOT EXISTS (SELECT 1 FROM entries WHERE key = ?) ON CONFLICT DO NOTHING"
 _numbers = itertools.count()
 _ledgers: dict[str, Ledger] = {}
 
@@ -48,6 +56,9 @@ class Ledger:
         Raises:
             StoreError: it cannot be written, is damaged, or is another kind of file.
         """
+        ledger = _ledgers.get(str(path))
+        if ledger is not None and not ledger.store.moved:
+            return ledger
         real = os.path.realpath(path)
         ledger = _ledgers.get(real)
         if ledger is not None and not ledger.store.moved:
@@ -108,6 +119,9 @@ class Ledger:
 
     def claim(self, key: str, *, again: bool = False) -> Entry | Claim | None:
         """Return the answer to a key, unless it is to be asked `again`; else the right to ask; None while somebody else asks."""
+        claim = Claim(key, f"{me()} {next(_numbers)}")
+        if self.store.write(_CLAIM, [key, me(), claim.number, again, key]):
+            return claim
         with self.store.writing(durable=False) as connection:
             row = None if again else connection.execute(f"{_SELECT} WHERE key = ? ORDER BY generation LIMIT 1", [key]).fetchone()
             if row:
@@ -115,7 +129,6 @@ class Ledger:
             held = connection.execute("SELECT owner FROM claims WHERE key = ?", [key]).fetchone()
             if held and lives(held[0]):
                 return None
-            claim = Claim(key, f"{me()} {next(_numbers)}")
             connection.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", [key, me(), claim.number])
         return claim
 
@@ -127,28 +140,28 @@ class Ledger:
         Raises:
             StoreError: it cannot be kept; the answer that is lost is named.
         """
-        entry = entry.concealed()
+        row = entry.row()
+        row[-1] = None
         try:
             with self.store.writing(durable=True) as connection:
-                entry = self.add(connection, entry)
+                generation = self.add(connection, row)
                 self._end(connection, claim)
                 if reservation:
                     budgets.settle(connection, reservation, entry.cost_usd)
         except StoreError as error:
             of = f" to case {printable(repr(entry.case_id))}" if entry.case_id else ""
             lost = f"the answer {entry.key[:16]} of {printable(repr(entry.model))}{of} came and could not be kept"
-            raise StoreError(f"{error.message}: {lost}", fix=error.fix) from error
-        return entry
+            raise StoreError(f"{error.message}: {conceal(lost)}", fix=error.fix) from error
+        return replace(entry, generation=generation)
 
     @staticmethod
-    def add(connection: sqlite3.Connection, entry: Entry, *, generation: int | None = None) -> Entry:
-        """Write an entry, as the next generation of its key unless one is given."""
-        entry = replace(entry, generation=_next(connection, entry.key) if generation is None else generation)
-        connection.execute(_INSERT, entry.row())
-        return entry
+    def add(connection: sqlite3.Connection, row: Sequence[Any]) -> int:
+        """Write an entry, given as the file holds it, and return its generation: the next one of its key where it has none."""
+        ((generation,),) = connection.execute(_INSERT, [*row, row[0]]).fetchall()
+        return generation
 
-    @staticmethod
-    def take_over(connection: sqlite3.Connection, row: list[Any]) -> bool:
+    @classmethod
+    def take_over(cls, connection: sqlite3.Connection, row: Sequence[Any]) -> bool:
         """Write an entry, given as the file holds it, as the next generation of its key; tell whether it is new.
 
         It is not where the same answer to the same key of the same time is there.
@@ -158,8 +171,7 @@ class Ledger:
         # Another version of zlib compresses the same answer in another way.
         if any(one == content or zlib.decompress(one) == zlib.decompress(content) for (one,) in there):
             return False
-        row = [_next(connection, key) if name == "generation" else value for name, value in zip(COLUMNS, row, strict=True)]
-        connection.execute(_INSERT, row)
+        cls.add(connection, [*row[:-1], None])
         return True
 
     def release(self, claim: Claim, reservation: Reservation | None = None, *, billed: bool) -> None:
@@ -201,8 +213,3 @@ class Ledger:
         """
         with self.store.reading() as connection:
             return budgets.spent(connection, budget)
-
-
-def _next(connection: sqlite3.Connection, key: str) -> int:
-    (last,) = connection.execute("SELECT max(generation) FROM entries WHERE key = ?", [key]).fetchone()
-    return 0 if last is None else last + 1

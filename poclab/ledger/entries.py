@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from poclab.redaction import conceal_json
@@ -46,28 +46,18 @@ class Entry:
         """How reports and traces name it."""
         return f"{self.key[:16]}/{self.generation}"
 
-    def concealed(self) -> Entry:
-        """Return it without any key value that is known, wherever it stands, and with texts that UTF-8 has."""
-        body = _text(self.body)
-        content = self.content.decode("utf-8", "surrogateescape")  # whatever bytes they are, they come back as they were
-        texts = {name: _clean(getattr(self, name)) for name in TEXTS}
-        clear = conceal_json({**texts, "headers": list(self.headers.items()), "body": body, "content": content})
-        return replace(
-            self,
-            **{name: clear[name] for name in TEXTS},
-            headers=dict(clear["headers"]),
-            body=self.body if clear["body"] == body else json.loads(clear["body"]),
-            content=self.content if clear["content"] == content else clear["content"].encode("utf-8", "surrogateescape"),
-        )
-
     def row(self) -> list[Any]:
-        """Return its values as the file holds them: what is long, and repeats itself, is compressed."""
-        packed = {
-            "body": zlib.compress(_text(self.body).encode("utf-8", "surrogatepass"), 1),
-            "headers": json.dumps(dict(self.headers)),
-            "content": zlib.compress(self.content, 1),
-        }
-        return [packed.get(name, getattr(self, name)) for name in COLUMNS]
+        """Return its values as the file holds them: without any key value that is known, and what is long is compressed."""
+        texts = {name: _clean(getattr(self, name)) for name in TEXTS}
+        content = self.content.decode("utf-8", "surrogateescape")  # whatever bytes they are, they come back as they were
+        body = _text(self.body)
+        clear = conceal_json({**texts, "headers": dict(self.headers), "body": body, "content": content})
+        if clear["body"] != body and not _is_json(clear["body"]):  # a number in it is somebody's key, too
+            clear["body"] = _text(conceal_json(self.body))
+        clear["headers"] = json.dumps(clear["headers"])
+        clear["body"] = zlib.compress(clear["body"].encode("utf-8", "surrogatepass"), 1)
+        clear["content"] = zlib.compress(clear["content"].encode("utf-8", "surrogateescape"), 1)
+        return [clear.get(name, getattr(self, name)) for name in COLUMNS]
 
     @classmethod
     def of(cls, row: Sequence[Any]) -> Entry:
@@ -78,6 +68,14 @@ class Entry:
 
 def _text(body: Any) -> str:
     return json.dumps(body, separators=(",", ":"), ensure_ascii=False)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _clean(text: str) -> str:

@@ -110,7 +110,7 @@ def _prepare(lines: Iterable[bytes], where: str, ready: IO[bytes]) -> int:
     count = 0
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            marshal.dump(_read(line, f"{where}, line {number}").concealed().row(), ready)
+            marshal.dump(_read(line, f"{where}, line {number}").row(), ready)
             count += 1
     return count
 

@@ -91,7 +91,7 @@ def _save(kept: Path, fresh: Path) -> str:
             for entry in _entries(old, _most(kept) if last is None else last) if old else ():
                 tried += 1
                 if entry is not None:
-                    ledger.add(new, entry, generation=entry.generation)
+                    ledger.add(new, entry.row())
                     saved += 1
             budgets = _save_budgets(old, new)
     finally:

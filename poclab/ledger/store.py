@@ -17,9 +17,9 @@ import os
 import threading
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from poclab.errors import StoreError
 from poclab.redaction import shown
@@ -133,6 +133,12 @@ class Store:
     def reading(self) -> Iterator[sqlite3.Connection]:
         with self._lock, self.failing():
             yield self._connection or self._connect()
+
+    def write(self, statement: str, values: Sequence[Any]) -> int:
+        """Execute one statement, a transaction of its own, and return how many rows it wrote. They need not be on the disk yet."""
+        with self._lock, self.failing():
+            self._refuse_moved()
+            return (self._connection or self._connect()).execute(statement, values).rowcount
 
     @contextlib.contextmanager
     def writing(self, *, durable: bool) -> Iterator[sqlite3.Connection]:
