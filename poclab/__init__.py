@@ -6,7 +6,6 @@ evaluated becomes one MLflow run. Names are loaded when they are first used: `im
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
@@ -78,8 +77,7 @@ def __getattr__(name: str) -> Any:
         return _version("poclab")
     if name not in _HOMES:
         raise AttributeError(f"module 'poclab' has no attribute {name!r}")
-    # A notebook that is drilled says `evaluate`; see `drills.drill_notebook`.
-    home = "drills" if name == "evaluate" and "POCLAB_DRILL" in os.environ else _HOMES[name]
+    home = _HOMES[name]
     return getattr(import_module(f"poclab.{home}"), name) if home else import_module(f"poclab.{name}")
 
 

@@ -225,13 +225,13 @@ def drill(
 
     The version is that of the same `poclab run`; what it was asked before is replayed. Nothing is recorded as a run.
     """
-    from poclab import drills, sweeps
+    from poclab import rehearsals, sweeps
 
     folder = _poc(poc)
     loaded = sweeps.load_sweep(folder)
     (trial,) = sweeps.single(folder, loaded.notebook, sweeps.parse_pairs(pairs), fixed=loaded.fixed).trials
     options = {"seed": seed, "cases_per_fault": cases, "timeout_s": timeout, "faults": faults, "max_cost_usd": max_cost_usd}
-    found, kept = drills.drill_notebook(folder, loaded.notebook, trial.parameters, **options)
+    found, kept = rehearsals.drill(folder, loaded.notebook, trial.parameters, **options)
     _say(f"{found!r}\nkept in {kept}")
 
 

@@ -20,23 +20,18 @@ import dataclasses
 import html
 import json
 import math
-import os
 import random
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from poclab import arguments, kernels, runner, tracking
-from poclab.archive import Archive
+from poclab import arguments, runner
 from poclab.cases import Case, TestSet
 from poclab.errors import InputError, printable, refuse_unknown
 from poclab.evaluation import Plan, Task, Watch
 from poclab.faults import FAULTS, Fault, Hang, ServerError, SlowAnswer, Undisturbed
-from poclab.files import canonical, digest, read_json, work_folder, write_atomic
-from poclab.redaction import conceal
-from poclab.report import DRILL as FILE
+from poclab.files import canonical, digest, read_json, write_atomic
 from poclab.report import CaseResult, money
 from poclab.scores import abstained, as_scorer
 from poclab.stats import Estimate, edges, mean_estimate
@@ -46,15 +41,11 @@ from poclab.tables import cut, frame, html_table, text_table
 if TYPE_CHECKING:
     import pandas
 
-#: What a kernel is to drill, as JSON: its `evaluate` drills instead, and leaves the result in the `folder` that stands there.
+#: What a kernel is to drill, as JSON: the options of `drill`, and the `folder` that takes the result. Its `evaluate` drills instead.
 DRILL = "POCLAB_DRILL"
 FORMAT = 1
 EXAMPLES, LONGEST_EXAMPLE = 3, 160
 COLUMNS = ("fault", "expected", "survived", "interval", "n", "not survived")
-
-
-class Drilled(Exception):
-    """Ends a notebook whose system was only drilled."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +221,7 @@ def drill(
     version = arguments.used_version(system, version)
     arguments.verify(test_set)
     arguments.check(test_set, scorers, repeats=1, timeout_s=timeout_s, workers=workers, traces="none", mode=None)
-    chosen = _chosen(faults)
+    names = chosen(faults)
     drawn = _drawn(test_set, seed, cases_per_fault)
     budget = arguments.open_budget(test_set.poc, max_cost_usd)
 
@@ -248,8 +239,8 @@ def drill(
     found: dict[str, list[Any]] = {}
     first = _answered(jobs("", Undisturbed), workers, timeout_s)
     before = {result.case_id: result for _, result, _ in first}
-    rest = _answered([job for name in sorted(chosen, key=_waits) for job in jobs(name, FAULTS[name])], workers, timeout_s)
-    met = {name: [one for one in rest if one[0].fault.name == name and one[0].fault.applied] for name in chosen}
+    rest = _answered([job for name in sorted(names, key=_waits) for job in jobs(name, FAULTS[name])], workers, timeout_s)
+    met = {name: [one for one in rest if one[0].fault.name == name and one[0].fault.applied] for name in names}
     live = [call for job, result, _ in (*first, *rest) for call in (*result.calls, *result.judge_calls) if _was_live(call, job.fault)]
     return Drill(
         version=first[0][0].plan.version,
@@ -257,14 +248,19 @@ def drill(
         lock_digest=test_set.digest,
         seed=seed,
         timeout_s=float(timeout_s),
-        rows=tuple(_judged(FAULTS[name], met[name], before) for name in chosen),
+        rows=tuple(_judged(FAULTS[name], met[name], before) for name in names),
         clusters={case.id: case.cluster for case in drawn if case.cluster},
         live_calls=len(live),
         cost_usd=None if any(call.cost_usd is None for call in live) else math.fsum(call.cost_usd for call in live),
     )
 
 
-def _chosen(faults: Sequence[str] | None) -> list[str]:
+def chosen(faults: Sequence[str] | None) -> list[str]:
+    """Return the names of these faults, of all without any.
+
+    Raises:
+        InputError: there is no such fault.
+    """
     names = list(dict.fromkeys(faults)) if faults else list(FAULTS)
     refuse_unknown(names, FAULTS, where="faults", what="fault")
     return [name for name in FAULTS if name in names]
@@ -346,57 +342,3 @@ def _was_live(call: Call, fault: Fault) -> bool:
     return not call.replayed and (
         call.status // 100 == 2 or (call.status == UNDER_WAY and not isinstance(fault, Hang | SlowAnswer | ServerError))
     )
-
-
-# --- of a notebook
-
-
-def evaluate(system: Any, cases: Any, scores: Any, *, version: Version | None = None, **given: Any) -> Any:
-    """Drill the system that a notebook evaluates, as `drill_notebook` asked for, and end the notebook.
-
-    Raises:
-        Drilled: always, when the drill is saved.
-    """
-    asked = json.loads(os.environ[DRILL])
-    folder = Path(asked.pop("folder"))
-    taken = {"workers": given["workers"]} if "workers" in given else {}
-    drill(system, cases, scores, version=version, **taken, **asked).save(folder / FILE)
-    raise Drilled
-
-
-def drill_notebook(poc: Path, notebook: Path, parameters: Mapping[str, Any], **options: Any) -> tuple[Drill, Path]:
-    """Drill the system that a notebook evaluates with these parameters; return the drill, and the file that keeps it.
-
-    `options` are those of `drill`: seed, cases_per_fault, timeout_s, faults.
-
-    Raises:
-        InputError: the notebook did not drill: what it says, or that it evaluates nothing.
-    """
-    _chosen(options.get("faults"))  # before a kernel starts
-    kept = work_folder(poc, "drills")
-    said = ""
-    with tempfile.TemporaryDirectory(dir=kept) as name:
-        folder = Path(name)
-        env = {**os.environ, DRILL: json.dumps({**options, "folder": name}), "POCLAB_POC": str(poc), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-        try:
-            kernels.execute(notebook, folder / "executed.ipynb", parameters, env=env, cwd=poc)
-        except kernels.NotebookError as failure:  # a drilled notebook ends there
-            said = conceal(failure.message if failure.poclab_error else str(failure))
-        if not (folder / FILE).is_file():
-            raise InputError(said or f"{notebook}: the notebook evaluates nothing", fix="" if said else "let it call poclab.evaluate once")
-        found = Drill.load(folder / FILE)
-    if found.lock_digest != TestSet.load(poc / "cases.jsonl").digest:
-        raise InputError(f"{notebook}: other cases than the frozen ones were drilled", fix="cases.split(split), with cases of TestSet.load")
-    path = found.save(kept / f"{found.version.digest[:12]}-{found.seed}" / FILE)
-    _keep_with_run(poc, found, path)
-    return found, path
-
-
-def _keep_with_run(poc: Path, found: Drill, path: Path) -> None:
-    """Put a drill beside the report of the version's newest run on the same cases, if there is one: a decision reads it there."""
-    archive = Archive.open(poc)
-    same = {"version": found.version.digest, "lock": found.lock_digest, "split": "dev"}
-    runs = [row for row in archive.finished if all(row["tags"].get(name) == value for name, value in same.items())]
-    if runs:
-        sent = {"run_id": runs[-1]["run_id"], "files": {str(path): ""}}
-        tracking.recorder().send("artifacts", uri=archive.uri, **sent).result()

@@ -72,6 +72,10 @@ class _Malformed(Exception):
     """A system returned something that is no reply."""
 
 
+class Rehearsed(Exception):
+    """Ends a notebook whose evaluation was not made: it was drilled, or its cost foreseen."""
+
+
 class Plan:
     """One evaluation: what is asked, how a reply becomes a result, and what is known before the first case."""
 

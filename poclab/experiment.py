@@ -10,25 +10,26 @@ import dataclasses
 import datetime
 import gc
 import inspect
+import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from poclab import arguments, charts, comparison, decision, projection, runner, sizing, timeline, tracking
+from poclab import arguments, charts, comparison, decision, drills, projection, runner, sizing, timeline, tracking
 from poclab.archive import BASELINE, Archive
 from poclab.cases import SPLITS, Case, TestSet
 from poclab.charter import Charter, Criterion
 from poclab.comparison import Comparison
 from poclab.decision import Decision
 from poclab.errors import FrozenError, InputError
-from poclab.evaluation import Plan, Task, Watch
+from poclab.evaluation import Plan, Rehearsed, Task, Watch
 from poclab.exchange import ruling
 from poclab.files import find_poc, require_poc, work_folder, write_bytes
 from poclab.ledger import LEDGER, Ledger
 from poclab.recording import Recording
-from poclab.report import RETRIED, CaseResult, Report
+from poclab.report import DRILL_FILE, RETRIED, CaseResult, Report
 from poclab.scores import as_scorer
 from poclab.sizing import Sizing
 from poclab.system import Version
@@ -90,13 +91,18 @@ def evaluate(
     if redact is not None and (not callable(redact) or inspect.iscoroutinefunction(redact)):
         raise InputError(f"redact={redact!r}: expected a function of one text", fix="def redact(text): return text.replace(...)")
     arguments.check(test_set, scorers, repeats=repeats, timeout_s=timeout_s, workers=workers, traces=traces, mode=mode)
-    if folder := projection.here():
+    if folder := os.environ.get(projection.PROJECT):
         projection.project(
             lambda mode: Plan(system, test_set, scorers, version, repeats=repeats, timeout_s=timeout_s, mode=mode),
             workers=workers,
             timeout_s=timeout_s,
-        ).save(folder)
-        raise projection.Projected
+        ).save(Path(folder))
+        raise Rehearsed
+    if asked := os.environ.get(drills.DRILL):
+        options = json.loads(asked)
+        folder = Path(options.pop("folder"))
+        drills.drill(system, test_set, scorers, version=version, workers=workers, **options).save(folder / DRILL_FILE)
+        raise Rehearsed
     budget = arguments.open_budget(test_set.poc, max_cost_usd)
     plan = Plan(
         system, test_set, scorers, version, repeats=repeats, traces=traces, timeout_s=timeout_s, mode=mode, budget=budget, redact=redact

@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import random
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,10 +33,6 @@ FILE = "projection.json"
 #: How many cases show what a case takes.
 SAMPLE = 5
 AMOUNTS = ("calls", "tokens_in", "tokens_out", "cost_usd")
-
-
-class Projected(Exception):
-    """Ends a notebook whose evaluation was only projected."""
 
 
 @dataclass(frozen=True)
@@ -149,12 +144,6 @@ def _further(values: Iterable[float | None], cases: int) -> Amount | None:
     # The mean of the sample errs, and so does the sum of the cases to come.
     reach = t_quantile(max(n - 1, 1), 0.95) * spread * math.sqrt(cases + cases**2 / n) if spread else 0.0
     return Amount(cases * mean, max(0.0, cases * mean - reach), cases * mean + reach)
-
-
-def here() -> Path | None:
-    """Return the folder that this process's evaluation is to be projected into, instead of being made."""
-    folder = os.environ.get(PROJECT)
-    return Path(folder) if folder else None
 
 
 def table(rows: Mapping[str, Projection | None]) -> list[str]:

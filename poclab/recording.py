@@ -26,7 +26,7 @@ from poclab.errors import PocError, StoreError
 from poclab.evaluation import Plan
 from poclab.files import CHARTER, WORK, digest, read_json_lines, read_text, work_folder, write_atomic
 from poclab.redaction import conceal, conceal_json, secrets, shown
-from poclab.report import DRILL, Report
+from poclab.report import DRILL_FILE, Report
 
 #: A parameter longer than this is logged by its digest; the whole stands in `version.json`.
 LONGEST_PARAM = 500
@@ -135,9 +135,9 @@ class Recording:
     def _with_drill(self, report: Report) -> Report:
         """Keep the last drill of this version on these cases beside the report."""
         drills = self.plan.poc / WORK / "drills" if self.plan.poc else None
-        for kept in sorted(drills.glob(f"{report.version.digest[:12]}-*/{DRILL}"), key=os.path.getmtime) if drills else ():
+        for kept in sorted(drills.glob(f"{report.version.digest[:12]}-*/{DRILL_FILE}"), key=os.path.getmtime) if drills else ():
             if (drilled := report.drilled(kept.parent)).drill:
-                shutil.copyfile(kept, self.folder / "artifacts" / DRILL)
+                shutil.copyfile(kept, self.folder / "artifacts" / DRILL_FILE)
                 report = drilled
         return report
 

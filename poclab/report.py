@@ -42,7 +42,7 @@ ROWS_SHOWN, FAILURES_SHOWN = 40, 3
 TOTALS = ("cost_usd", "tokens_in", "tokens_out")
 COST = "cost_usd_per_case"
 #: The share of faults that a case survives in a drill; and the file of a run that holds its drill.
-SURVIVAL, DRILL = "survival", "drill.json"
+SURVIVAL, DRILL_FILE = "survival", "drill.json"
 #: Fields that the first reports did not have.
 LATER = ("brief", "code_digest", "retried", "stopped", "drill")
 QUANTILES = {"latency_p50_s": 0.50, "latency_p95_s": 0.95}
@@ -146,9 +146,9 @@ class Report:
 
     def drilled(self, folder: Path) -> Report:
         """Return this report with the drill that lies in its folder, if there is one, and it is of this version and these cases."""
-        if not (folder / DRILL).is_file():
+        if not (folder / DRILL_FILE).is_file():
             return self
-        found = read_json(folder / DRILL)
+        found = read_json(folder / DRILL_FILE)
         same = found["version"]["digest"] == self.version.digest and found["lock_digest"] == self.lock_digest and self.split != "test"
         return replace(self, drill=found) if same else self
 

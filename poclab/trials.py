@@ -12,14 +12,13 @@ import contextlib
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from poclab import kernels, projection, tracking
+from poclab import kernels, projection, rehearsals, tracking
 from poclab.cases import TestSet
 from poclab.charter import METRICS
 from poclab.errors import InputError, PocError, StoreError
@@ -27,7 +26,7 @@ from poclab.evaluation import user
 from poclab.exchange import BUDGET
 from poclab.files import WORK, digest, parse_json, plain, read_json, read_text, work_folder, write_atomic
 from poclab.ledger import LEDGER, Ledger
-from poclab.projection import PROJECT, Projection
+from poclab.projection import Projection
 from poclab.recording import TRIAL_FOLDER, TRIAL_RUN, run_end, run_place
 from poclab.redaction import conceal, conceal_json, secrets, shown
 from poclab.report import Report
@@ -85,23 +84,14 @@ def _projected(sweep: Sweep, planned: Sequence[tuple[str, Trial]], known: Contai
     driver.open_budget(planned)
     todo = [(trial_id, trial) for trial_id, trial in planned if trial_id not in known]
 
-    def one(trial_id: str, trial: Trial) -> Projection | str:
-        with tempfile.TemporaryDirectory(dir=driver.folder) as folder:
-            env = {**os.environ, PROJECT: folder, "POCLAB_POC": str(sweep.poc), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-            env |= {BUDGET: driver.budget} if driver.budget else {}
-            try:
-                kernels.execute(sweep.notebook, Path(folder) / "executed.ipynb", trial.parameters, env=env, cwd=sweep.poc)
-            except kernels.NotebookError as failure:  # a projected notebook ends there
-                if not (Path(folder) / projection.FILE).is_file():
-                    return conceal(str(failure.message if failure.poclab_error else failure))
-            try:
-                return Projection.load(Path(folder))
-            except InputError:
-                return "the notebook does not evaluate"
+    def one(trial: Trial) -> Projection | str:
+        try:
+            return rehearsals.project(sweep.poc, sweep.notebook, trial.parameters, env={BUDGET: driver.budget} if driver.budget else {})
+        except InputError as problem:
+            return problem.message
 
     with ThreadPoolExecutor(sweep.jobs) as pool:
-        found = [pool.submit(one, *each) for each in todo]
-        return {trial_id: future.result() for (trial_id, _), future in zip(todo, found, strict=True)}
+        return dict(zip((trial_id for trial_id, _ in todo), pool.map(one, (trial for _, trial in todo)), strict=True))
 
 
 def run_sweep(sweep: Sweep, *, say: Callable[[str], None] = lambda line: None) -> Results:

@@ -35,9 +35,11 @@ FLOORS = [
         "archive",
         "arguments",
         "inspection",
+        "faults",
+        "drills",
         "experiment",
     ],
-    ["kernels", "sweeps", "results", "trials", "confirmation", "faults", "drills", "handover", "starter"],
+    ["kernels", "rehearsals", "sweeps", "results", "trials", "confirmation", "handover", "starter"],
     ["cli", "__main__"],
 ]
 #: The one module (or package) that may import each heavy package.

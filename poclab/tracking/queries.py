@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from poclab.errors import InputError, StoreError
-from poclab.report import DRILL, Report
+from poclab.report import DRILL_FILE, Report
 from poclab.tracking import SQLITE, store
 
 BRIEF = "brief.json"
@@ -86,7 +86,7 @@ def _brief(uri: str, row: Mapping[str, Any]) -> Report:
         try:
             found = Report.load(_downloaded(uri, row["run_id"], BRIEF, Path(folder)))
             with contextlib.suppress(InputError, StoreError):  # few are drilled
-                _downloaded(uri, row["run_id"], DRILL, Path(folder))
+                _downloaded(uri, row["run_id"], DRILL_FILE, Path(folder))
             return found.drilled(Path(folder))
         except (InputError, StoreError):
             return report(uri, row["run_id"])
@@ -102,7 +102,7 @@ def report(uri: str, run_id: str, experiment: str | None = None) -> Report:
     with tempfile.TemporaryDirectory() as folder:
         loaded = Report.load(_downloaded(uri, found, "report.json", Path(folder)))
         with contextlib.suppress(InputError, StoreError):
-            _downloaded(uri, found, DRILL, Path(folder))
+            _downloaded(uri, found, DRILL_FILE, Path(folder))
         return loaded.drilled(Path(folder))
 
 

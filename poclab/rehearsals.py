@@ -1,0 +1,77 @@
+"""Rehearse a notebook: execute it as a trial is, but its `evaluate` drills the system, or foresees the cost, and records no run.
+
+Which of them, an environment variable of the kernel says (`drills.DRILL`, `projection.PROJECT`), with the folder that takes the result.
+When that is written, `evaluate` raises `Rehearsed`, and the notebook ends there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from poclab import drills, kernels, projection, tracking
+from poclab.archive import Archive
+from poclab.cases import TestSet
+from poclab.drills import Drill
+from poclab.errors import InputError
+from poclab.files import work_folder
+from poclab.projection import Projection
+from poclab.redaction import conceal
+from poclab.report import DRILL_FILE
+
+
+def project(poc: Path, notebook: Path, parameters: Mapping[str, Any], *, env: Mapping[str, str]) -> Projection:
+    """Return what the evaluation of a notebook with these parameters is going to take.
+
+    Raises:
+        InputError: the notebook did not evaluate: what it says.
+    """
+    with tempfile.TemporaryDirectory(dir=work_folder(poc, "projections")) as folder:
+        _execute(poc, notebook, parameters, Path(folder), projection.FILE, {**env, projection.PROJECT: folder})
+        return Projection.load(Path(folder))
+
+
+def drill(poc: Path, notebook: Path, parameters: Mapping[str, Any], **options: Any) -> tuple[Drill, Path]:
+    """Drill the system that a notebook evaluates with these parameters; return the drill, and the file that keeps it.
+
+    `options` are those of `drills.drill`: seed, cases_per_fault, timeout_s, faults, max_cost_usd.
+
+    Raises:
+        InputError: the notebook did not drill: what it says.
+    """
+    drills.chosen(options.get("faults"))  # before a kernel starts
+    kept = work_folder(poc, "drills")
+    with tempfile.TemporaryDirectory(dir=kept) as folder:
+        asked = json.dumps({**options, "folder": folder})
+        _execute(poc, notebook, parameters, Path(folder), DRILL_FILE, {drills.DRILL: asked})
+        found = Drill.load(Path(folder, DRILL_FILE))
+    if found.lock_digest != TestSet.load(poc / "cases.jsonl").digest:
+        raise InputError(f"{notebook}: other cases than the frozen ones were drilled", fix="cases.split(split), with cases of TestSet.load")
+    path = found.save(kept / f"{found.version.digest[:12]}-{found.seed}" / DRILL_FILE)
+    _keep_with_run(poc, found, path)
+    return found, path
+
+
+def _execute(poc: Path, notebook: Path, parameters: Mapping[str, Any], folder: Path, result: str, env: Mapping[str, str]) -> None:
+    env = {**os.environ, "POCLAB_POC": str(poc), "PYDEVD_DISABLE_FILE_VALIDATION": "1", **env}
+    said = ""
+    try:
+        kernels.execute(notebook, folder / "executed.ipynb", parameters, env=env, cwd=poc)
+    except kernels.NotebookError as failure:  # a rehearsed notebook ends with one
+        said = conceal(failure.message if failure.poclab_error else str(failure))
+    if not (folder / result).is_file():
+        raise InputError(said or f"{notebook}: the notebook evaluates nothing", fix="" if said else "let it call poclab.evaluate once")
+
+
+def _keep_with_run(poc: Path, found: Drill, path: Path) -> None:
+    """Put a drill beside the report of the version's newest run on the same cases, if there is one: a decision reads it there."""
+    archive = Archive.open(poc)
+    same = {"version": found.version.digest, "lock": found.lock_digest, "split": "dev"}
+    runs = [row for row in archive.finished if all(row["tags"].get(name) == value for name, value in same.items())]
+    if runs:
+        sent = {"run_id": runs[-1]["run_id"], "files": {str(path): ""}}
+        tracking.recorder().send("artifacts", uri=archive.uri, **sent).result()
