@@ -30,10 +30,15 @@ class Reading:
     problem: str = ""
 
 
-def read(status: int, content: bytes, *, is_stream: bool = False) -> Reading:
+def is_stream(headers: Mapping[str, str]) -> bool:
+    """Tell whether these are the headers of server-sent events."""
+    return headers.get("content-type", "").lower().startswith("text/event-stream")
+
+
+def read(status: int, headers: Mapping[str, str], content: bytes) -> Reading:
     """Return what an answer says. An error that stands inside an answer of status 200 is a problem, too."""
     try:
-        answer = assemble(content) if is_stream else parsed(content)
+        answer = assemble(content) if is_stream(headers) else parsed(content)
     except (TypeError, AttributeError) as error:  # an unusual stream is for its reader to understand, and must not fail here
         return Reading(None, f"HTTP {status}: the stream cannot be recorded: {error}")
     error = answer.get("error") if isinstance(answer, dict) else None

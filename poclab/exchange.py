@@ -191,7 +191,7 @@ class Exchange:
                 raise
             if not answer.response:
                 self._note()
-        return self.context.fault.change(answer, self.path) if self.context.fault else answer
+        return self.context.fault.change(answer) if self.context.fault else answer
 
     def _found_or_asked(self) -> Generator[Any, Any, Answer]:
         entry = yield from self._recorded_answer()
@@ -425,18 +425,26 @@ class Exchange:
             if self.trouble is None:
                 return answer
             self.lost += self.trouble.billed
-            pause_s = limits.pause_s(self.attempts, self.trouble, random.random)
-            again = limits.may_retry(self.trouble, self.attempts, limits.gate(self.endpoint).answered)
-            if not again or pause_s >= self._time_left(none_left=0):
+            if not (yield from self._paused(self.attempts, limits.gate(self.endpoint).answered)):
                 if error is not None:
                     raise error
                 return answer
-            log.info(
-                "%s case=%s model=%s %s: asking again in %.1f s",
-                *(self.context.request_id, self.context.case_id or "-", self.model, self.trouble.kind, pause_s),
-            )
-            self._write_off()
-            yield Wait(pause_s)
+
+    def _paused(self, attempt: int, answered: bool) -> Generator[Any, Any, bool]:
+        """Wait as the trouble asks for, and tell whether to ask again; False at once where that cannot help, or the time is up before."""
+        pause_s = limits.pause_s(attempt, self.trouble, random.random)
+        if not limits.may_retry(self.trouble, attempt, answered) or pause_s >= self._left_s:
+            return False
+        log.info(
+            "%s case=%s model=%s %s: asking again in %.1f s",
+            *(self.context.request_id, self.context.case_id or "-", self.model, self.trouble.kind, pause_s),
+        )
+        if self.reservation is not None and self.trouble.billed:
+            # An attempt that may be billed keeps its reservation for good, and the next one needs its own.
+            self.ledger.write_off(self.reservation)
+            self.reservation = None
+        yield Wait(pause_s)
+        return True
 
     def _attempt(self) -> Generator[Any, Any, tuple[Answer | None, BaseException | None]]:
         """Ask once: return the answer or the error, and leave in `trouble` what is wrong with it."""
@@ -477,13 +485,14 @@ class Exchange:
                 return limits.of_status(code, self.headers, reading.answer, _now()) if code else None
             is_json = "json" in self.headers.get("content-type", "json")
             nothing = self.content.strip() in (b"", b"null")
-            return limits.cut_body() if is_json and not nothing and answers.parsed(self.content) is None else None
+            cut = is_json and not nothing and answers.parsed(self.content) is None
+            return limits.of_error(CutShort()) if cut else None
         return limits.of_status(self.status, self.headers, answers.parsed(self.content), _now())
 
     def _enter(self) -> Generator[Any, Any, None]:
         """Wait for room at the endpoint and in the budget."""
         if self.budget and self.ledger is not None and self.reservation is None:
-            most_usd = prices.bound_usd(self.model, self.endpoint, self.path, self.body, _own_prices(self.poc))
+            most_usd = prices.bound_usd(self.model, self.endpoint, self.path, self.body, self.prices)
             while (reservation := self.ledger.reserve(self.budget, most_usd)) is None:
                 try:
                     yield Wait(min(LOOK_AGAIN, self._time_left()))
@@ -492,21 +501,18 @@ class Exchange:
                         "the budget has no room for this call beside those under way", fix="raise max_cost_usd, or lower workers"
                     ) from None
             self.reservation = reservation
-        entered = limits.gate(self.endpoint).enter()
-        if isinstance(entered, Future):
-            try:
-                entered = yield from self._admitted(entered)
-            except BaseException:
-                if not entered.cancel():  # it was given at the same moment
-                    self.ticket = entered.result()
-                raise
-        self.ticket = entered
+        place = limits.gate(self.endpoint).enter()
+        self.ticket = (yield from self._admitted(place)) if isinstance(place, Future) else place
 
-    def _admitted(self, future: Future[Any]) -> Generator[Any, Any, Any]:
-        while True:
-            if (ticket := (yield Wait(min(PATIENCE_S, self._time_left()), future))) is not None:
-                return ticket
-            limits.gate(self.endpoint).give_away()
+    def _admitted(self, place: Future[Any]) -> Generator[Any, Any, Any]:
+        try:
+            while (ticket := (yield Wait(min(PATIENCE_S, self._time_left()), place))) is None:
+                limits.gate(self.endpoint).give_away()
+            return ticket
+        except BaseException:
+            if not place.cancel():  # it was given at the same moment
+                self.ticket = place.result()
+            raise
 
     def _exit(self) -> None:
         gate = limits.gate(self.endpoint)
@@ -515,22 +521,15 @@ class Exchange:
         gate.leave(self.ticket, limited=limited, answered=self.trouble is None)
         self.ticket = None
 
-    def _write_off(self) -> None:
-        """Before asking again: an attempt that may be billed keeps its reservation for good, and the next one needs its own."""
-        if self.reservation is not None and self.trouble.billed:
-            self.ledger.write_off(self.reservation)
-            self.reservation = None
+    @property
+    def _left_s(self) -> float:
+        """The seconds until the case's deadline, outside of a case a minute."""
+        return LONGEST_CLAIM_S if self.context.deadline is None else self.context.deadline - time.monotonic()
 
-    def _time_left(self, *, none_left: float | None = None) -> float:
-        """Return the seconds until the case's deadline, outside of a case a minute.
-
-        Raises:
-            OutOfTime: there are none, unless `none_left` says what to return then.
-        """
-        left = LONGEST_CLAIM_S if self.context.deadline is None else self.context.deadline - time.monotonic()
-        if left <= 0 and none_left is None:
+    def _time_left(self) -> float:
+        if (left_s := self._left_s) <= 0:
             raise OutOfTime("the case has no time left")
-        return left if left > 0 else none_left
+        return left_s
 
     def _answered_offline(self) -> Answer:
         status, answer = offline.answer(self.path, self.body)
@@ -562,15 +561,13 @@ class Exchange:
                 break
             failed = isinstance(met, Exception)
             self.trouble = limits.of_error(met) if failed else limits.of_status(met.status, met.headers, None, _now())
-            pause_s = limits.pause_s(attempt, self.trouble, random.random)
-            if not limits.may_retry(self.trouble, attempt, answered=True) or pause_s >= self._time_left(none_left=0):
+            if not (yield from self._paused(attempt, answered=True)):
                 self.attempts = attempt
                 if failed:
                     raise met
                 self.status, self.headers = met.status, met.headers
                 self._keep(met.content)
                 return self._whole()
-            yield Wait(pause_s)
         self.trouble = None
         answer = yield from self._found_or_asked()
         if answer.response:
@@ -586,13 +583,13 @@ class Exchange:
 
     @property
     def is_stream(self) -> bool:
-        return self.headers.get("content-type", "").lower().startswith("text/event-stream")
+        return answers.is_stream(self.headers)
 
     def _read(self) -> answers.Reading:
         """Return what has come, read once: an answer with vectors is large."""
         come = len(self.chunks), self.status
         if self.read is None or self.read[0] != come:
-            self.read = come, answers.read(self.status, self.content, is_stream=self.is_stream)
+            self.read = come, answers.read(self.status, self.headers, self.content)
         return self.read[1]
 
     def _keep(self, chunk: bytes) -> None:

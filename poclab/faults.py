@@ -20,14 +20,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from poclab.answers import assemble, parsed
+from poclab.answers import assemble, is_stream, parsed
 from poclab.cases import Case
 from poclab.exchange import Answer, CutShort
 from poclab.files import canonical, digest
 from poclab.scores import normalise
 from poclab.system import Passage
 
-#: What a system is to do: `answers` as well as without the fault; `abstains`; `reports` an error, or abstains, or is right all the same,
 #: The share of a case's time that a slow answer takes.
 SLOW_SHARE = 0.3
 RETRY_AFTER_S = "0.05"
@@ -89,7 +88,7 @@ class Fault:
         """Return what comes before the answer to a request: after so many seconds a response, an error, or (None) the answer."""
         return ()
 
-    def change(self, answer: Answer, path: str) -> Answer:
+    def change(self, answer: Answer) -> Answer:
         """Return what the SDK is given in place of an answer."""
         return answer
 
@@ -188,8 +187,8 @@ class HalfStream(Fault):
 
     name, expected, missing = "half_stream", "reports", "no request was a stream"
 
-    def change(self, answer: Answer, path: str) -> Answer:
-        if answer.status // 100 != 2 or not _is_stream(answer):
+    def change(self, answer: Answer) -> Answer:
+        if answer.status // 100 != 2 or not is_stream(answer.headers):
             return answer
         self.applied = True
         lines = answer.content.splitlines(keepends=True)
@@ -204,10 +203,10 @@ class HalfStream(Fault):
 class _Reworded(Fault):
     expected, missing = "reports", "no answer was JSON"
 
-    def change(self, answer: Answer, path: str) -> Answer:
+    def change(self, answer: Answer) -> Answer:
         if answer.status // 100 != 2:
             return answer
-        content = (_reworded_stream if _is_stream(answer) else _reworded)(answer.content, self._text)
+        content = (_reworded_stream if is_stream(answer.headers) else _reworded)(answer.content, self._text)
         if content is None:
             return answer
         self.applied = True
@@ -266,10 +265,6 @@ class EmptyContent(_Reworded):
 
     def _text(self, text: str) -> str | None:
         return "" if text else None
-
-
-def _is_stream(answer: Answer) -> bool:
-    return answer.headers.get("content-type", "").startswith("text/event-stream")
 
 
 def _texts(answer: Any) -> Iterator[tuple[dict[str, Any], str]]:

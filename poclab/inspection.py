@@ -123,8 +123,7 @@ def _entry_lines(entry: Entry) -> Iterator[str]:
     yield f"{entry.path} {entry.model} at {entry.endpoint}, {entry.at}: {tokens}, {money(entry.cost_usd)}, {entry.latency_s:.3f} s"
     yield f"ledger {entry.name}; case {entry.case_id or '(none)'}; request {entry.request_id}"
     yield f"  input: {_text(entry.body)}"
-    is_stream = entry.headers.get("content-type", "").startswith("text/event-stream")
-    yield f"  output: {_text(answers.read(entry.status, entry.content, is_stream=is_stream).answer)}"
+    yield f"  output: {_text(answers.read(entry.status, entry.headers, entry.content).answer)}"
 
 
 def _text(value: Any) -> str:

@@ -253,11 +253,6 @@ def causes(error: BaseException) -> Iterator[BaseException]:
             left += [one.__context__, one.__cause__, *(one.exceptions if isinstance(one, BaseExceptionGroup) else ())]
 
 
-def cut_body() -> Trouble:
-    """Return what is wrong with a whole response whose body is not."""
-    return Trouble("connection", True, billed=True)
-
-
 def may_retry(trouble: Trouble, attempt: int, answered: bool) -> bool:
     """Tell whether to ask again after so many attempts; an endpoint that never `answered` and cannot be reached is asked twice."""
     if not trouble.retried or attempt >= MOST_ATTEMPTS:
@@ -298,7 +293,7 @@ def retry_after_s(headers: Mapping[str, str], now: datetime.datetime) -> float |
 class Breaker:
     """The same fatal trouble on the first cases stops a run: every further one would meet it."""
 
-    def __init__(self, of: int = 5) -> None:
+    def __init__(self, of: int) -> None:
         self.of = of
         self.tripped: tuple[str, str] | None = None
         self._first: list[tuple[str, str]] = []

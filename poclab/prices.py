@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any
 
 from poclab.errors import InputError
 from poclab.files import canonical
+from poclab.offline import PREFIX
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, ModelPrice
 
-OFFLINE = "offline/"
 #: The newest entry in the data of genai-prices 0.2.3. The package carries no date, so it is pinned, and dated here.
 DATA_OF = "2026-11-09"
 #: More tokens than any request has: a larger count is no count.
@@ -120,7 +120,7 @@ def cost_of(model: str, endpoint: str, usage: Usage, own: Mapping[str, Any]) -> 
 
     `own` holds the charter's prices by model, which go before those of the data; `endpoint` is the base URL that was asked.
     """
-    if model.startswith(OFFLINE):
+    if model.startswith(PREFIX):
         return Cost(0.0, "")
     if usage.tokens_in is None or usage.tokens_out is None:
         return None
@@ -152,7 +152,7 @@ def bound_usd(model: str, endpoint: str, path: str, body: Mapping[str, Any], own
     Raises:
         InputError: the model has no price, the answer no limit, or the request something that its bytes do not bound.
     """
-    if model.startswith(OFFLINE):
+    if model.startswith(PREFIX):
         return 0.0
     _refuse_unbounded(path, body)
     tokens_in, tokens_out = len(canonical(body).encode("utf-8", "surrogatepass")), _most_out(endpoint, path, body)

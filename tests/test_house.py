@@ -19,10 +19,10 @@ FLOORS = [
     ["system", "charter", "cases", "imports", "freezing"],
     ["stats", "scores", "report", "runner", "comparison", "decision", "sizing", "charts", "timeline"],
     [
+        "offline",
         "prices",
         "limits",
         "ledger",
-        "offline",
         "answers",
         "exchange",
         "transport",

@@ -586,7 +586,7 @@ def test_causes_that_go_round_end():
 
 def test_a_body_that_is_cut_is_asked_for_again():
     """It may be billed, and the next one may be whole."""
-    assert limits.cut_body() == Trouble("connection", True, billed=True)
+    assert limits.of_error(type("CutShort", (Exception,), {})()) == Trouble("connection", True, billed=True)
 
 
 # --- when to ask again

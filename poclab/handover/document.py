@@ -18,6 +18,7 @@ from poclab.errors import InputError
 from poclab.files import digest, parse_value
 from poclab.handover.blocks import Block, Heading, Listing, Picture, Table, Text, Verdict
 from poclab.handover.evidence import Evidence
+from poclab.offline import PREFIX
 from poclab.report import COST, QUANTILES, SURVIVAL, CaseResult, Report, first_input, form_of, reply_text
 from poclab.stats import Estimate, edges, mean_estimate
 
@@ -96,7 +97,7 @@ def _right(evidence: Evidence) -> str:
         baseline = evidence.comparison.baseline
         told += f"The baseline of the sweep, {baseline.version.name}: {baseline.summary()}, on {baseline.split or 'all'}. "
     model = report.version.parameters.get("model")
-    if isinstance(model, str) and model.startswith("offline/"):
+    if isinstance(model, str) and model.startswith(PREFIX):
         told += f"The model was {model}: no language model, but a baseline that one must beat. "
     return told
 
