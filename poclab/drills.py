@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 DRILL = "POCLAB_DRILL"
 FORMAT = 1
 EXAMPLES, LONGEST_EXAMPLE = 3, 160
+#: The faults in which a case waits.
+WAITING = (Hang.name, ServerError.name, SlowAnswer.name)
+Answered = tuple[CaseResult, runner.Outcome[Task]]
 COLUMNS = ("fault", "expected", "survived", "interval", "n", "not survived")
 
 
@@ -175,22 +178,6 @@ def _numbers(estimate: Estimate | None) -> dict[str, Any]:
     return {name: None if isinstance(value, float) and math.isinf(value) else value for name, value in found.items()}
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One case under one fault."""
-
-    plan: Plan
-    task: Task
-    fault: Fault
-
-    def ask(self) -> Any:
-        return self.plan.ask(self.task)
-
-    def score(self, answer: Any) -> Any:
-        """Score a reply where it matters whether it is right: a judge costs money."""
-        return self.plan.score(answer) if self.fault.expected in ("answers", "reports") else answer
-
-
 def drill(
     system: Callable[[dict[str, Any]], Any],
     cases: TestSet | Iterable[Case],
@@ -225,25 +212,23 @@ def drill(
     drawn = _drawn(test_set, seed, cases_per_fault)
     budget = arguments.open_budget(test_set.poc, max_cost_usd)
 
-    def jobs(name: str, kind: type[Fault]) -> list[_Job]:
-        given = [kind(case, seed, timeout_s, found) for case in drawn]
-        asked = [dataclasses.replace(one.case, inputs=one.inputs()) for one in given]
-        plan = Plan(
-            system, TestSet(tuple(asked), None, test_set.path, test_set.part), scorers[:1], version,
-            traces="none", timeout_s=timeout_s, mode="auto", budget=budget,
-        )  # fmt: skip
-        for task, one in zip(plan.tasks, given, strict=True):
-            task.context.fault = one
-        return [_Job(plan, task, one) for task, one in zip(plan.tasks, given, strict=True)]
-
+    part = TestSet(tuple(drawn), None, test_set.path, test_set.part)
+    plan = Plan(system, part, scorers[:1], version, traces="none", timeout_s=timeout_s, mode="auto", budget=budget)
     found: dict[str, list[Any]] = {}
-    first = _answered(jobs("", Undisturbed), workers, timeout_s)
-    before = {result.case_id: result for _, result, _ in first}
-    rest = _answered([job for name in sorted(names, key=_waits) for job in jobs(name, FAULTS[name])], workers, timeout_s)
-    met = {name: [one for one in rest if one[0].fault.name == name and one[0].fault.applied] for name in names}
-    live = [call for job, result, _ in (*first, *rest) for call in (*result.calls, *result.judge_calls) if _was_live(call, job.fault)]
+
+    def tasks(kind: type[Fault]) -> Iterator[Task]:
+        for case in drawn:
+            fault = kind(case, seed, timeout_s, found)
+            yield plan.task(dataclasses.replace(case, inputs=fault.inputs()), fault=fault)
+
+    first = _answered(plan, list(tasks(Undisturbed)), workers)
+    before = {result.case_id: result for result, _ in first}
+    # Those in which a case waits come first, so that the others fill the time.
+    rest = _answered(plan, [task for name in sorted(names, key=[*WAITING, *names].index) for task in tasks(FAULTS[name])], workers)
+    met = {name: [one for one in rest if _fault(one[1]).name == name and _fault(one[1]).applied] for name in names}
+    live = [call for one in (*first, *rest) for call in (*one[0].calls, *one[0].judge_calls) if _was_live(call, _fault(one[1]))]
     return Drill(
-        version=first[0][0].plan.version,
+        version=plan.version,
         test_set=test_set.name,
         lock_digest=test_set.digest,
         seed=seed,
@@ -277,23 +262,15 @@ def _drawn(test_set: TestSet, seed: int, count: int) -> list[Case]:
     return [test_set.cases[place] for place in sorted(places)]
 
 
-def _waits(name: str) -> int:
-    """Order faults: those in which a case waits come first, so that the others fill the time."""
-    return (Hang.name, ServerError.name, SlowAnswer.name).index(name) if name in (Hang.name, ServerError.name, SlowAnswer.name) else 3
-
-
-def _answered(jobs: Sequence[_Job], workers: int, timeout_s: float) -> list[tuple[_Job, CaseResult, runner.Outcome[Task]]]:
-    """Return each job with its result and outcome, in the order of the jobs."""
-    watch, done = Watch(len(jobs)), {}
-    of_task = {id(job.task): job for job in jobs}
-    run = runner.run(jobs, _Job.ask, then=lambda answer: of_task[id(answer.task)].score(answer), workers=workers, timeout_s=timeout_s)
+def _answered(plan: Plan, tasks: Sequence[Task], workers: int) -> list[Answered]:
+    """Return the result and the outcome of each task, in their order."""
+    watch, done = Watch(len(tasks)), {}
+    run = runner.run(tasks, plan.ask, then=lambda answer: _scored(plan, answer), workers=workers, timeout_s=plan.timeout_s)
     try:
-        for outcome in arguments.progress(iter(run), len(jobs), "drill"):
-            job = outcome.task
-            outcome = dataclasses.replace(outcome, task=job.task)
-            result, _ = job.plan.settle(outcome)
-            done[outcome.index] = job, result, outcome
-            if isinstance(job.fault, Undisturbed) or result.failure == "budget":
+        for outcome in arguments.progress(iter(run), len(tasks), "drill"):
+            result, _ = plan.settle(outcome)
+            done[outcome.index] = result, outcome
+            if isinstance(_fault(outcome), Undisturbed) or result.failure == "budget":
                 watch.take(outcome, result)
             if watch.error:
                 raise watch.error
@@ -304,9 +281,18 @@ def _answered(jobs: Sequence[_Job], workers: int, timeout_s: float) -> list[tupl
     return [done[index] for index in sorted(done)]
 
 
-def _judged(kind: type[Fault], met: Sequence[tuple[_Job, CaseResult, runner.Outcome[Task]]], before: Mapping[str, CaseResult]) -> Row:
-    judged = {result.case_id: _survived(job.fault, result, outcome, before[result.case_id]) for job, result, outcome in met}
-    lost = [result for _, result, _ in met if not judged[result.case_id]]
+def _scored(plan: Plan, answer: Any) -> Any:
+    """Score a reply where it matters whether it is right: a judge costs money."""
+    return plan.score(answer) if answer.task.context.fault.expected in ("answers", "reports") else answer
+
+
+def _fault(outcome: runner.Outcome[Task]) -> Fault:
+    return outcome.task.context.fault
+
+
+def _judged(kind: type[Fault], met: Sequence[Answered], before: Mapping[str, CaseResult]) -> Row:
+    judged = {result.case_id: _survived(_fault(outcome), result, outcome, before[result.case_id]) for result, outcome in met}
+    lost = [result for result, _ in met if not judged[result.case_id]]
     examples = tuple(Example(one.case_id, _told(one)) for one in lost[:EXAMPLES])
     return Row(kind.name, kind.expected, judged, examples, "" if met else kind.missing)
 
@@ -339,6 +325,4 @@ def _told(result: CaseResult) -> str:
 
 def _was_live(call: Call, fault: Fault) -> bool:
     """Tell whether a call was asked, and may be billed. A request that was under way in a hang was never sent."""
-    return not call.replayed and (
-        call.status // 100 == 2 or (call.status == UNDER_WAY and not isinstance(fault, Hang | SlowAnswer | ServerError))
-    )
+    return not call.replayed and (call.status // 100 == 2 or (call.status == UNDER_WAY and fault.name not in WAITING))

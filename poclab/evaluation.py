@@ -102,13 +102,15 @@ class Plan:
         self.corpus_digest = getattr(system, "corpus_digest", None)
         self.code_digest = _code(system)
 
-        def task(place: int, case: Case, repeat: int) -> Task:
-            common = {"case_id": case.id, "repeat": repeat, "poc": self.poc, "mode": mode, "budget": budget, "request_id": uuid.uuid4().hex}
-            return Task(case, repeat, CaseContext(**common), CaseContext(**common, purpose="judge"), place)
-
         asked = ((case, repeat) for case in test_set for repeat in range(repeats))
-        self.tasks = [task(place, *one) for place, one in enumerate(asked)]
+        self.tasks = [self.task(*one, place) for place, one in enumerate(asked)]
         self.planned = len(self.tasks)
+
+    def task(self, case: Case, repeat: int = 0, place: int = 0, **more: Any) -> Task:
+        """Return the task of asking a case; `more` goes into the context of the system."""
+        common = {"case_id": case.id, "repeat": repeat, "poc": self.poc, "mode": self.mode, "budget": self.budget}
+        common["request_id"] = uuid.uuid4().hex
+        return Task(case, repeat, CaseContext(**common, **more), CaseContext(**common, purpose="judge"), place)
 
     def ask(self, task: Task) -> _Answer:
         """Ask the system one case. Runs in a worker, on the case's time."""
