@@ -15,7 +15,7 @@ from poclab.errors import InputError, printable
 from poclab.exchange import BUDGET, MODES
 from poclab.ledger import LEDGER, Ledger
 from poclab.recording import TRIAL_RUN
-from poclab.scores import Scorer
+from poclab.scores import Scorer, as_scorer
 from poclab.system import Version
 
 #: Of repeats, workers, seconds and dollars: more than anybody means.
@@ -23,7 +23,24 @@ MOST = 1e6
 TRACES = ("all", "failed", "none")
 
 
-def check_kinds(system: Any, cases: Any, scores: Any, version: Any) -> None:
+def checked(
+    system: Any, cases: Any, scores: Any, version: Any, *, traces: str = "none", mode: str | None = None, repeats: int = 1, **numbers: Any
+) -> tuple[TestSet, list[Scorer], Version]:
+    """Return the test set, the scorers and the version that are meant.
+
+    Raises:
+        InputError: something is not what it should be; FrozenError: the cases are not the whole split as it was frozen.
+    """
+    _check_kinds(system, cases, scores, version)
+    test_set = cases if isinstance(cases, TestSet) else TestSet(tuple(cases))
+    scorers = [as_scorer(one) for one in scores]
+    used = _used_version(system, version)
+    _verify(test_set)
+    _check(test_set, scorers, traces=traces, mode=mode, repeats=repeats, **numbers)
+    return test_set, scorers, used
+
+
+def _check_kinds(system: Any, cases: Any, scores: Any, version: Any) -> None:
     if not callable(system):
         raise InputError(f"the system is a {type(system).__name__}, which cannot be called", fix="def answer(inputs): return ...")
     if isinstance(cases, (str, os.PathLike)):
@@ -34,7 +51,7 @@ def check_kinds(system: Any, cases: Any, scores: Any, version: Any) -> None:
         raise InputError(f"version={version!r} is a {type(version).__name__}", fix=f"poclab.Version({str(version)!r}, model=...)")
 
 
-def used_version(system: Any, version: Version | None) -> Version:
+def _used_version(system: Any, version: Version | None) -> Version:
     """Return the version as the system uses it; refuse one that the system was not built from."""
     used = getattr(system, "version", None)
     if not isinstance(used, Version):
@@ -48,7 +65,7 @@ def used_version(system: Any, version: Version | None) -> Version:
     return Version(version.name if version else used.name, **used.parameters)
 
 
-def check(
+def _check(
     test_set: TestSet, scorers: Sequence[Scorer], *, repeats: int, timeout_s: float, workers: int, traces: str, mode: str | None
 ) -> None:
     if not test_set.cases:
@@ -67,7 +84,7 @@ def check(
         raise InputError(f"traces={traces!r}", fix=f"use one of: {', '.join(TRACES)}")
 
 
-def verify(test_set: TestSet) -> None:
+def _verify(test_set: TestSet) -> None:
     """Hold what was frozen against what the cases say now, and against all of the split: copies have no digest of their own yet.
 
     Raises:

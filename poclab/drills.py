@@ -33,7 +33,7 @@ from poclab.evaluation import Plan, Task, Watch
 from poclab.faults import FAULTS, Fault, Hang, ServerError, SlowAnswer, Undisturbed
 from poclab.files import canonical, digest, read_json, write_atomic
 from poclab.report import CaseResult, money
-from poclab.scores import abstained, as_scorer
+from poclab.scores import abstained
 from poclab.stats import Estimate, edges, mean_estimate
 from poclab.system import UNDER_WAY, Call, Version
 from poclab.tables import cut, frame, html_table, text_table
@@ -202,18 +202,13 @@ def drill(
         FrozenError: the cases are not the whole split as it was frozen.
         EndpointError: the first five cases all met what every case would meet, such as a refused key.
     """
-    arguments.check_kinds(system, cases, scores, version)
-    test_set = cases if isinstance(cases, TestSet) else TestSet(tuple(cases))
-    scorers = [as_scorer(one) for one in scores]
-    version = arguments.used_version(system, version)
-    arguments.verify(test_set)
-    arguments.check(test_set, scorers, repeats=1, timeout_s=timeout_s, workers=workers, traces="none", mode=None)
+    test_set, scorers, used = arguments.checked(system, cases, scores, version, timeout_s=timeout_s, workers=workers)
     names = chosen(faults)
     drawn = _drawn(test_set, seed, cases_per_fault)
     budget = arguments.open_budget(test_set.poc, max_cost_usd)
 
     part = TestSet(tuple(drawn), None, test_set.path, test_set.part)
-    plan = Plan(system, part, scorers[:1], version, traces="none", timeout_s=timeout_s, mode="auto", budget=budget)
+    plan = Plan(system, part, scorers[:1], used, traces="none", timeout_s=timeout_s, mode="auto", budget=budget)
     found: dict[str, list[Any]] = {}
 
     def tasks(kind: type[Fault]) -> Iterator[Task]:

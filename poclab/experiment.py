@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import functools
 import gc
 import inspect
 import json
@@ -30,7 +31,6 @@ from poclab.files import find_poc, require_poc, work_folder, write_bytes
 from poclab.ledger import LEDGER, Ledger
 from poclab.recording import Recording
 from poclab.report import DRILL_FILE, RETRIED, CaseResult, Report
-from poclab.scores import as_scorer
 from poclab.sizing import Sizing
 from poclab.system import Version
 from poclab.timeline import History
@@ -83,68 +83,29 @@ def evaluate(
         StoreError: the store or the ledger cannot be used (before any case is asked), or lost something (the report is kept in a file).
         Interrupted: Ctrl-C; it carries the partial report.
     """
-    arguments.check_kinds(system, cases, scores, version)
-    test_set = cases if isinstance(cases, TestSet) else TestSet(tuple(cases))
-    scorers = [as_scorer(one) for one in scores]
-    version = arguments.used_version(system, version)
-    arguments.verify(test_set)
     if redact is not None and (not callable(redact) or inspect.iscoroutinefunction(redact)):
         raise InputError(f"redact={redact!r}: expected a function of one text", fix="def redact(text): return text.replace(...)")
-    arguments.check(test_set, scorers, repeats=repeats, timeout_s=timeout_s, workers=workers, traces=traces, mode=mode)
+    limits = {"repeats": repeats, "timeout_s": timeout_s}
+    given = arguments.checked(system, cases, scores, version, **limits, workers=workers, traces=traces, mode=mode)
+    make_plan = functools.partial(Plan, system, *given, **limits)
     if folder := os.environ.get(projection.PROJECT):
-        projection.project(
-            lambda mode: Plan(system, test_set, scorers, version, repeats=repeats, timeout_s=timeout_s, mode=mode),
-            workers=workers,
-            timeout_s=timeout_s,
-        ).save(Path(folder))
+        projection.project(make_plan, workers=workers, max_cost_usd=max_cost_usd).save(Path(folder))
         raise Rehearsed
+    test_set, scorers, version = given
     if asked := os.environ.get(drills.DRILL):
         options = json.loads(asked)
         folder = Path(options.pop("folder"))
         drills.drill(system, test_set, scorers, version=version, workers=workers, **options).save(folder / DRILL_FILE)
         raise Rehearsed
-    budget = arguments.open_budget(test_set.poc, max_cost_usd)
-    plan = Plan(
-        system, test_set, scorers, version, repeats=repeats, traces=traces, timeout_s=timeout_s, mode=mode, budget=budget, redact=redact
-    )
+    plan = make_plan(traces=traces, mode=mode, budget=arguments.open_budget(test_set.poc, max_cost_usd), redact=redact)
     earlier = _earlier(plan) if retry_failed else None
     if test_set.poc:
         Ledger.open(test_set.poc / LEDGER)  # an answer that cannot be kept is not asked for
     recording = Recording.open(plan)
     results: dict[int, CaseResult] = {}
-    retried = 0
-    if earlier:
-        retried = _keep_earlier(plan, earlier, results, recording)
-    watch = Watch(len(plan.tasks))
+    retried = _keep_earlier(plan, earlier, results, recording) if earlier else 0
     started, started_at = time.monotonic(), datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    run = runner.run(plan.tasks, plan.ask, then=plan.score, workers=workers, timeout_s=timeout_s)
-
-    def keep(outcome: runner.Outcome[Task]) -> None:
-        result, record = plan.settle(outcome)
-        results[outcome.task.place] = result
-        if record is not None:
-            recording.add(record)
-        watch.take(outcome, result)
-
-    try:
-        with ruling(plan.mode, plan.budget):
-            for outcome in arguments.progress(iter(run), len(plan.tasks), version.name):
-                keep(outcome)
-                if watch.error:
-                    break
-                if watch.stopped:
-                    run.drain()
-    except KeyboardInterrupt:
-        recording.stopped = True
-        for outcome in run.close():
-            keep(outcome)
-    except BaseException:
-        run.close()
-        recording.fail()
-        raise
-    if watch.error:
-        for outcome in run.close():
-            keep(outcome)
+    watch = _ask_all(plan, results, recording, workers)
     report = plan.report(results, started_at, time.monotonic() - started, retried=retried, stopped=watch.stopped)
     try:
         report, path = recording.finish(report)
@@ -155,6 +116,37 @@ def evaluate(
     if watch.error:
         raise watch.error
     return report
+
+
+def _ask_all(plan: Plan, results: dict[int, CaseResult], recording: Recording, workers: int) -> Watch:
+    """Ask what is planned, keep each result as it comes, and return what says whether all of it was asked."""
+    watch = Watch(len(plan.tasks))
+    run = runner.run(plan.tasks, plan.ask, then=plan.score, workers=workers, timeout_s=plan.timeout_s)
+
+    def keep(outcome: runner.Outcome[Task]) -> None:
+        result, record = plan.settle(outcome)
+        results[outcome.task.place] = result
+        if record is not None:
+            recording.add(record)
+        watch.take(outcome, result)
+
+    try:
+        with ruling(plan.mode, plan.budget):
+            for outcome in arguments.progress(iter(run), len(plan.tasks), plan.version.name):
+                keep(outcome)
+                if watch.error:
+                    break
+                if watch.stopped:
+                    run.drain()
+    except KeyboardInterrupt:
+        recording.stopped = True
+    except BaseException:
+        run.close()
+        recording.fail()
+        raise
+    for outcome in run.close():
+        keep(outcome)
+    return watch
 
 
 def compare(*runs: Any, poc: Path | str | None = None) -> Comparison:

@@ -15,12 +15,12 @@ import json
 import math
 import random
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from poclab import runner
+from poclab.arguments import open_budget
 from poclab.evaluation import Plan, Task
 from poclab.exchange import ruling
 from poclab.files import read_json, write_atomic
@@ -51,7 +51,7 @@ class Amount:
 class Projection:
     """What is still to be paid. An amount is None where an endpoint did not say what one call took, or no price is known.
 
-    `recorded` cases are answered by the ledger already; `sampled_usd` was paid to find this out, for `sampled` cases.
+    `recorded` cases are answered by the ledger already; `sampled_usd` was paid to find this out, for `sampled` cases and those that failed.
     """
 
     cases: int
@@ -97,28 +97,28 @@ def total(projections: Sequence[Projection], name: str) -> Amount | None:
     return None if any(one is None for one in amounts) else sum(amounts, Amount(0.0, 0.0, 0.0))
 
 
-def project(make_plan: Any, *, workers: int, timeout_s: float) -> Projection:
-    """Return what an evaluation takes; `make_plan` gives its plan for a mode."""
-    replayed: Plan = make_plan("replay")
-    results = _results(replayed, replayed.tasks, workers, timeout_s)
+def project(make_plan: Callable[..., Plan], *, workers: int, max_cost_usd: float | None = None) -> Projection:
+    """Return what an evaluation takes; `make_plan` gives its plan for a `mode` and a `budget`. What the sample may cost is bounded, too."""
+    replayed = make_plan(mode="replay")
+    results = _results(replayed, replayed.tasks, workers)
     missing = {task.place for task in replayed.tasks if task.context.missed or task.judging.missed}
     history = [result for place, result in results.items() if place not in missing]
     sample: list[CaseResult] = []
     if missing and len(history) < SAMPLE:
-        asked: Plan = make_plan(None)
+        asked = make_plan(mode=None, budget=open_budget(replayed.poc, max_cost_usd))
         chosen = random.Random(0).sample(sorted(missing), min(SAMPLE, len(missing)))
-        sample = list(_results(asked, [asked.tasks[place] for place in chosen], workers, timeout_s).values())
+        sample = list(_results(asked, [asked.tasks[place] for place in chosen], workers).values())
     failed = next((f"{one.failure}: {one.problem}" for one in sample if one.failure), "")
+    paid = [_taken(one, "cost_usd") for one in sample]
     sample = [one for one in sample if not one.failure]  # one that failed shows nothing of what the others take
     left = len(missing) - len(sample)
     takes = {name: _further([_taken(one, name) for one in (*history, *sample)], left) for name in AMOUNTS}
-    paid = [_taken(one, "cost_usd") for one in sample]
     sampled_usd = None if any(one is None for one in paid) else math.fsum(paid)
     return Projection(len(replayed.tasks), len(history), len(sample), sampled_usd, **takes, problem=failed)
 
 
-def _results(plan: Plan, tasks: Sequence[Task], workers: int, timeout_s: float) -> dict[int, CaseResult]:
-    run = runner.run(tasks, plan.ask, then=plan.score, workers=workers, timeout_s=timeout_s)
+def _results(plan: Plan, tasks: Sequence[Task], workers: int) -> dict[int, CaseResult]:
+    run = runner.run(tasks, plan.ask, then=plan.score, workers=workers, timeout_s=plan.timeout_s)
     with ruling(plan.mode, plan.budget):
         return {outcome.task.place: plan.settle(outcome)[0] for outcome in run}
 
@@ -154,10 +154,10 @@ def table(rows: Mapping[str, Projection | None]) -> list[str]:
     sums = ", ".join(f"{shown(name, total(known, name))} {name.replace('_', ' ')}" for name in AMOUNTS[:3])
     lines = [f"to pay: {shown('cost_usd', total(known, 'cost_usd'))} for {sum(one.left for one in known)} cases: {sums}"]
     lines += [f"the ledger holds {sum(one.recorded for one in known)} of {sum(one.cases for one in known)} cases"]
-    if sampled := sum(one.sampled for one in known):
-        paid = [one.sampled_usd for one in known]
+    sampled, paid = sum(one.sampled for one in known), [one.sampled_usd for one in known]
+    if sampled or any(paid) or None in paid:
         lines.append(
-            f"{sampled} cases were asked to find this out, for {money(None if None in paid else math.fsum(paid))}; they are in the ledger"
+            f"to find this out, {money(None if None in paid else math.fsum(paid))} was paid; the answers of {sampled} cases are in the ledger"
         )
     problems = {one.problem for one in known if one.problem}
     return lines + [f"a case that was asked to find this out failed: {problem}" for problem in sorted(problems)]

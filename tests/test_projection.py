@@ -1,3 +1,4 @@
+import functools
 import json
 import math
 
@@ -8,7 +9,8 @@ from conftest import CHARTER
 from endpoint import Endpoint
 from poclab import freezing, models, scores
 from poclab.evaluation import Plan
-from poclab.projection import SAMPLE, Amount, Projection, _further, project, shown, total
+from poclab.projection import SAMPLE, Amount, Projection, _further, project, shown, table, total
+from poclab.report import money
 
 PRICES = "prices: {m: {input: 1.0, output: 4.0, on: 2026-11-25, source: the test endpoint}}\n"
 
@@ -45,9 +47,10 @@ def system(endpoint):
     return answer
 
 
-def projected(endpoint, cases):
-    asked = system(endpoint)
-    return project(lambda mode: Plan(asked, cases, [scores.exact()], poclab.Version("v", model="m"), mode=mode), workers=4, timeout_s=20)
+def projected(endpoint, cases, asked=None, **options):
+    asked = asked or system(endpoint)
+    make_plan = functools.partial(Plan, asked, cases, [scores.exact()], poclab.Version("v", model="m"), timeout_s=20)
+    return project(make_plan, workers=4, **options)
 
 
 def test_nothing_known_asks_five_cases_and_foresees_the_rest(endpoint, cases):
@@ -82,6 +85,28 @@ def test_a_sample_that_fails_is_told_and_shows_nothing(endpoint, cases):
 
     assert found.sampled_usd is None or found.sampled_usd == 0
     assert "crashed" in found.problem
+
+
+def test_the_sample_obeys_the_budget_of_the_evaluation(endpoint, cases):
+    """What a call may cost, 50 tokens out at 4 dollars per million and more, is above it: nothing is asked."""
+    found = projected(endpoint, cases, max_cost_usd=0.0001)
+
+    assert endpoint.counts()["requests"] == 0
+    assert found.problem.startswith("budget: the budget of $0.0001 is used up")
+
+
+def test_what_a_failed_sample_cost_is_told(endpoint, cases):
+    """Its answers came, and then the system raised: five are on the bill, and none shows what a case takes."""
+    answer = system(endpoint)
+
+    def fails(inputs):
+        raise ValueError(answer(inputs))
+
+    found = projected(endpoint, cases, fails)
+
+    assert (endpoint.counts()["billed"], found.sampled, found.cost_usd) == (5, 0, None)
+    assert found.sampled_usd == pytest.approx(endpoint.counts()["bill_usd"])
+    assert any(line.startswith(f"to find this out, {money(found.sampled_usd)} was paid") for line in table({"trial": found}))
 
 
 def test_the_range_is_a_prediction_interval():

@@ -12,7 +12,7 @@ from __future__ import annotations
 from poclab.ledger.book import LEDGER, Claim, Ledger
 from poclab.ledger.budgets import BudgetError, Reservation, Spent
 from poclab.ledger.entries import Entry
-from poclab.ledger.listing import Sums, budgets_table, entries, entries_table, overview, summary, summary_table
+from poclab.ledger.listing import Sums, budgets_table, entries, overview, summary, summary_table
 from poclab.ledger.portable import export, export_file, import_, import_file
 from poclab.ledger.recovery import recover
 
@@ -27,7 +27,6 @@ __all__ = [
     "Sums",
     "budgets_table",
     "entries",
-    "entries_table",
     "export",
     "export_file",
     "import_",

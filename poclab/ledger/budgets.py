@@ -33,7 +33,6 @@ class Reservation:
 
     number: str
     budget: str
-    usd: float
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def reserve(connection: sqlite3.Connection, budget: str, usd: float) -> Reservat
             f"{dollars(amount)}",
             fix="raise max_cost_usd and run it again: what was answered is not paid again",
         )
-    reservation = Reservation(f"{me()} {next(_numbers)}", budget, usd)
+    reservation = Reservation(f"{me()} {next(_numbers)}", budget)
     connection.execute("INSERT INTO reservations VALUES (?, ?, ?, ?, 1)", [reservation.number, budget, amount, me()])
     return reservation
 
@@ -119,16 +118,11 @@ def dollars(nano: int) -> str:
 
 
 def _limit_and_used(connection: sqlite3.Connection, budget: str) -> tuple[int, int]:
-    limit, settled = _row(connection, budget)
-    (held,) = connection.execute("SELECT coalesce(sum(amount_nano), 0) FROM reservations WHERE budget = ?", [budget]).fetchone()
-    return limit, settled + held
-
-
-def _row(connection: sqlite3.Connection, budget: str) -> tuple[int, int]:
     found = connection.execute("SELECT limit_nano, settled_nano FROM budgets WHERE name = ?", [budget]).fetchone()
     if found is None:
         raise _unknown(budget)
-    return found
+    (held,) = connection.execute("SELECT coalesce(sum(amount_nano), 0) FROM reservations WHERE budget = ?", [budget]).fetchone()
+    return found[0], found[1] + held
 
 
 def _unknown(budget: str) -> InputError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -75,25 +75,12 @@ def budgets_table(ledger: Ledger) -> str:
     return text_table(columns, rows) if rows else ""
 
 
-def entries(ledger: Ledger, *, model: str | None = None, day: str | None = None) -> Iterator[Entry]:
-    """Yield the entries in the order they were recorded: of one model, of one day (UTC, as 2026-11-25), or all."""
+def entries(ledger: Ledger) -> Iterator[Entry]:
+    """Yield the entries in the order they were recorded."""
     page, mark = ledger.page()
     while page:
-        yield from (one for one in page if model in (None, one.model) and (day is None or one.at.startswith(day)))
+        yield from page
         page, mark = ledger.page(mark)
-
-
-def entries_table(found: Iterable[Entry]) -> str:
-    """Return entries as a table for a terminal."""
-    columns = ("entry", "at", "case", "purpose", "model", "tokens_in", "tokens_out", "cost_usd", "latency_s")
-    return text_table(columns, [_line(one) for one in found])
-
-
-def _line(one: Entry) -> tuple[object, ...]:
-    case = cut(one.case_id, 24) + (f" #{one.repeat + 1}" if one.repeat else "")
-    tokens = [UNKNOWN if count is None else count for count in (one.tokens_in, one.tokens_out)]
-    cost = UNKNOWN if one.cost_usd is None else f"{one.cost_usd:.6f}"
-    return one.name, one.at, case, one.purpose, cut(one.model, 40), *tokens, cost, f"{one.latency_s:.3f}"
 
 
 def _numbers(sums: list[Sums]) -> tuple[object, ...]:

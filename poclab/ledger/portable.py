@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any, TextIO
 
 from poclab.errors import InputError, StoreError, refuse_unknown
-from poclab.files import check_json, parse_json
+from poclab.files import DEEPEST, check_json, parse_json
 from poclab.ledger.book import Ledger
 from poclab.ledger.entries import Entry
 from poclab.ledger.listing import entries
@@ -200,7 +200,7 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "endpoint": _TEXT,
     "path": _TEXT,
     "model": _TEXT,
-    "body": (_is_json, f"a JSON value of at most {100} levels"),
+    "body": (_is_json, f"a JSON value of at most {DEEPEST} levels"),
     "status": _COUNT,
     "headers": (lambda value: isinstance(value, dict) and all(map(_is_text, value.values())), "an object of texts"),
     "content": (lambda value: isinstance(value, bytes), "a text"),

@@ -28,8 +28,8 @@ def lives(owner: str) -> bool:
         os.kill(int(process), 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True
+    except PermissionError:  # it is there, and somebody else's
+        pass
     return True
 
 

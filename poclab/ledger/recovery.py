@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from poclab.errors import InputError
 from poclab.ledger.book import Ledger
 from poclab.ledger.entries import COLUMNS, Entry
-from poclab.ledger.store import APPLICATION, alone, connect, create, problem
+from poclab.ledger.store import APPLICATION, alone, connect, create, problem, remove
 
 if TYPE_CHECKING:
     import sqlite3
@@ -57,7 +57,7 @@ def recover(path: Path | str) -> str:
     except (OSError, sqlite3.DatabaseError) as error:
         raise problem(path, error) from error
     finally:
-        _remove(fresh)
+        remove(fresh)
     return f"{said}; the damaged file is kept as {kept.name}"
 
 
@@ -75,11 +75,6 @@ def _set_aside(path: Path, damaged: BinaryIO) -> Path:
 def _there(path: Path) -> list[str]:
     """Return the ends of the names of a database's files that are there and hold something that cannot be made again."""
     return [end for end in ("", "-wal") if os.path.exists(f"{path}{end}")]
-
-
-def _remove(path: Path) -> None:
-    for end in ("", "-wal", "-shm", "-journal"):
-        Path(f"{path}{end}").unlink(missing_ok=True)
 
 
 def _save(kept: Path, fresh: Path) -> str:
@@ -109,13 +104,13 @@ def _opened(kept: Path, fresh: Path) -> Iterator[sqlite3.Connection | None]:
         with contextlib.closing(connection) if connection else contextlib.nullcontext():
             yield connection
     finally:
-        _remove(working)
+        remove(working)
 
 
 def _copied(kept: Path, working: Path, *, first_page_of: Path | None = None) -> sqlite3.Connection | None:
     import sqlite3
 
-    _remove(working)
+    remove(working)
     for end in _there(kept):
         shutil.copyfile(f"{kept}{end}", f"{working}{end}")
     if first_page_of:
@@ -145,7 +140,7 @@ def _refuse_other(connection: sqlite3.Connection, kept: Path) -> None:
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()]
     if application not in (0, APPLICATION) or (tables and "entries" not in tables):
-        _remove(kept)
+        remove(kept)
         raise InputError(f"{kept.name}: this database is no ledger", fix="move it away")
 
 

@@ -249,8 +249,13 @@ def create(path: Path) -> None:
     except (OSError, sqlite3.DatabaseError) as error:
         raise problem(path, error) from error
     finally:
-        for end in ("", "-wal", "-shm", "-journal"):
-            Path(f"{temporary}{end}").unlink(missing_ok=True)
+        remove(temporary)
+
+
+def remove(path: Path) -> None:
+    """Remove a database with all of its files, as far as they are there."""
+    for end in ("", "-wal", "-shm", "-journal"):
+        Path(f"{path}{end}").unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
