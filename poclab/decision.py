@@ -20,9 +20,9 @@ from typing import Any
 from poclab.charter import Charter, Criterion
 from poclab.errors import FrozenError, InputError, printable
 from poclab.files import plain
-from poclab.report import QUANTILES, Report, counts_text, form_of
+from poclab.report import QUANTILES, Report
 from poclab.stats import Estimate, cases_for_quantile, cases_to_reach, cases_until, edges, independent_difference
-from poclab.tables import html_table, text_table
+from poclab.tables import counts_text, form_of, html_table, text_table
 
 MET, MISSED, CANNOT_TELL = "met", "missed", "cannot tell"
 GO, NO_GO, NOT_YET = "go", "no-go", "not yet"

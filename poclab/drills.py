@@ -32,11 +32,11 @@ from poclab.errors import InputError, printable, refuse_unknown
 from poclab.evaluation import Plan, Task, Watch
 from poclab.faults import FAULTS, Fault, Hang, ServerError, SlowAnswer, Undisturbed
 from poclab.files import canonical, digest, read_json, write_atomic
-from poclab.report import CaseResult, money
+from poclab.report import CaseResult
 from poclab.scores import abstained
 from poclab.stats import Estimate, edges, mean_estimate
 from poclab.system import UNDER_WAY, Call, Version
-from poclab.tables import cut, frame, html_table, text_table
+from poclab.tables import cut, frame, html_table, money, text_table
 
 if TYPE_CHECKING:
     import pandas

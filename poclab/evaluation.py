@@ -51,6 +51,11 @@ class Task:
     started_ns: list[int] = field(default_factory=list)
 
     @property
+    def stop(self) -> Exception | None:
+        """Why a call of the system or of a scorer was not made, or its answer not kept."""
+        return self.context.stop or self.judging.stop
+
+    @property
     def start_ns(self) -> int:
         # A very short timeout can end before the worker has looked at the clock.
         return self.started_ns[0] if self.started_ns else time.time_ns()
@@ -146,12 +151,11 @@ class Plan:
         task = outcome.task
         task.context.close()
         task.judging.close()
-        stop = task.context.stop or task.judging.stop
-        if stop is not None:  # a system may have caught it, and made up an answer that nobody gave
-            failure, text = "budget" if isinstance(stop, BudgetError) else "crashed", conceal(str(stop))
-        else:
-            failure, text = (None, "") if outcome.value else _failure(outcome)
-        answer: _Answer = (None if stop else outcome.value) or self._no_answer(task, failure)
+        answer: _Answer | None = outcome.value
+        failure, text = (None, "") if answer else _failure(outcome)
+        if task.stop is not None:  # a system may have caught it, and made up an answer that nobody gave
+            answer, failure, text = None, "budget" if isinstance(task.stop, BudgetError) else "crashed", conceal(str(task.stop))
+        answer = answer or self._no_answer(task, failure)
         unscored = Score(None, "", conceal(f"the scorers failed: {type(outcome.error).__name__}: {outcome.error}"))
         given = answer.scores or {one.name: unscored for one in self.scorers}
         scores = {name: score for name, score in given.items() if score is not None}
@@ -296,16 +300,15 @@ class Watch:
 
     def take(self, outcome: runner.Outcome[Task], result: CaseResult) -> None:
         task = outcome.task
-        stop = task.context.stop or task.judging.stop
-        if not self.stopped and isinstance(stop, BudgetError):
-            self.stopped = stop.message
+        if not self.stopped and isinstance(task.stop, BudgetError):
+            self.stopped = task.stop.message
         fatal = task.context.fatal if result.failure else task.judging.fatal
         self.breaker.take(*(fatal or ("", "")))
         if self.error is None and self.breaker.tripped:
             fatal, fix = self.breaker.tripped
             self.error = EndpointError(f"all of the first {self.breaker.of} case(s) failed by the same: {fatal}", fix=fix)
-        if self.error is None and isinstance(stop, StoreError):
-            self.error = stop
+        if self.error is None and isinstance(task.stop, StoreError):
+            self.error = task.stop
         self.stopped = self.stopped or (self.error.message if self.error else "")
 
 
@@ -329,11 +332,9 @@ def outcome_of(reply: Reply, first: Score | None, context: CaseContext) -> str:
     return "abstained" if abstained(reply) else "wrong"
 
 
-def _failure(outcome: runner.Outcome[Task]) -> tuple[str | None, str]:
+def _failure(outcome: runner.Outcome[Task]) -> tuple[str, str]:
     """Return the class of a failed case and what to read about it."""
     error = outcome.error
-    if error is None:
-        return None, ""
     if outcome.timed_out:
         return "timeout", str(error)
     if isinstance(error, _Malformed):

@@ -18,7 +18,7 @@ from poclab import answers, tracking
 from poclab.errors import InputError, printable
 from poclab.files import require_poc
 from poclab.ledger import LEDGER, Entry, Ledger
-from poclab.report import money
+from poclab.tables import money
 from poclab.tracking import queries
 from poclab.tracking.server import base_of
 
@@ -78,11 +78,9 @@ def inspect(asked: str, poc: Path | str | None = None) -> Inspection:
     folder = require_poc(poc)
     uri = tracking.tracking_uri(folder)
     tracking.check_store(uri)
-    by_id = bool(REQUEST_ID.fullmatch(asked))
-    query = (
-        ("request_id" if asked.startswith("tr-") else "client_request_id") if by_id else "case"
-    )  # what MLflow's filters call a trace's id
-    found, count = queries.trace(uri, folder.name, query, asked)
+    # What MLflow's filters call a trace's own id, and the request's.
+    kind = "case" if not REQUEST_ID.fullmatch(asked) else "request_id" if asked.startswith("tr-") else "client_request_id"
+    found, count = queries.trace(uri, folder.name, kind, asked)
     request_id = found["request_id"] if found else asked
     entries: list[Entry] = []
     if (folder / LEDGER).is_file():
@@ -103,16 +101,14 @@ def inspect(asked: str, poc: Path | str | None = None) -> Inspection:
 
 def _span_lines(span: Mapping[str, Any], start_ns: int) -> Iterator[str]:
     after_s, took_s = (span["start_ns"] - start_ns) / 1e9, (span["end_ns"] - span["start_ns"]) / 1e9
-    attributes = span["attributes"]
-    facts = [f"{key} {_text(value)}" for key, value in attributes.items() if value is not None]
-    yield f"{'  ' * span['depth']}{span['kind']} {span['name']}: after {after_s:.3f} s, {took_s:.3f} s" + (
-        f"; {', '.join(facts)}" if facts else ""
-    )
+    facts = ", ".join(f"{key} {_text(value)}" for key, value in span["attributes"].items() if value is not None)
+    head = f"{'  ' * span['depth']}{span['kind']} {span['name']}: after {after_s:.3f} s, {took_s:.3f} s"
+    yield f"{head}; {facts}" if facts else head
     margin = "  " * (span["depth"] + 1)
     for name in ("inputs", "outputs"):
-        for line in _text(span[name]).split("\n"):
-            yield f"{margin}{name[:-1]}: {line}".rstrip() if name.strip() else f"{margin}{name}{line}".rstrip()
-            name = "        "  # the next lines stand below the first
+        first, *rest = _text(span[name]).split("\n")
+        yield f"{margin}{name[:-1]}: {first}".rstrip()
+        yield from (f"{margin}        {line}".rstrip() for line in rest)
     if span["error"]:
         yield f"{margin}error: {span['error']}"
 

@@ -24,8 +24,9 @@ from poclab.arguments import open_budget
 from poclab.evaluation import Plan, Task
 from poclab.exchange import ruling
 from poclab.files import read_json, write_atomic
-from poclab.report import CaseResult, money
+from poclab.report import CaseResult
 from poclab.stats import t_quantile
+from poclab.tables import money
 
 #: The folder that a kernel writes its projection into, instead of evaluating.
 PROJECT = "POCLAB_PROJECT"

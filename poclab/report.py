@@ -25,7 +25,7 @@ from poclab.redaction import conceal_json
 from poclab.scores import Score
 from poclab.stats import Estimate, cost_estimate, mean_estimate, quantile_estimate
 from poclab.system import UNDER_WAY, Call, Reply, Version
-from poclab.tables import frame, html_table
+from poclab.tables import counts_text, frame, html_table, money
 
 if TYPE_CHECKING:
     import pandas
@@ -528,23 +528,9 @@ def _estimate(data: Mapping[str, Any]) -> Estimate:
     return Estimate(data["value"], low, high, data["n"])
 
 
-def counts_text(counts: Mapping[str, int]) -> str:
-    """Return what there is of each: `ok 60, wrong 18, timeout 2`."""
-    return ", ".join(f"{name} {count}" for name, count in counts.items() if count)
-
-
-def money(usd: float | None) -> str:
-    return "unknown" if usd is None else f"${usd:.4f}" if usd >= 0.01 or usd == 0 else f"${usd:.2g}"
-
-
 def _rounded(name: str, value: float) -> float:
     # A case may cost a millionth of a dollar.
     return float(f"{value:.6g}") if "cost" in name or name.endswith("_usd") else round(value, 6)
-
-
-def form_of(metric: str) -> str:
-    """Return how a metric is written: a case may cost a millionth of a dollar."""
-    return ".4g" if metric.startswith("cost") else ".3f"
 
 
 def _sum(calls: Sequence[Call], what: str) -> float | None:

@@ -1,4 +1,4 @@
-"""Tables of poclab: a DataFrame, HTML for a notebook, text for a terminal.
+"""Tables of poclab: a DataFrame, HTML for a notebook, text for a terminal; and how counts and numbers are written.
 
 What a model, a file or a person wrote is shown as text, and never as markup or as a terminal's commands.
 """
@@ -54,3 +54,17 @@ def text_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     shown = [[printable(str(value)) for value in row] for row in (columns, *rows)]
     widths = [max(len(row[index]) for row in shown) for index in range(len(columns))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown)
+
+
+def counts_text(counts: Mapping[str, int]) -> str:
+    """Return what there is of each: `ok 60, wrong 18, timeout 2`."""
+    return ", ".join(f"{name} {count}" for name, count in counts.items() if count)
+
+
+def money(usd: float | None) -> str:
+    return "unknown" if usd is None else f"${usd:.4f}" if usd >= 0.01 or usd == 0 else f"${usd:.2g}"
+
+
+def form_of(metric: str) -> str:
+    """Return how a metric is written: a case may cost a millionth of a dollar."""
+    return ".4g" if metric.startswith("cost") else ".3f"

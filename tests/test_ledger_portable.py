@@ -195,7 +195,6 @@ def test_entries_are_listed_in_their_order(path):
     assert list(entries(filled(path, *found))) == found
 
 
-
 FILL = """
 import random, sys
 from poclab.ledger import Entry, Ledger

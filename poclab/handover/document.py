@@ -19,8 +19,9 @@ from poclab.files import digest, parse_value
 from poclab.handover.blocks import Block, Heading, Listing, Picture, Table, Text, Verdict
 from poclab.handover.evidence import Evidence
 from poclab.offline import PREFIX
-from poclab.report import COST, QUANTILES, SURVIVAL, CaseResult, Report, first_input, form_of, reply_text
+from poclab.report import COST, QUANTILES, SURVIVAL, CaseResult, Report, first_input, reply_text
 from poclab.stats import Estimate, edges, mean_estimate
+from poclab.tables import form_of
 
 NOT_KNOWN = "not known"
 #: What the scores that come with poclab say of a case.
