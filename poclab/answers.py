@@ -1,4 +1,4 @@
-"""What an endpoint's bytes say: JSON, or a stream of server-sent events, and whether all of it has come.
+"""What an endpoint answers: what has come of it, what it says (JSON, or server-sent events), and whether all of it has come.
 
 - A stream is whole when its last event has come (`[DONE]`, or the Responses API's completed, incomplete or failed), or when it ended
   and every choice has a finish reason.
@@ -7,19 +7,34 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from poclab import redaction
+from poclab import limits, redaction
 
 DONE = re.compile(rb"(?m)^data:[ \t]*\[DONE\]")
 #: The last event of a Responses stream.
 LAST = ("response.completed", "response.incomplete", "response.failed")
 LAST_BYTES = tuple(name.encode() for name in LAST)
 LONGEST_ERROR = 200
+#: The headers that do not go on: what is handed on is decoded, and whole.
+OF_THE_WIRE = ("content-encoding", "content-length", "transfer-encoding")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the SDK is given: bytes, or a `response` of the HTTP library that streams."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes = b""
+    response: Any = None
+    #: The connection breaks after the content.
+    broken: bool = False
 
 
 @dataclass(frozen=True)
@@ -28,6 +43,71 @@ class Reading:
 
     answer: dict[str, Any] | None
     problem: str = ""
+
+
+@dataclass
+class Arrival:
+    """What has come of an answer so far; nothing yet while `status` is 0."""
+
+    status: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+    chunks: list[bytes] = field(default_factory=list)
+    #: What has come of a stream's latest event.
+    _tail: bytes = b""
+    #: What was read, and of how many chunks.
+    _read: tuple[int, Reading] | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.status // 100 == 2
+
+    @property
+    def content(self) -> bytes:
+        return b"".join(self.chunks)
+
+    @property
+    def is_stream(self) -> bool:
+        return is_stream(self.headers)
+
+    @property
+    def reading(self) -> Reading:
+        """What has come, read once: an answer with vectors is large."""
+        if self._read is None or self._read[0] != len(self.chunks):
+            self._read = len(self.chunks), read(self.status, self.headers, self.content)
+        return self._read[1]
+
+    def ended_by(self, chunk: bytes) -> bool:
+        """Tell whether a stream's last event ends in its newest chunk; first by its mark alone, which may stand in a text, too."""
+        self._tail += chunk
+        ended = (b"[DONE]" in self._tail or any(name in self._tail for name in LAST_BYTES)) and _ends(self._tail)
+        self._tail = self._tail.rpartition(b"\n\n")[2]
+        return ended
+
+    def whole(self, choices: int) -> bool:
+        """Tell whether all of a stream of so many choices has come."""
+        return _ends(self.content) or self.finished(choices)
+
+    def finished(self, choices: int) -> bool:
+        """Tell whether every choice has its finish reason: some endpoints close a stream without a last event."""
+        found = self.reading.answer.get("choices") if self.reading.answer else None
+        return bool(found) and len(found) >= choices and all(isinstance(one, dict) and one.get("finish_reason") for one in found)
+
+    def trouble(self) -> limits.Trouble | None:
+        """Return what is wrong with what came; None when it is an answer, or leads to one."""
+        now = datetime.datetime.now(datetime.UTC)
+        if not self.ok:
+            return limits.of_status(self.status, self.headers, parsed(self.content), now)
+        if self.reading.answer is not None:  # some endpoints put the status of another one behind theirs into the answer
+            code = error_code(self.reading.answer)
+            return limits.of_status(code, self.headers, self.reading.answer, now) if code else None
+        is_json = "json" in self.headers.get("content-type", "json")
+        nothing = self.content.strip() in (b"", b"null")
+        return limits.Trouble("connection", True, billed=True) if is_json and not nothing and parsed(self.content) is None else None
+
+    def answer(self, request_id: str) -> Answer:
+        """Return it as the SDK is given it."""
+        kept = {name: value for name, value in self.headers.items() if name.lower() not in OF_THE_WIRE}
+        return Answer(self.status, kept | {"x-poclab-request-id": request_id}, self.content)
 
 
 def is_stream(headers: Mapping[str, str]) -> bool:
@@ -92,20 +172,9 @@ def _events(content: bytes) -> Iterator[dict[str, Any]]:
             yield event
 
 
-def may_end(tail: bytes) -> bool:
-    """Tell whether the mark of a last event stands in these bytes; it may stand in a text, too."""
-    return b"[DONE]" in tail or any(name in tail for name in LAST_BYTES)
-
-
-def ends(content: bytes) -> bool:
+def _ends(content: bytes) -> bool:
     """Tell whether a stream's last event stands in what has come of it."""
     return bool(DONE.search(content)) or any(event.get("type") in LAST for event in _events(content))
-
-
-def finished(answer: Mapping[str, Any] | None, least: int = 1) -> bool:
-    """Tell whether every choice of an assembled answer has its finish reason: some endpoints close a stream without a last event."""
-    choices = answer.get("choices") if answer else None
-    return bool(choices) and len(choices) >= least and all(isinstance(choice, dict) and choice.get("finish_reason") for choice in choices)
 
 
 def error_code(answer: Mapping[str, Any]) -> int | None:

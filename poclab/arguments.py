@@ -12,9 +12,9 @@ from typing import Any
 
 from poclab.cases import TestSet
 from poclab.errors import InputError, printable
-from poclab.exchange import BUDGET, MODES
 from poclab.ledger import LEDGER, Ledger
 from poclab.recording import TRIAL_RUN
+from poclab.requests import BUDGET, MODES
 from poclab.scores import Scorer, as_scorer
 from poclab.system import Version
 

@@ -26,11 +26,11 @@ from poclab.comparison import Comparison
 from poclab.decision import Decision
 from poclab.errors import FrozenError, InputError
 from poclab.evaluation import Plan, Rehearsed, Task, Watch
-from poclab.exchange import ruling
 from poclab.files import find_poc, require_poc, work_folder, write_bytes
 from poclab.ledger import LEDGER, Ledger
 from poclab.recording import Recording
 from poclab.report import DRILL_FILE, RETRIED, CaseResult, Report
+from poclab.requests import ruling
 from poclab.sizing import Sizing
 from poclab.system import Version
 from poclab.timeline import History

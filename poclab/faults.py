@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from poclab.answers import assemble, is_stream, parsed
+from poclab.answers import Answer, assemble, is_stream, parsed
 from poclab.cases import Case
-from poclab.exchange import Answer, CutShort
+from poclab.exchange import CutShort
 from poclab.files import canonical, digest
 from poclab.scores import normalise
 from poclab.system import Passage

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from poclab import offline, redaction, runner
 from poclab.answers import parsed
 from poclab.errors import EndpointError, InputError
-from poclab.exchange import FIX_KEY, FIX_URL, MODES, NO_KEY, not_an_api
 from poclab.redaction import shown
+from poclab.requests import FIX_KEY, FIX_URL, MODES, NO_KEY, not_an_api
 from poclab.transport import adapter
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from pathlib import Path
 from poclab import runner
 from poclab.arguments import open_budget
 from poclab.evaluation import Plan, Task
-from poclab.exchange import ruling
 from poclab.files import read_json, write_atomic
 from poclab.report import CaseResult
+from poclab.requests import ruling
 from poclab.stats import t_quantile
 from poclab.tables import money
 

@@ -18,7 +18,8 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from types import ModuleType
 from typing import Any
 
-from poclab.exchange import CutShort, Exchange, OutOfTime, Read, Send
+from poclab.exchange import CutShort, Exchange, Read, Send
+from poclab.requests import OutOfTime, Request
 
 
 def advance(steps: Any, told: Any = None, error: BaseException | None = None) -> tuple[Any, Any]:
@@ -94,8 +95,8 @@ def adapter(http: ModuleType) -> type:
     def begin(request: Any, mode: str | None) -> Exchange:
         if isinstance(request.stream, http.SyncByteStream):  # a redirected request has its body as a stream
             request.read()
-        exchange = Exchange(request, mode)
-        if exchange.streams:  # a compressed stream could not be told from a broken one before its end
+        exchange = Exchange(Request(request, mode))
+        if exchange.asked.streams:  # a compressed stream could not be told from a broken one before its end
             request.headers["accept-encoding"] = "identity"
         return exchange
 
@@ -120,7 +121,7 @@ def adapter(http: ModuleType) -> type:
             # As bytes: what an endpoint puts into a header need not be ASCII.
             headers = [(name.encode("latin-1", "replace"), value.encode("latin-1", "replace")) for name, value in answer.headers.items()]
             return http.Response(answer.status, headers=headers, stream=stream)
-        if exchange.recorded:
+        if exchange.asked.recorded:
             answer.response.stream = Watched(answer.response.stream, exchange, request)
         return answer.response
 

@@ -23,13 +23,13 @@ from poclab.cases import TestSet
 from poclab.charter import METRICS
 from poclab.errors import InputError, PocError, StoreError
 from poclab.evaluation import user
-from poclab.exchange import BUDGET
 from poclab.files import WORK, digest, parse_json, plain, read_json, read_text, work_folder, write_atomic
 from poclab.ledger import LEDGER, Ledger
 from poclab.projection import Projection
 from poclab.recording import TRIAL_FOLDER, TRIAL_RUN, run_end, run_place
 from poclab.redaction import conceal, conceal_json, secrets, shown
 from poclab.report import Report
+from poclab.requests import BUDGET
 from poclab.results import Record, Results
 from poclab.sweeps import Sweep, Trial, file_digests
 from poclab.tables import text_table

@@ -24,6 +24,8 @@ FLOORS = [
         "limits",
         "ledger",
         "answers",
+        "requests",
+        "purchases",
         "exchange",
         "transport",
         "models",

@@ -1,0 +1,133 @@
+"""What is asked of a model: one HTTP request as poclab sees it, and the rules that hold for it.
+
+The rules (mode, budget, POC, deadline) are those of the case that is answered now; outside of cases those of the evaluation that is under
+way, else of the environment. A request that needs a key and has none is refused here. What is not covered: what becomes of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from poclab import offline, redaction
+from poclab.answers import parsed
+from poclab.errors import EndpointError, InputError
+from poclab.files import find_poc
+from poclab.system import CaseContext, current_case
+
+#: Stands where a key would, in the Authorization header of a client that has none: requests that carry it stay on this machine.
+NO_KEY = "no-api-key-was-given"
+#: The paths that are recorded, with the kind of step; the first that the request's path ends with counts.
+RECORDED = {"/chat/completions": "CHAT_MODEL", "/responses": "CHAT_MODEL", "/completions": "CHAT_MODEL", "/embeddings": "EMBEDDING"}
+FIX_KEY = "export OPENAI_API_KEY=..., or use the model 'offline/extractive', which needs none"
+FIX_URL = "export OPENAI_BASE_URL=... with the address of an OpenAI-compatible API; it often ends in /v1"
+#: How answers come about: `live` always asks, `replay` never does, `auto` asks for what was not answered yet.
+MODES = ("auto", "live", "replay")
+#: Set by a sweep or a command for all that runs below it.
+MODE, BUDGET = "POCLAB_MODE", "POCLAB_BUDGET"
+#: The headers of a request that hold no secret: the HTTP library's and the SDK's own, and ids, of which each request has another.
+ORDINARY = re.compile(
+    r"accept|content-|host$|user-agent$|connection$|transfer-|x-stainless|openai-|idempotency|.*(request|trace|span|correlation)"
+)
+#: How long, in seconds, somebody outside of a case waits for an answer that another asks for, or as `Retry-After` says.
+LONGEST_CLAIM_S = 60.0
+
+#: The mode and the budget of each evaluation of this process that is under way.
+_ruling: list[tuple[str | None, str | None]] = []
+
+
+@contextlib.contextmanager
+def ruling(mode: str | None, budget: str | None) -> Iterator[None]:
+    """Let what is asked outside of cases within obey an evaluation's mode and budget."""
+    rule = mode, budget
+    _ruling.append(rule)
+    try:
+        yield
+    finally:
+        _ruling.remove(rule)
+
+
+class OutOfTime(Exception):
+    """The case had no time left to ask."""
+
+
+class Request:
+    """One request: what it asks of which endpoint, for which case, and under which rules.
+
+    Raises:
+        EndpointError: it needs a key and has none.
+        InputError: its mode is none.
+    """
+
+    def __init__(self, request: Any, mode: str | None = None) -> None:
+        path = request.url.path
+        is_json = request.headers.get("content-type", "").startswith("application/json")
+        self.body = parsed(request.content) if is_json and request.method == "POST" else None
+        self.model = str(self.body.get("model") or "") if isinstance(self.body, dict) else ""
+        self.path = next((known for known in RECORDED if path.endswith(known)), path)
+        self.endpoint = _endpoint(request.url, self.path)
+        without_key = request.headers.get("authorization") == f"Bearer {NO_KEY}"
+        listing = without_key and request.method == "GET" and path.endswith("/models")
+        self.offline = listing or self.model.startswith(offline.PREFIX)
+        _remember_secrets(request.headers)
+        self.case = current_case.get()
+        self.context = self.case or CaseContext()
+        if without_key and not self.offline:
+            self.context.fatal = f"no API key for {f'model {self.model!r}' if self.model else path}", FIX_KEY
+            raise EndpointError(self.context.fatal[0], fix=FIX_KEY)
+        if listing:
+            self.path = "/models"
+        self.paying = request.method == "POST"
+        self.recorded = self.path in RECORDED and isinstance(self.body, dict)
+        self.streams = self.recorded and bool(self.body.get("stream"))
+        self.choices = (self.recorded and self.body.get("n")) or 1
+        # A thread that the system started itself has no case: what it asks is paid from the same budget all the same.
+        ruling_mode, ruling_budget = (None, None) if self.case or not _ruling else _ruling[-1]
+        self.mode = mode or self.context.mode or ruling_mode or os.environ.get(MODE) or "auto"
+        if self.mode not in MODES:
+            raise InputError(f"{MODE} is {self.mode!r}", fix=f"use one of: {', '.join(MODES)}")
+        self.poc = self.context.poc or find_poc()
+        self.budget = self.context.budget or ruling_budget or os.environ.get(BUDGET)
+        #: How long the client waits for something to come, in seconds.
+        self.patience_s = (request.extensions.get("timeout") or {}).get("read")
+
+    @property
+    def left_s(self) -> float:
+        """The seconds until the case's deadline, outside of a case a minute."""
+        return LONGEST_CLAIM_S if self.context.deadline is None else self.context.deadline - time.monotonic()
+
+    def time_left(self) -> float:
+        """Return `left_s`.
+
+        Raises:
+            OutOfTime: there are none.
+        """
+        if (left := self.left_s) <= 0:
+            raise OutOfTime("the case has no time left")
+        return left
+
+
+def _remember_secrets(headers: Any) -> None:
+    """Conceal from now on what the request's headers say: endpoints echo keys in their answers."""
+    for name, value in headers.items():
+        if name == "authorization":
+            value = value.partition(" ")[2]
+        elif ORDINARY.match(name):
+            continue
+        if value not in (NO_KEY, "none") and not redaction.WORD.fullmatch(value):
+            redaction.remember(value)
+
+
+def _endpoint(url: Any, path: str) -> str:
+    """Return the base URL of a request, without user, password and query."""
+    port = f":{url.port}" if url.port else ""
+    return f"{url.scheme}://{url.host}{port}{url.path.removesuffix(path)}"
+
+
+def not_an_api(url: str, content: bytes = b"") -> EndpointError:
+    kind = "HTML" if not content or content.lstrip()[:1] == b"<" else "something that is not JSON"
+    return EndpointError(f"{redaction.shown(url)} answers {kind}, not an OpenAI-compatible API", fix=FIX_URL)
