@@ -33,6 +33,7 @@ from poclab.evaluation import Plan, Task, Watch
 from poclab.faults import FAULTS, Fault, Hang, ServerError, SlowAnswer, Undisturbed
 from poclab.files import canonical, digest, read_json, write_atomic
 from poclab.report import CaseResult
+from poclab.requests import ruling
 from poclab.scores import abstained
 from poclab.stats import Estimate, edges, mean_estimate
 from poclab.system import UNDER_WAY, Call, Version
@@ -222,6 +223,7 @@ def drill(
     rest = _answered(plan, [task for name in sorted(names, key=[*WAITING, *names].index) for task in tasks(FAULTS[name])], workers)
     met = {name: [one for one in rest if _fault(one[1]).name == name and _fault(one[1]).applied] for name in names}
     live = [call for one in (*first, *rest) for call in (*one[0].calls, *one[0].judge_calls) if _was_live(call, _fault(one[1]))]
+    live += [call for call in plan.outside.calls if not call.replayed]
     return Drill(
         version=plan.version,
         test_set=test_set.name,
@@ -259,18 +261,19 @@ def _drawn(test_set: TestSet, seed: int, count: int) -> list[Case]:
 
 def _answered(plan: Plan, tasks: Sequence[Task], workers: int) -> list[Answered]:
     """Return the result and the outcome of each task, in their order."""
-    watch, done = Watch(len(tasks)), {}
+    watch, done = Watch(len(tasks), plan.outside), {}
     run = runner.run(tasks, plan.ask, then=lambda answer: _scored(plan, answer), workers=workers, timeout_s=plan.timeout_s)
     try:
-        for outcome in arguments.progress(iter(run), len(tasks), "drill"):
-            result, _ = plan.settle(outcome)
-            done[outcome.index] = result, outcome
-            if isinstance(_fault(outcome), Undisturbed) or result.failure == "budget":
-                watch.take(outcome, result)
-            if watch.error:
-                raise watch.error
-            if watch.stopped:
-                raise InputError(f"the drill is not complete: {watch.stopped}", fix="raise max_cost_usd: what was answered is replayed")
+        with ruling(plan.outside):
+            for outcome in arguments.progress(iter(run), len(tasks), "drill"):
+                result, _ = plan.settle(outcome)
+                done[outcome.index] = result, outcome
+                if isinstance(_fault(outcome), Undisturbed) or result.failure == "budget" or plan.outside.stop:
+                    watch.take(outcome, result)
+                if watch.error:
+                    raise watch.error
+                if watch.stopped:
+                    raise InputError(f"the drill is not complete: {watch.stopped}", fix="raise max_cost_usd: what was answered is replayed")
     finally:
         run.close()
     return [done[index] for index in sorted(done)]

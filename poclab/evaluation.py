@@ -110,6 +110,8 @@ class Plan:
         asked = ((case, repeat) for case in test_set for repeat in range(repeats))
         self.tasks = [self.task(*one, place) for place, one in enumerate(asked)]
         self.planned = len(self.tasks)
+        #: Takes the calls of threads that know of no case.
+        self.outside = CaseContext(poc=self.poc, mode=mode, budget=budget)
 
     def task(self, case: Case, repeat: int = 0, place: int = 0, **more: Any) -> Task:
         """Return the task of asking a case; `more` goes into the context of the system."""
@@ -215,6 +217,11 @@ class Plan:
             warnings.append(
                 "held-out cases are among these: each look at them makes their number worth less, and this one may not be counted"
             )
+        if calls := len(self.outside.calls):
+            warnings.append(
+                f"{calls} model call(s) were asked by threads that know of no case: what they cost is in no case's cost, which is unknown; "
+                "start such a thread by contextvars.copy_context().run"
+            )
         if lock and lock.corpus_digest and self.corpus_digest and lock.corpus_digest != self.corpus_digest:
             warnings.append("the corpus is not the one that the evidence was checked against when the set was frozen")
         return Report(
@@ -233,6 +240,7 @@ class Plan:
             started_at=started_at,
             wall_s=round(wall_s, 3),
             warnings=tuple(warnings),
+            calls_outside=calls,
             **more,
         )
 
@@ -293,22 +301,24 @@ def _depends_on_the_reply(scorer: Scorer, case: Case) -> bool:
 class Watch:
     """Looks at each result as it comes, and says when the rest should not be asked: `stopped` tells why, `error` is what to raise."""
 
-    def __init__(self, cases: int) -> None:
+    def __init__(self, cases: int, outside: CaseContext) -> None:
         self.breaker = Breaker(min(FIRST_CASES, cases))
+        self.outside = outside
         self.stopped = ""
         self.error: PocError | None = None
 
     def take(self, outcome: runner.Outcome[Task], result: CaseResult) -> None:
         task = outcome.task
-        if not self.stopped and isinstance(task.stop, BudgetError):
-            self.stopped = task.stop.message
+        stop = task.stop or self.outside.stop
+        if not self.stopped and isinstance(stop, BudgetError):
+            self.stopped = stop.message
         fatal = task.context.fatal if result.failure else task.judging.fatal
         self.breaker.take(*(fatal or ("", "")))
         if self.error is None and self.breaker.tripped:
             fatal, fix = self.breaker.tripped
             self.error = EndpointError(f"all of the first {self.breaker.of} case(s) failed by the same: {fatal}", fix=fix)
-        if self.error is None and isinstance(task.stop, StoreError):
-            self.error = task.stop
+        if self.error is None and isinstance(stop, StoreError):
+            self.error = stop
         self.stopped = self.stopped or (self.error.message if self.error else "")
 
 

@@ -120,7 +120,7 @@ def evaluate(
 
 def _ask_all(plan: Plan, results: dict[int, CaseResult], recording: Recording, workers: int) -> Watch:
     """Ask what is planned, keep each result as it comes, and return what says whether all of it was asked."""
-    watch = Watch(len(plan.tasks))
+    watch = Watch(len(plan.tasks), plan.outside)
     run = runner.run(plan.tasks, plan.ask, then=plan.score, workers=workers, timeout_s=plan.timeout_s)
 
     def keep(outcome: runner.Outcome[Task]) -> None:
@@ -131,7 +131,7 @@ def _ask_all(plan: Plan, results: dict[int, CaseResult], recording: Recording, w
         watch.take(outcome, result)
 
     try:
-        with ruling(plan.mode, plan.budget):
+        with ruling(plan.outside):
             for outcome in arguments.progress(iter(run), len(plan.tasks), plan.version.name):
                 keep(outcome)
                 if watch.error:

@@ -59,7 +59,7 @@ class Projection:
     recorded: int
     sampled: int
     sampled_usd: float | None
-    calls: Amount
+    calls: Amount | None
     tokens_in: Amount | None
     tokens_out: Amount | None
     cost_usd: Amount | None
@@ -102,25 +102,27 @@ def project(make_plan: Callable[..., Plan], *, workers: int, max_cost_usd: float
     """Return what an evaluation takes; `make_plan` gives its plan for a `mode` and a `budget`. What the sample may cost is bounded, too."""
     replayed = make_plan(mode="replay")
     results = _results(replayed, replayed.tasks, workers)
-    missing = {task.place for task in replayed.tasks if task.context.missed or task.judging.missed}
+    missing = {task.place for task in replayed.tasks if task.context.missed or task.judging.missed or replayed.outside.missed}
     history = [result for place, result in results.items() if place not in missing]
-    sample: list[CaseResult] = []
+    sample, outside = [], list(replayed.outside.calls)
     if missing and len(history) < SAMPLE:
         asked = make_plan(mode=None, budget=open_budget(replayed.poc, max_cost_usd))
         chosen = random.Random(0).sample(sorted(missing), min(SAMPLE, len(missing)))
         sample = list(_results(asked, [asked.tasks[place] for place in chosen], workers).values())
+        outside += asked.outside.calls
     failed = next((f"{one.failure}: {one.problem}" for one in sample if one.failure), "")
-    paid = [_taken(one, "cost_usd") for one in sample]
+    paid = [None if outside else _taken(one, "cost_usd") for one in sample]
     sample = [one for one in sample if not one.failure]  # one that failed shows nothing of what the others take
     left = len(missing) - len(sample)
-    takes = {name: _further([_taken(one, name) for one in (*history, *sample)], left) for name in AMOUNTS}
+    # What threads asked that know of no case belongs to none: then nobody knows what a case takes.
+    takes = {name: _further([None if outside else _taken(one, name) for one in (*history, *sample)], left) for name in AMOUNTS}
     sampled_usd = None if any(one is None for one in paid) else math.fsum(paid)
     return Projection(len(replayed.tasks), len(history), len(sample), sampled_usd, **takes, problem=failed)
 
 
 def _results(plan: Plan, tasks: Sequence[Task], workers: int) -> dict[int, CaseResult]:
     run = runner.run(tasks, plan.ask, then=plan.score, workers=workers, timeout_s=plan.timeout_s)
-    with ruling(plan.mode, plan.budget):
+    with ruling(plan.outside):
         return {outcome.task.place: plan.settle(outcome)[0] for outcome in run}
 
 

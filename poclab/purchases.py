@@ -15,11 +15,12 @@ from typing import Any
 from poclab import offline, prices
 from poclab.answers import Arrival
 from poclab.charter import Charter
-from poclab.errors import EndpointError
+from poclab.errors import EndpointError, InputError
 from poclab.files import CHARTER, digest
 from poclab.ledger import LEDGER, Claim, Entry, Ledger, Reservation
 from poclab.requests import Request
 
+FIX_POC = "export POCLAB_POC=... with the POC's folder"
 #: The headers of an answer that are kept.
 KEPT = ("content-type", "x-request-id")
 
@@ -31,7 +32,6 @@ class Purchase:
         self.asked, context = asked, asked.context
         identity = [asked.endpoint, asked.path, asked.body, context.case_id, context.repeat, context.purpose]
         self.request = digest([*identity, offline.fingerprint() if asked.offline else ""])
-        # Outside of a case there is nothing to count in: the same prompt has the same answer there.
         self.occurrence = context.occurrence(self.request)
         self.key = digest([self.request, self.occurrence])
         self.ledger: Ledger | None = None
@@ -50,7 +50,9 @@ class Purchase:
         asked = self.asked
         if asked.poc is None:
             if asked.mode == "replay":
-                raise EndpointError("nothing can be replayed: there is no POC here", fix="export POCLAB_POC=... with the POC's folder")
+                raise EndpointError("nothing can be replayed: there is no POC here", fix=FIX_POC)
+            if asked.budget:
+                raise InputError("a budget is kept in a POC's ledger, and there is no POC here", fix=FIX_POC)
             return False
         self.ledger = Ledger.open(asked.poc / LEDGER)
         self.entry = self.ledger.find(self.key) if asked.mode != "live" else None

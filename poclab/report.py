@@ -44,7 +44,7 @@ COST = "cost_usd_per_case"
 #: The share of faults that a case survives in a drill; and the file of a run that holds its drill.
 SURVIVAL, DRILL_FILE = "survival", "drill.json"
 #: Fields that the first reports did not have.
-LATER = ("brief", "code_digest", "retried", "stopped", "drill")
+LATER = ("brief", "code_digest", "retried", "stopped", "drill", "calls_outside")
 QUANTILES = {"latency_p50_s": 0.50, "latency_p95_s": 0.95}
 #: What is kept of a reply in a brief report.
 BRIEF_CHARACTERS = 500
@@ -141,6 +141,8 @@ class Report:
     retried: int = 0
     #: Why a partial one is partial, other than by Ctrl-C.
     stopped: str = ""
+    #: How many model calls were asked by threads that knew of no case: what they cost belongs to none, so that every cost is unknown.
+    calls_outside: int = 0
     #: What `poclab drill` found of this version on these cases, as its file says; it is kept beside the report.
     drill: Mapping[str, Any] | None = None
 
@@ -227,6 +229,8 @@ class Report:
             )
 
     def _costs(self) -> dict[str, list[float]]:
+        if self.calls_outside:
+            raise InputError("the cost is unknown: calls were asked by threads that know of no case")
         if self.total("cost_usd") is None:
             raise InputError("the cost is unknown: no call was seen, or one of a model without a price")
         return {name: [_sum(one.billed_calls, "cost_usd") or 0.0 for one in group] for name, group in self.by_case.items()}
@@ -279,15 +283,17 @@ class Report:
     def total(self, what: str) -> float | None:
         """Return the sum of `cost_usd`, `tokens_in` or `tokens_out` over all calls that were answered.
 
-        None when one of them is unknown, or when no call was seen: a system may call models behind poclab's back.
+        None when one of them is unknown or asked outside of all cases, or when no call was seen: a system may call models behind
+        poclab's back.
         """
-        return _sum([call for one in self.results for call in one.billed_calls], what)
+        return None if self.calls_outside else _sum([call for one in self.results for call in one.billed_calls], what)
 
     @property
     def spent_usd(self) -> float | None:
         """What this evaluation paid, the judge included: replayed answers cost nothing now. None when a cost is unknown, or no call was seen."""
         calls = [call for one in self.results for call in (*one.billed_calls, *one.billed_judge_calls)]
-        return _sum([replace(call, cost_usd=0.0) if call.replayed else call for call in calls], "cost_usd")
+        paid = [replace(call, cost_usd=0.0) if call.replayed else call for call in calls]
+        return None if self.calls_outside else _sum(paid, "cost_usd")
 
     @property
     def judge_cost_usd(self) -> float | None:

@@ -36,19 +36,32 @@ ORDINARY = re.compile(
 #: How long, in seconds, somebody outside of a case waits for an answer that another asks for, or as `Retry-After` says.
 LONGEST_CLAIM_S = 60.0
 
-#: The mode and the budget of each evaluation of this process that is under way.
-_ruling: list[tuple[str | None, str | None]] = []
+#: What each evaluation of this process that is under way holds ready for calls that no case asks.
+_outside: list[CaseContext] = []
 
 
 @contextlib.contextmanager
-def ruling(mode: str | None, budget: str | None) -> Iterator[None]:
-    """Let what is asked outside of cases within obey an evaluation's mode and budget."""
-    rule = mode, budget
-    _ruling.append(rule)
+def ruling(outside: CaseContext) -> Iterator[None]:
+    """Let what is asked outside of cases within obey an evaluation's POC, mode and budget, and be counted there.
+
+    That is what a thread asks which the system started itself: it does not know of the case.
+    """
+    _outside.append(outside)
     try:
         yield
     finally:
-        _ruling.remove(rule)
+        _outside[:] = [one for one in _outside if one is not outside]
+
+
+def _context_outside() -> CaseContext:
+    if not _outside:
+        return CaseContext()
+    if len({(one.poc, one.mode, one.budget) for one in _outside}) > 1:
+        raise InputError(
+            f"a thread that knows of no case asks a model while {len(_outside)} evaluations are under way: nobody knows for which",
+            fix="start it by contextvars.copy_context().run, or evaluate one after the other",
+        )
+    return _outside[-1]
 
 
 class OutOfTime(Exception):
@@ -75,7 +88,7 @@ class Request:
         self.offline = listing or self.model.startswith(offline.PREFIX)
         _remember_secrets(request.headers)
         self.case = current_case.get()
-        self.context = self.case or CaseContext()
+        self.context = self.case or _context_outside()
         if without_key and not self.offline:
             self.context.fatal = f"no API key for {f'model {self.model!r}' if self.model else path}", FIX_KEY
             raise EndpointError(self.context.fatal[0], fix=FIX_KEY)
@@ -85,13 +98,11 @@ class Request:
         self.recorded = self.path in RECORDED and isinstance(self.body, dict)
         self.streams = self.recorded and bool(self.body.get("stream"))
         self.choices = (self.recorded and self.body.get("n")) or 1
-        # A thread that the system started itself has no case: what it asks is paid from the same budget all the same.
-        ruling_mode, ruling_budget = (None, None) if self.case or not _ruling else _ruling[-1]
-        self.mode = mode or self.context.mode or ruling_mode or os.environ.get(MODE) or "auto"
+        self.mode = mode or self.context.mode or os.environ.get(MODE) or "auto"
         if self.mode not in MODES:
             raise InputError(f"{MODE} is {self.mode!r}", fix=f"use one of: {', '.join(MODES)}")
         self.poc = self.context.poc or find_poc()
-        self.budget = self.context.budget or ruling_budget or os.environ.get(BUDGET)
+        self.budget = self.context.budget or os.environ.get(BUDGET)
         #: How long the client waits for something to come, in seconds.
         self.patience_s = (request.extensions.get("timeout") or {}).get("read")
 

@@ -292,7 +292,12 @@ class CaseContext:
             self.steps.append(step)
 
     def occurrence(self, request: str) -> int:
-        """Return which time this request is made in this case: the same prompt asked twice is two answers, in a replay too."""
+        """Return which time this request is made in this case: the same prompt asked twice is two answers, in a replay too.
+
+        Outside of a case there is nothing to count in: the same prompt has the same answer there.
+        """
+        if not self.case_id:
+            return 0
         with self._lock:
             taken = self._occurrences.setdefault(request, set())
             number = next(number for number in itertools.count() if number not in taken)
@@ -302,7 +307,7 @@ class CaseContext:
     def give_up(self, request: str, number: int) -> None:
         """Take back an occurrence that got no answer: if the system asks again, that is the same one."""
         with self._lock:
-            self._occurrences[request].discard(number)
+            self._occurrences.get(request, set()).discard(number)
 
     def replay(self, latency_s: float, delay_s: float) -> None:
         """Count what a replayed answer took when it was paid; `delay_s` is that of the case when the answer was asked for.
