@@ -9,6 +9,7 @@ Not covered: Azure's URLs and key header.
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import re
 import weakref
@@ -19,7 +20,7 @@ from poclab import offline, redaction, runner
 from poclab.answers import parsed
 from poclab.errors import EndpointError, InputError
 from poclab.redaction import shown
-from poclab.requests import FIX_KEY, FIX_URL, MODES, NO_KEY, not_an_api
+from poclab.requests import FIX_KEY, FIX_URL, MODES, NO_KEY, not_an_api, remember_key
 from poclab.transport import adapter
 
 if TYPE_CHECKING:
@@ -77,15 +78,15 @@ def async_http_client(http: ModuleType, *, base_url: str | None = None, mode: st
 
 
 def _http_client(http: ModuleType, url: str, mode: str | None) -> Any:
-    network = http.HTTPTransport(proxy=_proxy(url), limits=_limits(http))
-    made = http.Client(transport=adapter(http)(network, _checked(mode)), follow_redirects=True)
-    weakref.finalize(made, network.close).atexit = False
+    transport = adapter(http)(functools.partial(http.HTTPTransport, proxy=_proxy(url), limits=_limits(http)), _checked(mode))
+    made = http.Client(transport=transport, follow_redirects=True)
+    weakref.finalize(made, transport.close).atexit = False
     return made
 
 
 def _async_http_client(http: ModuleType, url: str, mode: str | None) -> Any:
-    network = http.AsyncHTTPTransport(proxy=_proxy(url), limits=_limits(http))
-    return http.AsyncClient(transport=adapter(http)(network, _checked(mode)), follow_redirects=True)
+    connect = functools.partial(http.AsyncHTTPTransport, proxy=_proxy(url), limits=_limits(http))
+    return http.AsyncClient(transport=adapter(http)(connect, _checked(mode)), follow_redirects=True)
 
 
 def _limits(http: ModuleType) -> Any:
@@ -158,7 +159,7 @@ def _endpoint(api_key: str | None, base_url: str | None) -> tuple[str, str]:
             raise TypeError(f"api_key and base_url are texts, found {type(value).__name__}")
     own_url = (base_url or os.environ.get("OPENAI_BASE_URL") or "").strip().rstrip("/")
     key = (api_key or os.environ.get("OPENAI_API_KEY") or "").strip()
-    redaction.remember(key)
+    remember_key(key) if own_url else redaction.remember(key)
     if own_url and not _is_url(own_url):
         raise EndpointError(f"{shown(own_url)!r} is not a URL", fix="export OPENAI_BASE_URL=http://host:port/v1, or with https://")
     if not re.fullmatch(r"[!-~]*", key):

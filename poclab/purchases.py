@@ -31,7 +31,13 @@ class Purchase:
     def __init__(self, asked: Request) -> None:
         self.asked, context = asked, asked.context
         identity = [asked.endpoint, asked.path, asked.body, context.case_id, context.repeat, context.purpose]
-        self.request = digest([*identity, offline.fingerprint() if asked.offline else ""])
+        more = [asked.query] if asked.query else []
+        try:
+            self.request = digest([*identity, offline.fingerprint() if asked.offline else "", *more])
+        except ValueError:
+            raise InputError(
+                f"the request to {asked.model!r} holds NaN or an infinity, which JSON has not", fix="send a number or null"
+            ) from None
         self.occurrence = context.occurrence(self.request)
         self.key = digest([self.request, self.occurrence])
         self.ledger: Ledger | None = None

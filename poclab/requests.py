@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from poclab import offline, redaction
@@ -29,10 +29,15 @@ FIX_URL = "export OPENAI_BASE_URL=... with the address of an OpenAI-compatible A
 MODES = ("auto", "live", "replay")
 #: Set by a sweep or a command for all that runs below it.
 MODE, BUDGET = "POCLAB_MODE", "POCLAB_BUDGET"
-#: The headers of a request that hold no secret: the HTTP library's and the SDK's own, and ids, of which each request has another.
+#: The names of headers and of query parameters that hold a secret; under any other name, what looks like a key is taken for one.
+SECRET = re.compile(r"auth|key|token|secret|cookie|password|credential|signature|^sig$", re.IGNORECASE)
+KEY = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[\w+/=.~-]{20,}")
+#: Those of the HTTP library and of the SDK, and ids, of which each request has another.
 ORDINARY = re.compile(
     r"accept|content-|host$|user-agent$|connection$|transfer-|x-stainless|openai-|idempotency|.*(request|trace|span|correlation)"
 )
+#: An extension of a request that is redirected: the address that was asked first.
+FIRST = "poclab_first_url"
 #: How long, in seconds, somebody outside of a case waits for an answer that another asks for, or as `Retry-After` says.
 LONGEST_CLAIM_S = 60.0
 
@@ -77,12 +82,16 @@ class Request:
     """
 
     def __init__(self, request: Any, mode: str | None = None) -> None:
-        path = request.url.path
-        is_json = request.headers.get("content-type", "").startswith("application/json")
+        # What a redirect leads to is the answer of the address that was asked first: a replay asks that one.
+        url = request.extensions.setdefault(FIRST, request.url)
+        path = url.path.rstrip("/")
+        is_json = "json" in request.headers.get("content-type", "").lower()
         self.body = parsed(request.content) if is_json and request.method == "POST" else None
         self.model = str(self.body.get("model") or "") if isinstance(self.body, dict) else ""
         self.path = next((known for known in RECORDED if path.endswith(known)), path)
-        self.endpoint = _endpoint(request.url, self.path)
+        self.endpoint = _endpoint(url, path.removesuffix(self.path))
+        #: What the address says besides, without secrets: it may choose among models.
+        self.query = sorted((name, value) for name, value in url.params.multi_items() if not SECRET.search(name))
         without_key = request.headers.get("authorization") == f"Bearer {NO_KEY}"
         listing = without_key and request.method == "GET" and path.endswith("/models")
         self.offline = listing or self.model.startswith(offline.PREFIX)
@@ -97,7 +106,7 @@ class Request:
         self.paying = request.method == "POST"
         self.recorded = self.path in RECORDED and isinstance(self.body, dict)
         self.streams = self.recorded and bool(self.body.get("stream"))
-        self.choices = (self.recorded and self.body.get("n")) or 1
+        self.choices = _choices(self.body) if self.recorded else 1
         self.mode = mode or self.context.mode or os.environ.get(MODE) or "auto"
         if self.mode not in MODES:
             raise InputError(f"{MODE} is {self.mode!r}", fix=f"use one of: {', '.join(MODES)}")
@@ -122,21 +131,32 @@ class Request:
         return left
 
 
+def remember_key(value: str) -> None:
+    """Conceal this value from now on; not an ordinary word, as `api_key="anything"` for a server that takes any."""
+    if value != NO_KEY and not redaction.WORD.fullmatch(value):
+        redaction.remember(value)
+
+
 def _remember_secrets(headers: Any) -> None:
     """Conceal from now on what the request's headers say: endpoints echo keys in their answers."""
     for name, value in headers.items():
         if name == "authorization":
             value = value.partition(" ")[2]
-        elif ORDINARY.match(name):
-            continue
-        if value not in (NO_KEY, "none") and not redaction.WORD.fullmatch(value):
-            redaction.remember(value)
+        if SECRET.search(name) or (KEY.fullmatch(value) and not ORDINARY.match(name)):
+            remember_key(value)
 
 
 def _endpoint(url: Any, path: str) -> str:
     """Return the base URL of a request, without user, password and query."""
     port = f":{url.port}" if url.port else ""
-    return f"{url.scheme}://{url.host}{port}{url.path.removesuffix(path)}"
+    return f"{url.scheme}://{url.host}{port}{path}"
+
+
+def _choices(body: Mapping[str, Any]) -> int:
+    """Return how many choices an answer has at least."""
+    asked, prompt = body.get("n"), body.get("prompt")
+    prompts = len(prompt) if isinstance(prompt, list) and any(type(one) is not int for one in prompt) else 1
+    return (asked if type(asked) is int else 1) * prompts
 
 
 def not_an_api(url: str, content: bytes = b"") -> EndpointError:

@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import TimeoutError as FutureTimeout
 from types import ModuleType
 from typing import Any
@@ -126,8 +127,16 @@ def adapter(http: ModuleType) -> type:
         return answer.response
 
     class Transport(http.BaseTransport, http.AsyncBaseTransport):
-        def __init__(self, network: Any, mode: str | None = None) -> None:
-            self.network, self.mode = network, mode
+        """`connect` makes the network's transport. A process that was forked makes its own: two on one socket read each other's answers."""
+
+        def __init__(self, connect: Callable[[], Any], mode: str | None = None) -> None:
+            self.connect, self.mode = connect, mode
+            self.networks: dict[int, Any] = {}
+
+        @property
+        def network(self) -> Any:
+            process = os.getpid()
+            return self.networks.get(process) or self.networks.setdefault(process, self.connect())
 
         def handle_request(self, request: Any) -> Any:
             exchange = begin(request, self.mode)
@@ -185,9 +194,11 @@ def adapter(http: ModuleType) -> type:
             return ended.pop().result() if ended else None
 
         def close(self) -> None:
-            self.network.close()
+            if network := self.networks.get(os.getpid()):
+                network.close()
 
         async def aclose(self) -> None:
-            await self.network.aclose()
+            if network := self.networks.get(os.getpid()):
+                await network.aclose()
 
     return Transport

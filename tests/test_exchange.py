@@ -629,7 +629,7 @@ def test_the_limit_of_the_client_holds_outside_of_cases(endpoint, folder):
             return httpx2.Response(400, json={"error": {"message": "seen"}})
 
     given = openai.OpenAI(
-        base_url=endpoint.url, api_key="k", timeout=900, max_retries=0, http_client=httpx2.Client(transport=adapter(httpx2)(Network()))
+        base_url=endpoint.url, api_key="k", timeout=900, max_retries=0, http_client=httpx2.Client(transport=adapter(httpx2)(Network))
     )
     with pytest.raises(openai.BadRequestError):
         ask(given)

@@ -449,7 +449,7 @@ def test_threads_share_a_client_and_each_call_finds_its_case(serve):
 def test_the_transport_serves_the_older_http_library_too(serve, case):
     """Other SDKs are built on httpx: the adapter is made of whichever library it is given."""
     httpx = pytest.importorskip("httpx")
-    with httpx.Client(transport=transport.adapter(httpx)(httpx.HTTPTransport())) as http_client:
+    with httpx.Client(transport=transport.adapter(httpx)(httpx.HTTPTransport)) as http_client:
         client = openai.OpenAI(api_key=KEY, base_url=serve().url, http_client=http_client)
         assert ask(client).id == "chatcmpl-7"
         ask(client, model="offline/extractive")

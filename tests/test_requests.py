@@ -3,15 +3,17 @@
 import json
 import threading
 
+import httpx
 import pytest
 
 import poclab
 from conftest import CHARTER
 from endpoint import Endpoint
-from poclab import freezing, models, requests, scores
+from poclab import freezing, models, redaction, requests, scores
 from poclab.errors import InputError
 from poclab.ledger import LEDGER, Ledger, entries
 from poclab.system import CaseContext
+from poclab.transport import adapter
 
 PRICES = "prices: {m: {input: 1.0, output: 4.0, on: 2026-11-25, source: the test endpoint}}\n"
 
@@ -112,3 +114,122 @@ def test_a_budget_without_a_ledger_is_refused(endpoint, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no POC here"):
         client.chat.completions.create(model="m", messages=[{"role": "user", "content": "hello"}], max_tokens=5)
     assert endpoint.counts()["requests"] == 0
+
+
+# --- what makes two requests the same
+
+
+class Scripted:
+    """An endpoint inside this process that answers as `script(request)` says, under one of the HTTP libraries."""
+
+    def __init__(self, script, **client):
+        self.seen = []
+        network = httpx.MockTransport(lambda request: self.seen.append(request) or script(request))
+        self.client = httpx.Client(transport=adapter(httpx)(lambda: network), follow_redirects=True, **client)
+
+    def ask(self, url="http://server/v1/chat/completions", text="hello", **more):
+        headers = {name.lower(): value for name, value in more.pop("headers", {}).items()}
+        body = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": text}], **more}
+        return self.client.post(url, json=body, headers=headers)
+
+
+def answered(request, text="fine", **more):
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+    return httpx.Response(200, json={"id": "c", "object": "chat.completion", "model": "m", "choices": [choice], "usage": usage, **more})
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "charter.yaml").write_text(CHARTER + PRICES)
+    monkeypatch.setenv("POCLAB_POC", str(tmp_path))
+    return tmp_path
+
+
+def test_the_query_of_an_address_tells_requests_apart_and_a_secret_in_it_does_not(folder):
+    """A version or a provider in the query asks somebody else; a key there is nobody else, and is never kept."""
+    server = Scripted(answered)
+    for query in ("", "?provider=a", "?provider=b", "?provider=b&key=sk-1234567890abcdef", "?provider=b&key=sk-another-key-012"):
+        server.ask(f"http://server/v1/chat/completions{query}")
+
+    assert len(server.seen) == 3
+    assert "sk-" not in str(list(entries(Ledger.open(folder / LEDGER))))
+
+
+def test_a_redirected_answer_is_that_of_the_address_asked_first(folder):
+    """A replay asks that one, and finds it."""
+
+    def script(request):
+        if request.url.path.startswith("/old"):
+            return httpx.Response(307, headers={"location": "http://server/new/v1/chat/completions"})
+        return answered(request)
+
+    server = Scripted(script)
+    first, again = server.ask("http://server/old/v1/chat/completions"), server.ask("http://server/old/v1/chat/completions")
+
+    assert (first.json(), len(server.seen)) == (again.json(), 2)
+    assert [one.endpoint for one in entries(Ledger.open(folder / LEDGER))] == ["http://server/old/v1"]
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("http://server/v1/chat/completions/", "application/json"),
+        ("http://server/v1/chat/completions", "Application/JSON"),
+        ("http://server/v1/chat/completions", "application/vnd.api+json"),
+    ],
+)
+def test_unusual_spellings_of_a_request_are_recorded(folder, url, kind):
+    """A slash at the end, and any type that is JSON's."""
+    server = Scripted(answered)
+    for _ in range(2):
+        server.ask(url, headers={"content-type": kind})
+
+    assert len(server.seen) == 1
+
+
+def test_a_number_that_json_has_not_is_refused_before_it_is_sent(folder):
+    """NaN has no canonical text, so that its answer could not be found again."""
+    server = Scripted(answered)
+    content = '{"model": "m", "temperature": NaN, "messages": []}'
+
+    with pytest.raises(InputError, match="holds NaN"):
+        server.client.post("http://server/v1/chat/completions", content=content, headers={"content-type": "application/json"})
+    assert not server.seen
+
+
+# --- what is a secret
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "secret"),
+    [
+        ("X-Title", "Quarterly numbers", False),
+        ("x-tenant", "acme-corporation", False),
+        ("HTTP-Referer", "https://example.org/app1", False),
+        ("Authorization", "Bearer anything", False),
+        ("x-request-id", "0123456789abcdef0123456789abcdef", False),
+        ("Authorization", "Bearer sk-secret-77", True),
+        ("x-goog-api-key", "letmein99", True),
+        ("cookie", "session=abc12345", True),
+        ("x-odd", "sk-proj-0123456789abcdef", True),
+    ],
+)
+def test_a_header_is_concealed_by_its_name_or_when_it_looks_like_a_key(folder, monkeypatch, name, value, secret):
+    """An answer that quotes an ordinary header is kept, and comes back, as it was."""
+    monkeypatch.setattr(redaction, "_remembered", set())
+    echoed = value.removeprefix("Bearer ")
+    Scripted(lambda request: answered(request, f"you said {echoed}")).ask(headers={name: value})
+
+    assert (echoed.encode() not in next(entries(Ledger.open(folder / LEDGER))).content) == secret
+
+
+def test_a_key_that_is_a_number_leaves_an_answer_readable(folder, monkeypatch):
+    """Its digits stand in a number of the answer, too: texts lose them, the JSON stays whole."""
+    monkeypatch.setattr(redaction, "_remembered", {"12345678"})
+    server = Scripted(lambda request: answered(request, "12345678", seed=0.12345678))
+    server.ask()
+    again = server.ask().json()
+
+    assert len(server.seen) == 1
+    assert (again["choices"][0]["message"]["content"], again["seed"]) == ("(key removed)", 0.12345678)

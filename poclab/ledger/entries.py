@@ -52,8 +52,9 @@ class Entry:
         content = self.content.decode("utf-8", "surrogateescape")  # whatever bytes they are, they come back as they were
         body = _text(self.body)
         clear = conceal_json({**texts, "headers": dict(self.headers), "body": body, "content": content})
-        if clear["body"] != body and not _is_json(clear["body"]):  # a number in it is somebody's key, too
-            clear["body"] = _text(conceal_json(self.body))
+        for name, text in (("body", body), ("content", content)):
+            if clear[name] != text and _is_json(text) and not _is_json(clear[name]):  # a number in it is somebody's key, too
+                clear[name] = _text(conceal_json(json.loads(text)))
         clear["headers"] = json.dumps(clear["headers"])
         clear["body"] = zlib.compress(clear["body"].encode("utf-8", "surrogatepass"), 1)
         clear["content"] = zlib.compress(clear["content"].encode("utf-8", "surrogateescape"), 1)
