@@ -1,6 +1,8 @@
 """Whose rules a request obeys, and what makes two requests the same."""
 
 import json
+import subprocess
+import sys
 import threading
 
 import httpx
@@ -233,3 +235,30 @@ def test_a_key_that_is_a_number_leaves_an_answer_readable(folder, monkeypatch):
 
     assert len(server.seen) == 1
     assert (again["choices"][0]["message"]["content"], again["seed"]) == ("(key removed)", 0.12345678)
+
+
+FORK = """
+import os, sys
+from poclab import models
+client = models.client(base_url=sys.argv[1], api_key="sk-0123456789")
+def ask(name):
+    asked = [{"role": "user", "content": "ANSWER:{" + name + "}"}]
+    return client.chat.completions.create(model="m", messages=asked, max_tokens=50).choices[0].message.content
+assert ask("before") == "before"
+children = []
+for process in range(4):
+    if not (child := os.fork()):
+        wrong = sum(ask(f"{process} {number}") != f"{process} {number}" for number in range(20))
+        os._exit(wrong)
+    children.append(child)
+wrong = sum(ask(f"parent {number}") != f"parent {number}" for number in range(20))
+print(wrong + sum(os.waitpid(child, 0)[1] for child in children))
+"""
+
+
+def test_a_client_that_was_forked_reads_no_answer_of_another_process(endpoint, folder):
+    """Parent and four children go on with one client, whose connection was open: each gets the answers to its own questions."""
+    done = subprocess.run([sys.executable, "-c", FORK, endpoint.url], capture_output=True, text=True, timeout=60)
+
+    assert (done.stdout.strip(), done.returncode) == ("0", 0), done.stderr
+    assert endpoint.counts()["billed"] == 1 + 5 * 20
