@@ -21,6 +21,11 @@ DONE = re.compile(rb"(?m)^data:[ \t]*\[DONE\]")
 LAST = ("response.completed", "response.incomplete", "response.failed")
 LAST_BYTES = tuple(name.encode() for name in LAST)
 LONGEST_ERROR = 200
+#: How endpoints call, inside an answer, what they otherwise say by a status.
+STATUSES = (
+    (r"rate.?limit|too.?many.?requests|resource.?exhausted", 429),
+    (r"overloaded|unavailable|server.?error|internal|time.?out", 503),
+)
 #: The headers that do not go on: what is handed on is decoded, and whole.
 OF_THE_WIRE = ("content-encoding", "content-length", "transfer-encoding")
 
@@ -52,6 +57,8 @@ class Arrival:
     status: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
     chunks: list[bytes] = field(default_factory=list)
+    #: Whether a stream was asked for.
+    streams: bool = False
     #: What has come of a stream's latest event.
     _tail: bytes = b""
     #: What was read, and of how many chunks.
@@ -66,14 +73,23 @@ class Arrival:
         return b"".join(self.chunks)
 
     @property
+    def passes(self) -> bool:
+        """Whether this is a stream that goes to its reader as it comes; one that is compressed is read whole."""
+        encoded = self.headers.get("content-encoding", "identity").lower() != "identity"
+        is_json = "json" in self.headers.get("content-type", "")
+        return self.ok and not encoded and (is_stream(self.headers) or (self.streams and not is_json))
+
+    @property
     def is_stream(self) -> bool:
-        return is_stream(self.headers)
+        """Whether these are server-sent events; some endpoints give them another type."""
+        begins = self.chunks[0].lstrip()[:6] if self.chunks else b""
+        return is_stream(self.headers) or (self.streams and begins.startswith((b"data:", b"event:", b"id:", b":")))
 
     @property
     def reading(self) -> Reading:
         """What has come, read once: an answer with vectors is large."""
         if self._read is None or self._read[0] != len(self.chunks):
-            self._read = len(self.chunks), read(self.status, self.headers, self.content)
+            self._read = len(self.chunks), read(self.status, self.content, events=self.is_stream)
         return self._read[1]
 
     def ended_by(self, chunk: bytes) -> bool:
@@ -100,9 +116,8 @@ class Arrival:
         if self.reading.answer is not None:  # some endpoints put the status of another one behind theirs into the answer
             code = error_code(self.reading.answer)
             return limits.of_status(code, self.headers, self.reading.answer, now) if code else None
-        is_json = "json" in self.headers.get("content-type", "json")
-        nothing = self.content.strip() in (b"", b"null")
-        return limits.Trouble("connection", True, billed=True) if is_json and not nothing and parsed(self.content) is None else None
+        is_json = "json" in self.headers.get("content-type", "json").lower()
+        return limits.Trouble("connection", True, billed=True) if is_json and _cut_short(self.content) else None
 
     def answer(self, request_id: str) -> Answer:
         """Return it as the SDK is given it."""
@@ -115,10 +130,10 @@ def is_stream(headers: Mapping[str, str]) -> bool:
     return headers.get("content-type", "").lower().startswith("text/event-stream")
 
 
-def read(status: int, headers: Mapping[str, str], content: bytes) -> Reading:
-    """Return what an answer says. An error that stands inside an answer of status 200 is a problem, too."""
+def read(status: int, content: bytes, *, events: bool) -> Reading:
+    """Return what an answer says, whose content may be `events`. An error that stands inside an answer of status 200 is a problem, too."""
     try:
-        answer = assemble(content) if is_stream(headers) else parsed(content)
+        answer = assemble(content) if events else parsed(content)
     except (TypeError, AttributeError) as error:  # an unusual stream is for its reader to understand, and must not fail here
         return Reading(None, f"HTTP {status}: the stream cannot be recorded: {error}")
     error = answer.get("error") if isinstance(answer, dict) else None
@@ -128,6 +143,17 @@ def read(status: int, headers: Mapping[str, str], content: bytes) -> Reading:
     if not isinstance(answer, dict):
         return Reading(None, f"HTTP {status}: the answer is not a JSON object")
     return Reading(answer, str(message) if error else "")
+
+
+def _cut_short(content: bytes) -> bool:
+    """Tell whether a JSON text breaks off: asked again, it may come whole. One that nobody can read is handed on as it is."""
+    try:
+        json.loads(content)
+    except json.JSONDecodeError as error:
+        return error.pos >= len(error.doc.rstrip()) or not content.rstrip().endswith(b"}")
+    except (ValueError, RecursionError):
+        return False
+    return False
 
 
 def parsed(content: bytes) -> Any:
@@ -178,10 +204,12 @@ def _ends(content: bytes) -> bool:
 
 
 def error_code(answer: Mapping[str, Any]) -> int | None:
-    """Return the HTTP status that an error inside an answer names."""
+    """Return the HTTP status that an error inside an answer names, by its number or in words."""
     error = answer.get("error")
-    code = error.get("code") if isinstance(error, dict) else None
-    return code if type(code) is int and 400 <= code < 600 else None
+    told = [error.get(name) for name in ("code", "status", "type")] if isinstance(error, dict) else [error]
+    codes = [int(one) for one in told if re.fullmatch(r"[45][0-9]{2}", str(one))]
+    words = " ".join(one for one in told if isinstance(one, str)).lower()
+    return next(iter([*codes, *(status for pattern, status in STATUSES if re.search(pattern, words))]), None)
 
 
 def stop_reason(answer: Mapping[str, Any] | None) -> str | None:

@@ -299,6 +299,8 @@ def _survived(fault: Fault, result: CaseResult, outcome: runner.Outcome[Task], b
     """Tell whether a case did what is expected under a fault; `before` is what became of it without."""
     reply = result.reply
     if fault.expected == "reports":
+        if before.failure:  # it fails anyway
+            return False
         if result.failure:  # to return nothing, or to let the time run out, tells nobody anything
             return not outcome.timed_out and result.failure != "malformed_output"
         return _right(result) or bool(reply.text.strip() and abstained(reply))

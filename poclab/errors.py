@@ -41,6 +41,14 @@ class StoreError(PocError):
     """The MLflow store or a folder of the POC cannot be used."""
 
 
+def told(error: BaseException | None) -> str:
+    """Return the kind of an error and what it says, whatever it does when it is asked."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
+
+
 def refuse_unknown(found: Iterable[str], known: Iterable[str], *, where: str, what: str = "key") -> None:
     """Raise an `InputError` that names the first of `found` that is not in `known`, with the nearest valid name."""
     known = list(known)

@@ -20,7 +20,7 @@ from typing import Any
 from poclab import runner
 from poclab.cases import Case, TestSet
 from poclab.charter import Charter
-from poclab.errors import EndpointError, InputError, PocError, StoreError
+from poclab.errors import EndpointError, InputError, PocError, StoreError, told
 from poclab.files import CHARTER, digest
 from poclab.ledger import BudgetError
 from poclab.limits import Breaker, causes
@@ -151,6 +151,8 @@ class Plan:
     def settle(self, outcome: runner.Outcome[Task]) -> tuple[CaseResult, dict[str, Any] | None]:
         """Return the result of a case, and the record its trace is made of (None when none is kept)."""
         task = outcome.task
+        if not outcome.timed_out:
+            task.context.leave_streams()
         task.context.close()
         task.judging.close()
         answer: _Answer | None = outcome.value
@@ -158,8 +160,7 @@ class Plan:
         if task.stop is not None:  # a system may have caught it, and made up an answer that nobody gave
             answer, failure, text = None, "budget" if isinstance(task.stop, BudgetError) else "crashed", conceal(str(task.stop))
         answer = answer or self._no_answer(task, failure)
-        unscored = Score(None, "", conceal(f"the scorers failed: {type(outcome.error).__name__}: {outcome.error}"))
-        given = answer.scores or {one.name: unscored for one in self.scorers}
+        given = answer.scores or {one.name: Score(None, "", conceal(f"the scorers failed: {told(outcome.error)}")) for one in self.scorers}
         scores = {name: score for name, score in given.items() if score is not None}
         first = scores.get(self.scorers[0].name)
         wanted = self.traces == "all" or (self.traces == "failed" and (failure is not None or (first is not None and first.value != 1)))
@@ -178,7 +179,7 @@ class Plan:
             error=text,
             calls=tuple(task.context.calls),
             judge_calls=tuple(task.judging.calls),
-            outcome=failure or _unjudged(first, task.judging) or outcome_of(answer.given, first, task.context),
+            outcome=_outcome(failure, task, answer.given, first),
             request_id=task.context.request_id,
             trace_id=f"tr-{uuid.uuid4().hex}" if wanted else None,
         )
@@ -286,7 +287,7 @@ def _score(scorer: Scorer, case: Case, reply: Reply) -> Score | None:
             return Score(None, "", DEPENDS)
         return score and Score(**conceal_json(vars(score)))
     except Exception as error:  # a scorer that fails leaves its score incomplete; it must not make the case right or wrong
-        return Score(None, "", conceal(f"the scorer failed: {type(error).__name__}: {error}"))
+        return Score(None, "", conceal(f"the scorer failed: {told(error)}"))
 
 
 def _depends_on_the_reply(scorer: Scorer, case: Case) -> bool:
@@ -312,7 +313,8 @@ class Watch:
         stop = task.stop or self.outside.stop
         if not self.stopped and isinstance(stop, BudgetError):
             self.stopped = stop.message
-        fatal = task.context.fatal if result.failure else task.judging.fatal
+        # A system may have made an answer up; what a later answer has mended is no longer there.
+        fatal = task.context.fatal or (None if result.failure else task.judging.fatal)
         self.breaker.take(*(fatal or ("", "")))
         if self.error is None and self.breaker.tripped:
             fatal, fix = self.breaker.tripped
@@ -326,6 +328,12 @@ def _unjudged(first: Score | None, judging: CaseContext) -> str:
     """Return what the endpoint did when the first score is missing because its judge was not answered."""
     last = judging.calls[-1] if judging.calls else None
     return last.trouble if first is not None and first.value is None and last else ""
+
+
+def _outcome(failure: str | None, task: Task, reply: Reply, first: Score | None) -> str:
+    if failure == "malformed_output":  # a refusal has no content, and a system may hand that on as it is
+        return next((call.stopped for call in task.context.calls[-1:]), "") or failure
+    return failure or _unjudged(first, task.judging) or outcome_of(reply, first, task.context)
 
 
 def outcome_of(reply: Reply, first: Score | None, context: CaseContext) -> str:
@@ -349,18 +357,25 @@ def _failure(outcome: runner.Outcome[Task]) -> tuple[str, str]:
         return "timeout", str(error)
     if isinstance(error, _Malformed):
         return "malformed_output", conceal(str(error))
-    text = conceal("".join(traceback.format_exception(error)))[-LONGEST_ERROR:]
-    return _endpoint_failure(error, outcome.task.context) or "crashed", text
+    try:
+        text = conceal("".join(traceback.format_exception(error)))[-LONGEST_ERROR:]
+        return _endpoint_failure(error, outcome.task.context) or "crashed", text
+    except Exception:  # an error of the system's own kind may fail even at being looked at
+        return "crashed", type(error).__name__
 
 
 def _endpoint_failure(error: BaseException, context: CaseContext) -> str | None:
-    """Return what the endpoint did if the system failed by it: the error, or what it was raised from, is that of its last call."""
-    last = context.calls[-1] if context.calls else None
+    """Return what the endpoint did if the system failed by it: the error, or what it was raised from, is that of a call."""
+    troubled = [call for call in reversed(context.calls) if call.trouble]
     for cause in causes(error):
         if isinstance(cause, BudgetError):
             return "budget"
         if kind := getattr(cause, "poclab_trouble", None):
             return kind
-        if last and last.trouble and getattr(cause, "status_code", None) == last.status:
-            return last.trouble
+        for call in troubled:
+            status = getattr(cause, "status_code", None)
+            in_a_stream = not status and type(cause).__name__ == "APIError"  # the SDK's error for one that stands inside of it
+            late = isinstance(cause, TimeoutError) and call.trouble == "timeout"  # by a limit of the system's own
+            if in_a_stream or late or (status and status == call.status):
+                return call.trouble
     return None

@@ -88,7 +88,14 @@ class Exchange:
         self.ticket: Any = None
         self.trouble: Trouble | None = None
         self.attempts = self.lost = 0
-        self.sent = self.open = False
+        #: Whether the attempt that is under way was sent, and whether its stream was handed to its reader.
+        self.sent = self.handed = False
+        self.open = False
+
+    @property
+    def at_risk(self) -> int:
+        """How many attempts may be billed although no answer came of them; the one that is under way is among them."""
+        return self.lost + (self.sent and self.trouble is None)
 
     def answer(self) -> Generator[Any, Any, Answer]:
         """Yield what is to be done, and return the answer."""
@@ -177,6 +184,8 @@ class Exchange:
 
     def leave(self) -> None:
         """Note a stream that its reader left; the last event may be all that it did not wait for."""
+        if not self.handed:
+            return
         if self.open and self.come.ok and self.come.finished(self.asked.choices):
             self._keep_stream()
         self._note()
@@ -191,13 +200,15 @@ class Exchange:
         finally:
             with contextlib.suppress(StoreError) if error else contextlib.nullcontext():  # what went wrong first is the error to show
                 self._leave_gate(answered=self.come.ok)
-                self.purchase.release(billed=not self._redirected and (self.trouble is None or self.trouble.billed))
+                self.purchase.release(billed=self.sent and not self._redirected and (self.trouble is None or self.trouble.billed))
 
     def _note_call(self, error: BaseException | None) -> None:
         if self._redirected:  # another request follows, and that one's answer counts
             self.context.end(self, None)
             self.purchase.give_up()
             return
+        if error is None and self.trouble is None:  # an error that stands inside of a stream
+            self.trouble = self.come.trouble()
         reading = self.come.reading if error is None else answers.Reading(None, f"{type(error).__name__}: {error}")
         if reading.answer is None and self.purchase.entry is None:
             self.purchase.give_up()
@@ -253,7 +264,6 @@ class Exchange:
 
     def _attempts_until_answered(self) -> Generator[Any, Any, Answer]:
         while True:
-            self.attempts += 1
             answer, error = yield from self._attempt()
             if self.trouble is None:
                 return answer
@@ -279,36 +289,48 @@ class Exchange:
 
     def _attempt(self) -> Generator[Any, Any, tuple[Answer | None, BaseException | None]]:
         """Ask once: return the answer or the error, and leave in `trouble` what is wrong with it."""
-        self.trouble, self.come = None, Arrival()
+        self.come = Arrival()
         if self.asked.offline:
+            self.attempts += 1
             self.started = time.perf_counter()
             answer = self._answered_offline()
             self._record()
             return answer, None
+        self.sent = False
         yield from self._enter()
+        # Outside of a case the client's own limit holds.
+        left = None if self.context.deadline is None else self.asked.time_left()
+        self.trouble, self.sent = None, True  # until here, what the last attempt met is what the request failed by
+        self.attempts += 1
         self.started = time.perf_counter()
         try:
-            # Outside of a case the client's own limit holds.
-            left = None if self.context.deadline is None else self.asked.time_left()
-            self.sent = True
             response = yield Send(left)
             self._refuse_page(response)
-            self.come = Arrival(response.status_code, dict(response.headers.items()))  # read often, and slow there
-            if self.come.is_stream and self.come.ok:
+            self.come = self._arrival(response.status_code, dict(response.headers.items()))  # read often, and slow there
+            if self.come.passes:
+                self.handed = True
                 return Answer(self.come.status, self.come.headers, response=response), None
             self._keep((yield Read(response, self.context.deadline)))
-            self.trouble = self.come.trouble()
-            error = None if self.trouble is None or self.come.status >= 400 else CutShort("the answer broke off")
+            error = None
         except (EndpointError, OutOfTime, GeneratorExit):
             raise
         except Exception as raised:
             self.trouble, error = limits.of_error(raised), raised
-        if self.trouble is None:
-            self._record()
+        if error is None:
+            error = self._judge_whole()
         self.gate.answered |= self.come.status > 0
         limited = self.trouble is not None and self.trouble.kind == "rate_limited"
         self._leave_gate(limited=limited, answered=self.trouble is None)
         return self.come.answer(self.context.request_id), error
+
+    def _judge_whole(self) -> CutShort | None:
+        """Record what came whole, or leave in `trouble` what is wrong with it; return the error that its reader is to meet."""
+        self.trouble = self.come.trouble()
+        if self.come.ok and self.come.is_stream and not self.come.whole(self.asked.choices):
+            self.trouble = self.trouble or limits.of_error(CutShort())
+        if self.trouble is None:
+            self._record()
+        return CutShort("the answer broke off") if self.trouble and self.come.ok else None
 
     def _enter(self) -> Generator[Any, Any, None]:
         """Wait for room at the endpoint and in the budget."""
@@ -327,9 +349,11 @@ class Exchange:
             while (ticket := (yield Wait(min(PATIENCE_S, self.asked.time_left()), place))) is None:
                 self.gate.give_away()
             return ticket
-        except BaseException:
+        except BaseException as error:
             if not place.cancel():  # it was given at the same moment
                 self.ticket = place.result()
+            if isinstance(error, OutOfTime) and self.gate.limited:
+                self.trouble = self.trouble or Trouble("rate_limited", False)
             raise
 
     def _leave_gate(self, **how: bool) -> None:
@@ -346,7 +370,7 @@ class Exchange:
 
     def _refuse_page(self, response: Any) -> None:
         """Refuse a web page in place of an answer, which the SDK would hand to the caller as a str."""
-        self.come = Arrival(response.status_code)
+        self.come = self._arrival(response.status_code, {})
         if self.come.ok and response.headers.get("content-type", "").lower().startswith("text/html"):
             response.close()
             raise not_an_api(self.asked.endpoint)
@@ -388,9 +412,12 @@ class Exchange:
     def _latency_s(self) -> float:
         return round(self.last - self.started, 6)
 
+    def _arrival(self, status: int, headers: dict[str, str]) -> Arrival:
+        return Arrival(status, headers, streams=self.asked.streams)
+
     def _given(self, status: int, headers: dict[str, str], content: bytes) -> Answer:
         """Take an answer that did not come over the network."""
-        self.come = Arrival(status, headers)
+        self.come = self._arrival(status, headers)
         self._keep(content)
         return self.come.answer(self.context.request_id)
 

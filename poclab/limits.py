@@ -81,6 +81,11 @@ class Gate:
         #: The share of refusals among the last answers, smoothed.
         self._refused = 0.0
 
+    @property
+    def limited(self) -> bool:
+        """Whether the endpoint has refused for its limit."""
+        return self._threshold < math.inf
+
     def enter(self) -> Ticket | Future[Ticket]:
         """Return a ticket when there is room, else a future that will hold one.
 
@@ -187,12 +192,15 @@ def of_status(status: int, headers: Mapping[str, str], answer: Any, now: datetim
     wait_s = retry_after_s(headers, now)
     code = _code(answer)
     limited = status == 429 or (status in (503, 529) and wait_s is not None)
+    if code == "content_filter":
+        return Trouble("refused", False)
     kind = "rate_limited" if limited else "server_error" if status >= 500 or status in RETRIED else "crashed"
     said = headers.get("x-should-retry", "").strip().lower()
     retried = said == "true" if said in ("true", "false") else status >= 500 or status in RETRIED
     if fatal := _fatal(status, code):
         return Trouble(kind, False, None, False, *fatal)
-    return Trouble(kind, retried, wait_s)
+    # What stands before the endpoint gave up on it: the endpoint itself may go on, and bill it.
+    return Trouble(kind, retried, wait_s, billed=status in (502, 504, 524))
 
 
 def _fatal(status: int, code: str) -> tuple[str, str] | None:
@@ -223,6 +231,8 @@ def of_error(error: BaseException) -> Trouble:
         return Trouble("connection", False, None, False, "the endpoint's address is neither http:// nor https://", fix)
     if "LocalProtocolError" in names:  # such as an API key with a line break: no attempt will be sent
         return Trouble("crashed", False)
+    if "CancelledError" in names:  # by a time limit of the caller's own, such as asyncio.timeout
+        return Trouble("timeout", False, billed=True)
     if names & set(TIMEOUTS) or isinstance(error, TimeoutError):
         return Trouble("timeout", "ReadTimeout" not in names and "OutOfTime" not in names, billed=not not_sent)
     if names & set(CONNECTION) or isinstance(error, OSError):

@@ -93,9 +93,7 @@ class Purchase:
     def record(self, come: Arrival, latency_s: float) -> None:
         """Make an answer durable, if it is one; it may be used from then on."""
         reading, asked = come.reading, self.asked
-        unread = reading.answer is None and not come.is_stream
-        unread |= bool(reading.answer) and reading.answer.get("status") in ("queued", "in_progress")  # an answer is still to come
-        if self.ledger is None or self.claim is None or not come.ok or unread or (reading.problem and reading.answer):
+        if self.ledger is None or self.claim is None or not come.ok or reading.problem or not _answers(asked.path, reading.answer):
             return
         usage = prices.usage_of(reading.answer, asked.path)
         cost = self.cost(usage)
@@ -140,6 +138,15 @@ class Purchase:
     def give_up(self) -> None:
         """Let the next request that is the same be this one: it got no answer."""
         self.asked.context.give_up(self.request, self.occurrence)
+
+
+def _answers(path: str, answer: Mapping[str, Any]) -> bool:
+    """Tell whether an answer says something: what is empty, failed in words or is still to come is asked for again."""
+    said = answer.get({"/embeddings": "data", "/responses": "output"}.get(path, "choices"))
+    if path == "/responses":
+        return isinstance(said, list) and answer.get("status") not in ("queued", "in_progress", "failed", "cancelled")
+    failed = isinstance(said, list) and any(isinstance(one, dict) and one.get("finish_reason") == "error" for one in said)
+    return isinstance(said, list) and bool(said) and not failed
 
 
 def _own_prices(poc: Path) -> Mapping[str, Any]:

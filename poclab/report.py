@@ -11,6 +11,7 @@ import contextlib
 import html
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -93,7 +94,8 @@ class CaseResult:
     @property
     def problem(self) -> str:
         """What to read first of `error`: of a traceback, the exception; with the way out, where it names one."""
-        said, _, last = self.error.strip().rpartition("\n")
+        lines = (re.sub(r"^ *[|+][ |+-]*", "", line) for line in self.error.strip().split("\n"))  # the margin of a group of errors
+        said, _, last = "\n".join(line for line in lines if line.strip()).rpartition("\n")
         if not last.startswith("  fix: "):
             return last
         return f"{said.rpartition(chr(10))[2].removeprefix('poclab.errors.')} ({last.strip()})"
@@ -447,6 +449,8 @@ class Report:
             if name in self.estimates:
                 yield name, str(self.estimates[name])
         yield "outcomes", counts_text(self.outcomes)
+        if troubled := Counter(call.trouble for one in self.results if not one.failure for call in one.calls[-1:] if call.trouble):
+            yield "note", f"{sum(troubled.values())} case(s) have a reply though the last model call met: {counts_text(troubled)}"
         if self.retried:
             yield "retried", f"{self.retried} case(s) that the endpoint had failed were asked again"
         yield "cost", self._cost_text()

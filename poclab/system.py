@@ -280,12 +280,17 @@ class CaseContext:
             if call:
                 self.add_call(call)
 
+    def leave_streams(self) -> None:
+        """Let go of streams that nobody will read to their end: the case has its reply."""
+        for one in tuple(self.waiting):
+            one.leave()
+
     def close(self) -> None:
         """Take nothing more. A request that is still under way may be billed: it stands as a call of which nothing is known."""
         with self._lock:
             if not self.closed:
                 self.closed = True
-                self.calls += [Call(one.model, one.path, 0.0, UNDER_WAY, lost=int(one.sent)) for one in self.waiting]
+                self.calls += [Call(one.model, one.path, 0.0, UNDER_WAY, attempts=one.attempts, lost=one.at_risk) for one in self.waiting]
 
     def add_step(self, step: Step) -> None:
         if not self.closed:
