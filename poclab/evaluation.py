@@ -13,7 +13,7 @@ import json
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -49,6 +49,10 @@ class Task:
     #: Where its result stands in the report.
     place: int = 0
     started_ns: list[int] = field(default_factory=list)
+    #: What came of it in an earlier run; it is not asked again, only scored.
+    kept: CaseResult | None = None
+    #: Whether the endpoint failed it in an earlier run.
+    retried: bool = False
 
     @property
     def stop(self) -> Exception | None:
@@ -75,6 +79,10 @@ class _Answer:
 
 class _Malformed(Exception):
     """A system returned something that is no reply."""
+
+
+class _Kept(Exception):
+    """A case failed in an earlier run, and is not asked again."""
 
 
 class Rehearsed(Exception):
@@ -121,6 +129,10 @@ class Plan:
 
     def ask(self, task: Task) -> _Answer:
         """Ask the system one case. Runs in a worker, on the case's time."""
+        if kept := task.kept:
+            if kept.failure:
+                raise _Kept
+            return _Answer(task, kept.reply, kept.reply, kept.latency_s, task.start_ns + int(kept.latency_s * 1e9))
         token = current_case.set(task.context)
         task.started_ns.append(time.time_ns())
         begun = time.monotonic()
@@ -182,13 +194,15 @@ class Plan:
             outcome=_outcome(failure, task, answer.given, first),
             request_id=task.context.request_id,
             trace_id=f"tr-{uuid.uuid4().hex}" if wanted else None,
+            retried=task.retried,
         )
         return result, self._record(result, task, answer.ended_ns) if wanted else None
 
     def _no_answer(self, task: Task, failure: str | None) -> _Answer:
         ended_ns = time.time_ns()
         scores = {one.name: one.failed(task.case, f"failed: {failure}") for one in self.scorers}
-        return _Answer(task, Reply(), Reply(), max(0.0, (ended_ns - task.start_ns) / 1e9), ended_ns, scores)
+        latency_s = task.kept.latency_s if task.kept else max(0.0, (ended_ns - task.start_ns) / 1e9)
+        return _Answer(task, Reply(), Reply(), latency_s, ended_ns, scores)
 
     def _record(self, result: CaseResult, task: Task, ended_ns: int) -> dict[str, Any]:
         names = ("trace_id", "request_id", "case_id", "repeat", "failure", "outcome", "error", "inputs", "expected")
@@ -200,15 +214,22 @@ class Plan:
             "outputs": result.reply.text or result.reply.data,
             "scores": {name: vars(score) for name, score in result.scores.items()},
             "steps": [vars(step) for step in task.context.steps],
+            "kept_from": task.kept and (task.kept.trace_id or "no trace"),
         }
 
-    def keep(self, result: CaseResult) -> tuple[CaseResult, dict[str, Any]]:
-        """Return a result of an earlier run as one of this, with a record of its own that says where it comes from."""
-        now_ns = time.time_ns()
-        result = replace(result, trace_id=f"tr-{uuid.uuid4().hex}")
-        context = CaseContext(case_id=result.case_id, repeat=result.repeat)
-        task = Task(Case(result.case_id, result.inputs, result.expected), result.repeat, context, context, started_ns=[now_ns])
-        return result, self._record(result, task, now_ns + int(result.latency_s * 1e9))
+    def keep(self, earlier: Iterable[CaseResult], again: Callable[[CaseResult], bool]) -> None:
+        """Plan to ask only what is not in `earlier`, or is to be asked `again`. What is kept is scored anew, by the scorers of now."""
+        known = {(one.case_id, one.repeat): one for one in earlier}
+
+        def planned(task: Task) -> Task:
+            found = known.get((task.case.id, task.repeat))
+            if found is None or again(found):
+                return replace(task, retried=found is not None)
+            task.context.request_id = found.request_id
+            task.context.calls += [replace(call, replayed=True) for call in found.calls]
+            return replace(task, kept=found, retried=found.retried, started_ns=[time.time_ns()])
+
+        self.tasks = [planned(task) for task in self.tasks]
 
     def report(self, results: Mapping[int, CaseResult], started_at: str, wall_s: float, **more: Any) -> Report:
         """Return the report of the results that there are, by the place of their task."""
@@ -242,6 +263,7 @@ class Plan:
             wall_s=round(wall_s, 3),
             warnings=tuple(warnings),
             calls_outside=calls,
+            retried=sum(one.retried for one in results.values()),
             **more,
         )
 
@@ -310,6 +332,8 @@ class Watch:
 
     def take(self, outcome: runner.Outcome[Task], result: CaseResult) -> None:
         task = outcome.task
+        if task.kept and not task.stop:
+            return
         stop = task.stop or self.outside.stop
         if not self.stopped and isinstance(stop, BudgetError):
             self.stopped = stop.message
@@ -331,9 +355,12 @@ def _unjudged(first: Score | None, judging: CaseContext) -> str:
 
 
 def _outcome(failure: str | None, task: Task, reply: Reply, first: Score | None) -> str:
+    if failure and task.kept:
+        return task.kept.outcome
     if failure == "malformed_output":  # a refusal has no content, and a system may hand that on as it is
         return next((call.stopped for call in task.context.calls[-1:]), "") or failure
-    return failure or _unjudged(first, task.judging) or outcome_of(reply, first, task.context)
+    found = failure or _unjudged(first, task.judging) or outcome_of(reply, first, task.context)
+    return "empty_retrieval" if task.kept and task.kept.outcome == "empty_retrieval" and found in ("wrong", "abstained") else found
 
 
 def outcome_of(reply: Reply, first: Score | None, context: CaseContext) -> str:
@@ -345,16 +372,25 @@ def outcome_of(reply: Reply, first: Score | None, context: CaseContext) -> str:
         return "ok"
     if stopped := next((call.stopped for call in reversed(context.calls) if call.stopped), ""):
         return stopped
-    if any(step.kind == "RETRIEVER" and not step.outputs for step in context.steps):
+    if any(step.kind == "RETRIEVER" and _is_empty(step.outputs) for step in context.steps):
         return "empty_retrieval"
     return "abstained" if abstained(reply) else "wrong"
 
 
+def _is_empty(outputs: Any) -> bool:
+    try:
+        return outputs is not None and len(outputs) == 0
+    except TypeError:
+        return False
+
+
 def _failure(outcome: runner.Outcome[Task]) -> tuple[str, str]:
     """Return the class of a failed case and what to read about it."""
-    error = outcome.error
+    error, kept = outcome.error, outcome.task.kept
     if outcome.timed_out:
         return "timeout", str(error)
+    if isinstance(error, _Kept):
+        return kept.failure, kept.error
     if isinstance(error, _Malformed):
         return "malformed_output", conceal(str(error))
     try:

@@ -98,15 +98,15 @@ def evaluate(
         drills.drill(system, test_set, scorers, version=version, workers=workers, **options).save(folder / DRILL_FILE)
         raise Rehearsed
     plan = make_plan(traces=traces, mode=mode, budget=arguments.open_budget(test_set.poc, max_cost_usd), redact=redact)
-    earlier = _earlier(plan) if retry_failed else None
+    if retry_failed:
+        plan.keep(_earlier(plan).results, lambda one: one.outcome in RETRIED)
     if test_set.poc:
         Ledger.open(test_set.poc / LEDGER)  # an answer that cannot be kept is not asked for
     recording = Recording.open(plan)
     results: dict[int, CaseResult] = {}
-    retried = _keep_earlier(plan, earlier, results, recording) if earlier else 0
     started, started_at = time.monotonic(), datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     watch = _ask_all(plan, results, recording, workers)
-    report = plan.report(results, started_at, time.monotonic() - started, retried=retried, stopped=watch.stopped)
+    report = plan.report(results, started_at, time.monotonic() - started, stopped=watch.stopped)
     try:
         report, path = recording.finish(report)
     except KeyboardInterrupt:
@@ -120,7 +120,7 @@ def evaluate(
 
 def _ask_all(plan: Plan, results: dict[int, CaseResult], recording: Recording, workers: int) -> Watch:
     """Ask what is planned, keep each result as it comes, and return what says whether all of it was asked."""
-    watch = Watch(len(plan.tasks), plan.outside)
+    watch = Watch(sum(task.kept is None for task in plan.tasks), plan.outside)
     run = runner.run(plan.tasks, plan.ask, then=plan.score, workers=workers, timeout_s=plan.timeout_s)
 
     def keep(outcome: runner.Outcome[Task]) -> None:
@@ -273,19 +273,6 @@ def _earlier(plan: Plan) -> Report:
     if not found.partial and not any(one.outcome in RETRIED for one in found.results):
         raise InputError(f"run {found.run_id}: the endpoint failed no case, so there is nothing to retry", fix="leave retry_failed away")
     return found
-
-
-def _keep_earlier(plan: Plan, earlier: Report, results: dict[int, CaseResult], recording: Recording) -> int:
-    """Take over the results that stand, leave only the others to be asked, and return how many were failed by the endpoint, so far."""
-    known = {(one.case_id, one.repeat): one for one in earlier.results}
-    again = {key for key, one in known.items() if one.outcome in RETRIED}
-    for task in plan.tasks:
-        key = (task.case.id, task.repeat)
-        if key in known and key not in again:
-            results[task.place], record = plan.keep(known[key])
-            recording.add(record)
-    plan.tasks = [task for task in plan.tasks if task.place not in results]
-    return earlier.retried + len(again)
 
 
 def _archive(poc: Path | str | None, runs: Sequence[Any]) -> Archive | None:

@@ -76,6 +76,8 @@ class CaseResult:
     trace_id: str | None = None
     outcome: str = ""
     judge_calls: Sequence[Call] = ()
+    #: Whether it was asked again because the endpoint had failed it in an earlier run.
+    retried: bool = False
 
     def __post_init__(self) -> None:
         if not self.outcome:  # of a report from before there were outcomes
@@ -139,7 +141,7 @@ class Report:
     brief: bool = False
     #: The digest of the system's own source: two functions may carry one version, and are two systems.
     code_digest: str | None = None
-    #: How many cases were asked again because the endpoint had failed them.
+    #: How many results are of cases that were asked again because the endpoint had failed them.
     retried: int = 0
     #: Why a partial one is partial, other than by Ctrl-C.
     stopped: str = ""

@@ -117,8 +117,9 @@ class Request:
 
     @property
     def left_s(self) -> float:
-        """The seconds until the case's deadline, outside of a case a minute."""
-        return LONGEST_CLAIM_S if self.context.deadline is None else self.context.deadline - time.monotonic()
+        """The seconds until the case's deadline, outside of a case a minute. What replayed answers took when they were paid is used up."""
+        context = self.context
+        return LONGEST_CLAIM_S if context.deadline is None else context.deadline - context.delay_s - time.monotonic()
 
     def time_left(self) -> float:
         """Return `left_s`.

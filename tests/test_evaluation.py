@@ -59,8 +59,8 @@ def system(endpoint, key=KEY, model="m"):
     return answer
 
 
-def evaluate(endpoint, cases, **more):
-    return poclab.evaluate(system(endpoint), cases, [scores.exact()], version=VERSION, **{"workers": 8, **more})
+def evaluate(endpoint, cases, given=None, **more):
+    return poclab.evaluate(system(endpoint), cases, given or [scores.exact()], version=VERSION, **{"workers": 8, **more})
 
 
 # --- paid once
@@ -291,6 +291,36 @@ def test_what_a_budget_left_is_asked_and_counted_as_retried_only_where_it_failed
     assert again.outcomes["ok"] == 60
     assert again.retried == stopped.outcomes["budget"]
     assert endpoint.counts()["billed"] == 60
+
+
+def test_kept_replies_are_scored_by_the_scorers_of_now(endpoint, cases):
+    """A score that was added or edited since stands for all cases, not for those alone that were asked again; and nothing is paid twice."""
+    endpoint.configure(faults=[{"kind": "500", "match": "case 0[0-4]", "times": 100}, {"kind": "401", "match": "case 06", "times": 1}])
+    first = evaluate(endpoint, cases, timeout_s=4, workers=60, given=[scores.Scorer("mine", lambda case, reply: 0.0)])
+    paid = endpoint.counts()["bill_usd"]
+    endpoint.configure(faults=[])
+    again = evaluate(endpoint, cases, retry_failed=True, given=[scores.Scorer("mine", lambda case, reply: 1.0), scores.exact()])
+
+    assert first.mean("mine") == 0
+    assert (again.mean("mine"), again.estimate("exact").n, again.mean("exact")) == (59 / 60, 60, 59 / 60)
+    assert again.spent_usd == pytest.approx(endpoint.counts()["bill_usd"] - paid)
+    assert again.total("cost_usd") == pytest.approx(endpoint.counts()["bill_usd"])
+
+
+def test_a_case_that_was_kept_is_traced_to_where_it_was_asked(endpoint, cases):
+    """The trace of the run that kept it holds its scores; what happened is in the first one, which its ids lead to."""
+    from poclab.inspection import inspect
+
+    endpoint.configure(faults=[{"kind": "500", "match": "case 00", "times": 100}])
+    first = evaluate(endpoint, cases, timeout_s=4, workers=60)
+    endpoint.configure(faults=[])
+    again = evaluate(endpoint, cases, retry_failed=True)
+    one = again.results[7]
+
+    assert one.request_id == first.results[7].request_id
+    for asked in (one.case_id, one.request_id):
+        assert inspect(asked, cases.poc).trace["trace_id"] == first.results[7].trace_id
+    assert "kept_from" in str(inspect(one.trace_id, cases.poc).trace["tags"])
 
 
 def test_without_anything_to_retry_it_says_so(endpoint, cases):

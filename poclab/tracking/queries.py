@@ -153,7 +153,10 @@ def match(run_id: str, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def trace(uri: str, experiment: str, kind: str, value: str) -> tuple[dict[str, Any] | None, int]:
-    """Return the newest trace with this `request_id` (its own id), `client_request_id` or `case`, and how many there are."""
+    """Return the newest trace with this `request_id` (its own id), `client_request_id` or `case`, and how many there are.
+
+    One of a case that was kept from an earlier run shows nothing but its scores, and counts only where there is no other.
+    """
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
         return None, 0
     client = store.connect(uri)
@@ -166,6 +169,7 @@ def trace(uri: str, experiment: str, kind: str, value: str) -> tuple[dict[str, A
     found = client.search_traces(
         locations=[place.experiment_id], filter_string=query, max_results=500, order_by=["timestamp_ms DESC"], include_spans=False
     )
+    found = [one for one in found if "poclab.kept_from" not in one.info.tags] or found
     return (_trace(client.get_trace(found[0].info.trace_id)), len(found)) if found else (None, 0)
 
 

@@ -136,8 +136,8 @@ def _metadata(record: Mapping[str, Any], run_id: str) -> dict[str, str]:
 
 def _tags(record: Mapping[str, Any]) -> dict[str, str]:
     tags = {"mlflow.traceName": record["name"], "mlflow.trace.spansLocation": "TRACKING_STORE"}
-    about = {"case": record["case_id"], "repeat": str(record["repeat"]), "outcome": record["outcome"]}
-    return {**tags, **{f"poclab.{key}": value for key, value in about.items()}}
+    about = {"case": record["case_id"], "repeat": str(record["repeat"]), "outcome": record["outcome"], "kept_from": record.get("kept_from")}
+    return {**tags, **{f"poclab.{key}": value for key, value in about.items() if value}}
 
 
 def _assessments(record: Mapping[str, Any], run_id: str) -> list[Any]:
