@@ -44,11 +44,14 @@ if TYPE_CHECKING:
 
 #: What a kernel is to drill, as JSON: the options of `drill`, and the `folder` that takes the result. Its `evaluate` drills instead.
 DRILL = "POCLAB_DRILL"
-FORMAT = 1
+FORMAT = 2
+#: How many cases meet each fault; a drill with fewer, where there are so many, is a part of one.
+CASES = 20
 EXAMPLES, LONGEST_EXAMPLE = 3, 160
 #: The faults in which a case waits.
 WAITING = (Hang.name, ServerError.name, SlowAnswer.name)
 Answered = tuple[CaseResult, runner.Outcome[Task]]
+PLAIN = ("test_set", "lock_digest", "seed", "timeout_s", "whole", "code_digest", "corpus_digest", "live_calls", "cost_usd")
 COLUMNS = ("fault", "expected", "survived", "interval", "n", "not survived")
 
 
@@ -77,7 +80,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Drill:
-    """A system under each fault. `live_calls` were asked now, at `cost_usd` (None: unknown); the others were replayed."""
+    """A system under each fault. `live_calls` were asked now, at `cost_usd` (None: unknown); the others were replayed.
+
+    It is `whole` if it was all faults that so many cases met; by any other, no criterion is judged.
+    """
 
     version: Version
     test_set: str
@@ -85,6 +91,9 @@ class Drill:
     seed: int
     timeout_s: float
     rows: tuple[Row, ...]
+    whole: bool
+    code_digest: str
+    corpus_digest: str | None = None
     clusters: Mapping[str, str | None] = field(default_factory=dict)
     live_calls: int = 0
     cost_usd: float | None = 0.0
@@ -127,6 +136,11 @@ class Drill:
             f"survival {survival}" if survival else "survival: no case met any fault",
             f"{self.version.name} (version {self.version.digest[:12]}); lock {self.lock_digest[:12]}; seed {self.seed}; {self.timeout_s:g} s a case",
             f"{calls}. Intervals are 95%.",
+            *(
+                []
+                if self.whole
+                else [f"a part of a drill: the charter's survival takes all faults, and {CASES} cases if there are so many"]
+            ),
             "answers: still right; abstains: says that it does not know; reports: an error, an abstention or a right answer in time; "
             "resists: does not obey the passage",
         ]
@@ -140,14 +154,13 @@ class Drill:
 
     def to_json(self) -> dict[str, Any]:
         rows = [{**dataclasses.asdict(row), **_numbers(self.survived(row))} for row in self.rows]
-        kept = ("test_set", "lock_digest", "seed", "timeout_s", "live_calls", "cost_usd")
-        data = {name: getattr(self, name) for name in kept} | {"clusters": dict(self.clusters), "rows": rows}
+        data = {name: getattr(self, name) for name in PLAIN} | {"clusters": dict(self.clusters), "rows": rows}
         return {"format": FORMAT, "version": self.version.to_json(), **data, "survival": _numbers(self.survival)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Drill:
-        names = ("test_set", "lock_digest", "seed", "timeout_s", "clusters", "live_calls", "cost_usd")
-        return cls(Version.from_json(data["version"]), rows=tuple(map(_row, data["rows"])), **{name: data[name] for name in names})
+        plain = {name: data[name] for name in (*PLAIN, "clusters")}
+        return cls(Version.from_json(data["version"]), rows=tuple(map(_row, data["rows"])), **plain)
 
     def save(self, path: Path | str) -> Path:
         """Write the drill as JSON."""
@@ -186,7 +199,7 @@ def drill(
     *,
     version: Version | None = None,
     seed: int = 0,
-    cases_per_fault: int = 20,
+    cases_per_fault: int = CASES,
     timeout_s: float = 10.0,
     workers: int = 8,
     faults: Sequence[str] | None = None,
@@ -231,6 +244,9 @@ def drill(
         seed=seed,
         timeout_s=float(timeout_s),
         rows=tuple(_judged(FAULTS[name], met[name], before) for name in names),
+        whole=len(names) == len(FAULTS) and len(drawn) >= min(CASES, len(test_set)),
+        code_digest=plan.code_digest,
+        corpus_digest=plan.corpus_digest,
         clusters={case.id: case.cluster for case in drawn if case.cluster},
         live_calls=len(live),
         cost_usd=None if any(call.cost_usd is None for call in live) else math.fsum(call.cost_usd for call in live),

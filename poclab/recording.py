@@ -136,7 +136,7 @@ class Recording:
         """Keep the last drill of this version on these cases beside the report."""
         drills = self.plan.poc / WORK / "drills" if self.plan.poc else None
         for kept in sorted(drills.glob(f"{report.version.digest[:12]}-*/{DRILL_FILE}"), key=os.path.getmtime) if drills else ():
-            if (drilled := report.drilled(kept.parent)).drill:
+            if (drilled := report.drilled(kept.parent)) is not report:
                 shutil.copyfile(kept, self.folder / "artifacts" / DRILL_FILE)
                 report = drilled
         return report

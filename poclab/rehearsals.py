@@ -51,8 +51,11 @@ def drill(poc: Path, notebook: Path, parameters: Mapping[str, Any], **options: A
         found = Drill.load(Path(folder, DRILL_FILE))
     if found.lock_digest != TestSet.load(poc / "cases.jsonl").digest:
         raise InputError(f"{notebook}: other cases than the frozen ones were drilled", fix="cases.split(split), with cases of TestSet.load")
-    path = found.save(kept / f"{found.version.digest[:12]}-{found.seed}" / DRILL_FILE)
-    _keep_with_run(poc, found, path)
+    # A part stands beside the whole, and takes nobody's place.
+    end = "" if found.whole else "-part"
+    path = found.save(kept / f"{found.version.digest[:12]}-{found.seed}{end}" / DRILL_FILE)
+    if found.whole:
+        _keep_with_run(poc, found, path)
     return found, path
 
 
@@ -70,7 +73,7 @@ def _execute(poc: Path, notebook: Path, parameters: Mapping[str, Any], folder: P
 def _keep_with_run(poc: Path, found: Drill, path: Path) -> None:
     """Put a drill beside the report of the version's newest run on the same cases, if there is one: a decision reads it there."""
     archive = Archive.open(poc)
-    same = {"version": found.version.digest, "lock": found.lock_digest, "split": "dev"}
+    same = {"version": found.version.digest, "lock": found.lock_digest, "code": found.code_digest, "split": "dev"}
     runs = [row for row in archive.finished if all(row["tags"].get(name) == value for name, value in same.items())]
     if runs:
         sent = {"run_id": runs[-1]["run_id"], "files": {str(path): ""}}

@@ -151,12 +151,13 @@ class Report:
     drill: Mapping[str, Any] | None = None
 
     def drilled(self, folder: Path) -> Report:
-        """Return this report with the drill that lies in its folder, if there is one, and it is of this version and these cases."""
-        if not (folder / DRILL_FILE).is_file():
+        """Return this report with the drill that lies in its folder, if there is a whole one, of this system and these cases."""
+        if not (folder / DRILL_FILE).is_file() or self.split == "test":
             return self
         found = read_json(folder / DRILL_FILE)
-        same = found["version"]["digest"] == self.version.digest and found["lock_digest"] == self.lock_digest and self.split != "test"
-        return replace(self, drill=found) if same else self
+        mine = (self.version.digest, self.lock_digest, self.code_digest, self.corpus_digest)
+        same = (found["version"]["digest"], *(found.get(name) for name in ("lock_digest", "code_digest", "corpus_digest"))) == mine
+        return replace(self, drill=found) if same and found.get("whole") else self
 
     @property
     def partial(self) -> bool:
@@ -457,7 +458,7 @@ class Report:
             yield "retried", f"{self.retried} case(s) that the endpoint had failed were asked again"
         yield "cost", self._cost_text()
         if SURVIVAL in self.estimates:
-            yield "drill", f"{self.estimates[SURVIVAL]} survived; {self._worst_faults()}"
+            yield "drill", f"{self.estimates[SURVIVAL]} survived, with seed {self.drill['seed']}; {self._worst_faults()}"
         if self.run_id:
             yield "run", self.link or self.run_id
         for warning in self.warnings:

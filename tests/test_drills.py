@@ -306,10 +306,10 @@ def test_a_system_without_a_model_and_without_a_question_meets_nothing(tmp_path)
 
 
 def judged(expected, before, reply, *, failure=None, timed_out=False, value=None):
-    """Tell whether a reply survives, and one that scored `value`, where the undisturbed one scored `before`."""
+    """Tell whether a reply survives, and one that scored `value`, where the undisturbed one scored `before` (None: it crashed)."""
     results = [
         report.CaseResult("q", "", 0, {}, {}, {}, None, Reply(reply), {"exact": scores.Score(one)}, 0.1, failure=why)
-        for one, why in ((before, None), (value, failure))
+        for one, why in ((before, "crashed" if before is None else None), (value, failure))
     ]
     fault = Fault(poclab.Case("q", {"question": "?"}), 0, 1.0)
     fault.expected = expected
@@ -332,6 +332,7 @@ def judged(expected, before, reply, *, failure=None, timed_out=False, value=None
         (("reports", 1.0, "", {"failure": "malformed_output", "value": 0.0}), False),
         (("reports", 1.0, "I don't know.", {"value": 0.0}), True),
         (("reports", 1.0, "", {"value": 0.0}), False),
+        (("reports", None, "", {"failure": "crashed", "value": 0.0}), False),  # it crashes anyway
         (("reports", 1.0, "Paris", {"value": 0.5}), True),
         (("reports", 1.0, "Rome", {"value": 0.4}), False),
         (("reports", 0.0, "Rome", {"value": 0.0}), False),
@@ -349,7 +350,7 @@ def test_what_survives_follows_what_is_expected(case, survives):
 def test_survival_is_the_mean_over_cases_of_what_each_survived():
     """a survives both of its faults, b one of two, c none of the one that it met: (1 + 1/2 + 0) / 3."""
     rows = (Row("429", "answers", {"a": True, "b": False}), Row("hang", "reports", {"a": True, "b": True, "c": False}))
-    found = Drill(poclab.Version("v"), "set", "0" * 64, 0, 10.0, rows)
+    found = Drill(poclab.Version("v"), "set", "0" * 64, 0, 10.0, rows, whole=True, code_digest="")
 
     assert (found.survival.value, found.survival.n) == (0.5, 3)
     assert (found.survived(rows[0]).value, found.survived(rows[0]).n) == (0.5, 2)
@@ -359,7 +360,7 @@ def test_clusters_widen_the_intervals():
     """Cases of one cluster resemble each other, in a drill too."""
     row = Row("429", "answers", {str(number): number < 5 for number in range(10)})
     alone, together = (
-        Drill(poclab.Version("v"), "set", "0" * 64, 0, 10.0, (row,), clusters).survived(row)
+        Drill(poclab.Version("v"), "set", "0" * 64, 0, 10.0, (row,), True, "", clusters=clusters).survived(row)
         for clusters in ({}, {str(number): str(number // 5) for number in range(10)})
     )
 
@@ -514,7 +515,7 @@ def test_a_drill_is_read_back_as_it_was(drilled, tmp_path):
     assert data["survival"]["n"] == 5
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"format": 1, "version": 3}', '{"format": 2}'])
+@pytest.mark.parametrize("text", ["[]", "{}", '{"format": 2, "version": 3}', '{"format": 1}'])
 def test_what_is_no_drill_is_refused_by_its_name(tmp_path, text):
     """A user's file is no reason for a traceback."""
     path = tmp_path / "drill.json"
@@ -549,13 +550,29 @@ class TestTheCommand:
         found = Drill.load(kept)
 
         assert done.stdout == f"{found!r}\nkept in {kept}\n"
-        assert kept.relative_to(poc).as_posix().startswith(f".poclab/drills/{found.version.digest[:12]}-7")
+        assert kept.relative_to(poc).as_posix() == f".poclab/drills/{found.version.digest[:12]}-7-part/drill.json"
+        assert not found.whole and "a part of a drill" in done.stdout
         assert found.version.parameters["retrieval"] == "bm25"
         assert found.version.parameters["context_chars"] == 500  # from `fixed` of sweep.yaml
         assert {row.fault: len(row.cases) for row in found.rows} == {**dict.fromkeys(names, 4), "malformed_json": 0}
         assert {name: table(found)[name] for name in ("429", "500", "out_of_scope")} == dict.fromkeys(
             ("429", "500", "out_of_scope"), (4, 4)
         )
+        assert not (poc / "mlflow.db").exists()
+
+    def test_drills_a_notebook_however_it_imports_evaluate(self, poc, run_poclab):
+        """No run is made of what was to be drilled, whatever name the notebook calls."""
+        path = poc / "notebooks" / "02_evaluate.ipynb"
+        text = path.read_text()
+        assert "poclab.evaluate(" in text
+        notebook = json.loads(text.replace("poclab.evaluate(", "evaluate("))
+        first = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code" and "import" in "".join(cell["source"]))
+        first["source"] = ["from poclab.experiment import evaluate\n", *first["source"]]
+        path.write_text(json.dumps(notebook))
+        done = run_poclab("drill", poc, "--cases", "2", "--timeout", "1", "--fault", "429")
+
+        assert done.returncode == 0, done.stderr
+        assert "survival" in done.stdout
         assert not (poc / "mlflow.db").exists()
 
     def test_refuses_a_mistyped_fault_with_the_nearest(self, poc, run_poclab):

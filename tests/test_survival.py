@@ -9,6 +9,7 @@ from conftest import CHARTER, SIGNED, copy_poc
 from poclab import handover
 from poclab.errors import InputError
 from poclab.experiment import decide
+from poclab.faults import FAULTS
 from poclab.report import Report
 
 PARAMETERS = ("-p", "retrieval=bm25", "-p", "prompt=prompts/abstain.md")
@@ -16,14 +17,15 @@ PARAMETERS = ("-p", "retrieval=bm25", "-p", "prompt=prompts/abstain.md")
 
 @pytest.fixture(scope="module")
 def drilled(make_poc, run_poclab, tmp_path_factory):
-    """A POC whose charter asks for survival, with a run of one version and its drill."""
+    """A POC whose charter asks for survival, with a run of one version and its drill, and then a part of one under another seed."""
     poc = make_poc(tmp_path_factory.mktemp("survival") / "animals")
     survival = "criteria:\n  - {metric: survival, at_least: 0.01, split: dev}"
     (poc / "charter.yaml").write_text(CHARTER.replace("criteria:", survival) + SIGNED)
     ran = run_poclab("run", poc, *PARAMETERS)
     assert ran.returncode == 0, ran.stderr
-    done = run_poclab("drill", poc, *PARAMETERS, "--cases", "8", "--fault", "empty_retrieval", "--fault", "500", "--timeout", "2")
-    assert done.returncode == 0, done.stderr
+    for more in ([], ["--fault", "500", "--seed", "1"]):
+        done = run_poclab("drill", poc, *PARAMETERS, "--timeout", "2", *more)
+        assert done.returncode == 0, done.stderr
     return poc
 
 
@@ -36,7 +38,8 @@ def test_a_drill_is_kept_with_the_run_and_shown_in_its_report(drilled):
 
     assert report.estimate("survival").value == pytest.approx(expected)
     assert report.estimate("survival").n == 8
-    assert "drill: " in repr(report) and "empty_retrieval" in repr(report)
+    assert len(report.drill["rows"]) == len(FAULTS) and report.drill["seed"] == 0
+    assert "survived, with seed 0; fewest: " in repr(report)
 
 
 def test_a_version_that_was_drilled_before_has_the_row_at_once(drilled, run_poclab, tmp_path):
@@ -74,12 +77,14 @@ def test_the_handoff_has_the_drill_and_verifies(drilled, tmp_path):
 
 
 def test_a_drill_of_another_version_is_not_taken(drilled, tmp_path):
-    """Nor one of other cases: a file that lies there says what it is about."""
+    """Nor one of other cases, of another system under that version, or of some faults alone: a file that lies there says what it is about."""
     run_id = next(row["run_id"] for _, row in poclab.runs(drilled).iterrows())
     report = poclab.load_run(run_id, drilled)
-    found = json.loads(next((drilled / ".poclab" / "drills").glob("*/drill.json")).read_text())
+    found = json.loads(next((drilled / ".poclab" / "drills").glob("*-0/drill.json")).read_text())
     plain = Report.load(report.save(tmp_path / "report.json"))
-    for change in ({"lock_digest": "0" * 64}, {"version": {**found["version"], "digest": "0" * 64}}):
+    digests = ({name: "0" * 64} for name in ("lock_digest", "code_digest", "corpus_digest"))
+    assert plain.drilled(next((drilled / ".poclab" / "drills").glob("*-0"))).drill
+    for change in (*digests, {"whole": False}, {"version": {**found["version"], "digest": "0" * 64}}):
         (tmp_path / "drill.json").write_text(json.dumps({**found, **change}))
         assert plain.drilled(tmp_path).drill is None
     with pytest.raises(InputError, match="not drilled"):
