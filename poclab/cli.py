@@ -19,6 +19,7 @@ from click.core import ParameterSource
 
 from poclab.errors import InputError, PocError, printable
 from poclab.files import CHARTER, require_poc, write_bytes
+from poclab.redaction import conceal
 
 
 def _say(text: str, *, err: bool = False) -> None:
@@ -38,7 +39,7 @@ class _Group(click.Group):
         except BrokenPipeError:
             raise  # click ends in silence when nobody reads on
         except (PocError, OSError) as error:
-            _say(f"error: {error}", err=True)
+            _say(f"error: {conceal(str(error))}", err=True)
             sys.exit(2)
         except KeyboardInterrupt as stop:
             _say(f"stopped. {stop}".strip(), err=True)

@@ -223,8 +223,16 @@ class Exchange:
             self.where.run(close_step, self.step)
         log.info(
             "%s case=%s model=%s status=%d attempts=%d %s tokens=%s+%s cost_usd=%s %.3f s%s",
-            *(self.context.request_id, self.context.case_id or "-", printable(self.model), call.status, call.attempts),
-            *("replayed" if call.replayed else "live", call.tokens_in, call.tokens_out, call.cost_usd, call.latency_s),
+            *self._named,
+            *(
+                call.status,
+                call.attempts,
+                "replayed" if call.replayed else "live",
+                call.tokens_in,
+                call.tokens_out,
+                call.cost_usd,
+                call.latency_s,
+            ),
             f" {printable(redaction.conceal(reading.problem))}" if reading.problem else "",
         )
 
@@ -280,7 +288,8 @@ class Exchange:
             return False
         log.info(
             "%s case=%s model=%s %s: asking again in %.1f s",
-            *(self.context.request_id, self.context.case_id or "-", self.model, self.trouble.kind, pause_s),
+            *self._named,
+            *(self.trouble.kind, pause_s),
         )
         if self.trouble.billed:
             self.purchase.write_off()
@@ -403,6 +412,11 @@ class Exchange:
         return self.come.answer(self.context.request_id)
 
     # --- what has come
+
+    @property
+    def _named(self) -> tuple[str, str, str]:
+        """The request's id, its case and its model, as a line of a log may show them."""
+        return self.context.request_id, *(printable(redaction.conceal(one)) for one in (self.context.case_id or "-", self.model))
 
     @property
     def _redirected(self) -> bool:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from poclab import errors
+from poclab import errors, redaction
 from poclab.errors import InputError, refuse_unknown
 from poclab.files import check_json, read_json
 
@@ -34,6 +34,9 @@ class Parameter:
     types: tuple[str, ...]
     default: Any
 
+
+#: How long, in seconds, a kernel that has done its work has to say which keys it used.
+TELLING_S = 5
 
 NO_PARAMETER = Parameter("", (), None)
 
@@ -167,11 +170,32 @@ def kill_running() -> None:
                 os.killpg(process.pid, signal.SIGKILL)  # jupyter_client starts each kernel in a session of its own
 
 
+async def _secrets_of(kernel: Any) -> list[str]:
+    """Return the keys that are known to the poclab in a kernel, if it has one."""
+    known = "__import__('sys').modules['poclab.redaction'].secrets()"
+    asked = kernel.execute("", silent=True, store_history=False, user_expressions={"known": known})
+    while (reply := await kernel.get_shell_msg(timeout=TELLING_S))["parent_header"].get("msg_id") != asked:
+        pass
+    found = reply["content"]["user_expressions"]["known"]
+    return ast.literal_eval(found["data"]["text/plain"]) if found["status"] == "ok" else []
+
+
 def _register() -> None:
-    from jupyter_core.utils import ensure_event_loop
+    from jupyter_core.utils import ensure_event_loop, run_sync
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import NBClientEngine, papermill_engines
     from papermill.iorw import write_ipynb
+
+    class Client(PapermillNotebookClient):
+        """papermill's own client, but at the end it takes from the kernel which keys its notebook used: what is kept of it must not show them."""
+
+        def papermill_execute_cells(self) -> None:
+            try:
+                super().papermill_execute_cells()
+            finally:
+                with contextlib.suppress(Exception):  # a kernel that died has none to tell
+                    for secret in run_sync(_secrets_of)(self.kc):
+                        redaction.remember(secret)
 
     class Engine(NBClientEngine):
         """papermill's own engine, but the environment and the folder belong to the kernel, not to this process."""
@@ -181,7 +205,7 @@ def _register() -> None:
             cls, nb_man: Any, kernel_name: str, *, kernel_env: dict[str, str], kernel_cwd: str, kernel_output: str, **_: Any
         ) -> Any:
             quiet = ["--IPKernelApp.log_level=CRITICAL"]
-            client = PapermillNotebookClient(nb_man, kernel_name=kernel_name, timeout=None, startup_timeout=120, extra_arguments=quiet)
+            client = Client(nb_man, kernel_name=kernel_name, timeout=None, startup_timeout=120, extra_arguments=quiet)
             loop = ensure_event_loop()
             _running.add(client)
             try:

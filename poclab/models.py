@@ -12,6 +12,7 @@ import difflib
 import functools
 import os
 import re
+import urllib.parse
 import weakref
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -160,11 +161,16 @@ def _endpoint(api_key: str | None, base_url: str | None) -> tuple[str, str]:
     own_url = (base_url or os.environ.get("OPENAI_BASE_URL") or "").strip().rstrip("/")
     key = (api_key or os.environ.get("OPENAI_API_KEY") or "").strip()
     remember_key(key) if own_url else redaction.remember(key)
+    remember_key(urllib.parse.unquote(_password(own_url)))
     if own_url and not _is_url(own_url):
         raise EndpointError(f"{shown(own_url)!r} is not a URL", fix="export OPENAI_BASE_URL=http://host:port/v1, or with https://")
     if not re.fullmatch(r"[!-~]*", key):
         raise EndpointError("the API key holds a space or a character beyond ASCII", fix="copy the key again: export OPENAI_API_KEY=...")
     return key or (ANY_KEY if own_url else NO_KEY), own_url or DEFAULT_URL
+
+
+def _password(url: str) -> str:
+    return url.partition("://")[2].partition("/")[0].rpartition("@")[0].partition(":")[2]
 
 
 def _is_url(text: str) -> bool:

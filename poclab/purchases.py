@@ -18,7 +18,9 @@ from poclab.charter import Charter
 from poclab.errors import EndpointError, InputError
 from poclab.files import CHARTER, digest
 from poclab.ledger import LEDGER, Claim, Entry, Ledger, Reservation
+from poclab.redaction import conceal
 from poclab.requests import Request
+from poclab.rewording import reworded
 
 FIX_POC = "export POCLAB_POC=... with the POC's folder"
 #: The headers of an answer that are kept.
@@ -105,7 +107,7 @@ class Purchase:
             body=asked.body,
             status=come.status,
             headers={name: come.headers[name] for name in KEPT if name in come.headers},
-            content=come.content,
+            content=_clear(come.content, events=come.is_stream),
             latency_s=latency_s,
             at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             cost_usd=cost.usd if cost else None,
@@ -138,6 +140,13 @@ class Purchase:
     def give_up(self) -> None:
         """Let the next request that is the same be this one: it got no answer."""
         self.asked.context.give_up(self.request, self.occurrence)
+
+
+def _clear(content: bytes, *, events: bool) -> bytes:
+    """Return an answer whose texts hold no key: not in pieces over several events, nor with its letters escaped, either."""
+    if not events and b"\\u" not in content:  # what stands there as it is, the ledger conceals by itself
+        return content
+    return reworded(content, lambda text: clear if (clear := conceal(text)) != text else None, events=events) or content
 
 
 def _answers(path: str, answer: Mapping[str, Any]) -> bool:

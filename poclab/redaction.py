@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
 
-SECRET_NAMES = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD", "_CREDENTIALS")
+SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIALS")
 CONCEALED = "(key removed)"  # no bracket: in YAML it would begin a list
 # A shorter value would be found by accident inside ordinary words.
 SHORTEST = 8
@@ -47,7 +47,10 @@ def conceal(text: str) -> str:
 
 
 def conceal_json(value: Any) -> Any:
-    """Return a copy of a JSON value with its texts concealed. The keys of objects, numbers and what is no JSON stay as they are."""
+    """Return a copy of a JSON value with its texts concealed, the keys of objects too, unless they are ordinary words.
+
+    Numbers, and what is no JSON, stay as they are.
+    """
     return _replaced(value, _forms())
 
 
@@ -82,5 +85,11 @@ def _replaced(value: Any, forms: Sequence[str]) -> Any:
             value = value.replace(form, CONCEALED)
         return value
     if isinstance(value, dict):
-        return {key: _replaced(one, forms) for key, one in value.items()}
+        clear: dict[Any, Any] = {}
+        for key, one in value.items():
+            name = _replaced(key, forms) if isinstance(key, str) and not WORD.fullmatch(key) else key
+            while name in clear:  # two keys that differed by a secret alone
+                name += "_"
+            clear[name] = _replaced(one, forms)
+        return clear
     return [_replaced(one, forms) for one in value] if isinstance(value, (list, tuple)) else value

@@ -6,6 +6,7 @@ way, else of the environment. A request that needs a key and has none is refused
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import re
@@ -95,7 +96,7 @@ class Request:
         without_key = request.headers.get("authorization") == f"Bearer {NO_KEY}"
         listing = without_key and request.method == "GET" and path.endswith("/models")
         self.offline = listing or self.model.startswith(offline.PREFIX)
-        _remember_secrets(request.headers)
+        _remember_secrets(request)
         self.case = current_case.get()
         self.context = self.case or _context_outside()
         if without_key and not self.offline:
@@ -138,13 +139,23 @@ def remember_key(value: str) -> None:
         redaction.remember(value)
 
 
-def _remember_secrets(headers: Any) -> None:
-    """Conceal from now on what the request's headers say: endpoints echo keys in their answers."""
-    for name, value in headers.items():
-        if name == "authorization":
-            value = value.partition(" ")[2]
+def _remember_secrets(request: Any) -> None:
+    """Conceal from now on the keys that a request carries, in whatever form: endpoints echo them in their answers."""
+    remember_key(request.url.password or "")
+    for name, value in (*request.headers.items(), *request.url.params.multi_items()):
         if SECRET.search(name) or (KEY.fullmatch(value) and not ORDINARY.match(name)):
-            remember_key(value)
+            for secret in _secrets(value):
+                remember_key(secret)
+
+
+def _secrets(value: str) -> Iterator[str]:
+    """Yield what may be the key in a header's value: `Bearer KEY`, `Token token="KEY"`, `a=1; session=KEY`, a password for `Basic`."""
+    yield value
+    yield value.rpartition(" ")[2]
+    yield from re.findall(r"=\s*\"?([^;,\"]+)", value)
+    if value.lower().startswith("basic "):
+        with contextlib.suppress(ValueError):
+            yield base64.b64decode(value[6:], validate=True).decode("utf-8", "replace").partition(":")[2]
 
 
 def _endpoint(url: Any, path: str) -> str:

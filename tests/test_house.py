@@ -24,6 +24,7 @@ FLOORS = [
         "limits",
         "ledger",
         "answers",
+        "rewording",
         "requests",
         "purchases",
         "exchange",

@@ -80,6 +80,22 @@ def test_what_is_more_than_a_word_is_a_key(monkeypatch, secret):
     assert conceal(f"<{secret}>") == f"<{CONCEALED}>"
 
 
+def test_keys_of_objects_are_concealed_and_none_is_lost(monkeypatch):
+    """Two that differ by the secret alone are still two."""
+    redaction.remember("sk-one-1234")
+    redaction.remember("sk-two-5678")
+
+    assert conceal_json({"sk-one-1234": 1, "sk-two-5678": {"sk-one-1234": 2}}) == {CONCEALED: 1, f"{CONCEALED}_": {CONCEALED: 2}}
+
+
+@pytest.mark.parametrize("name", ["PASSWORD", "PGPASSWORD", "APIKEY", "SERVICE_TOKEN", "MY_PASSPHRASE"])
+def test_a_variable_is_a_key_by_how_its_name_ends(monkeypatch, name):
+    """With a word before it or without."""
+    monkeypatch.setenv(name, "Correct-Horse-7")
+
+    assert conceal("<Correct-Horse-7>") == f"<{CONCEALED}>"
+
+
 def test_in_json_only_texts_are_concealed(monkeypatch):
     """A key value that is also a field's name or a number must not make the JSON unreadable; escaped JSON inside a text is searched."""
     monkeypatch.setenv("PIN_PASSWORD", "12345678")

@@ -226,6 +226,48 @@ def test_a_header_is_concealed_by_its_name_or_when_it_looks_like_a_key(folder, m
     assert (echoed.encode() not in next(entries(Ledger.open(folder / LEDGER))).content) == secret
 
 
+@pytest.mark.parametrize(
+    ("given", "secret"),
+    [
+        ({"headers": {"authorization": "my-secret-77"}}, "my-secret-77"),
+        ({"headers": {"authorization": 'Token token="my-secret-77"'}}, "my-secret-77"),
+        ({"headers": {"authorization": "Basic dXNlcjpteS1zZWNyZXQtNzc="}}, "my-secret-77"),
+        ({"headers": {"cookie": "theme=dark; session=my-secret-77"}}, "my-secret-77"),
+        ({"headers": {"x-trace-token": "my-secret-77"}}, "my-secret-77"),
+        ({"url": "http://server/v1/chat/completions?api_key=my-secret-77"}, "my-secret-77"),
+        ({"url": "http://user:my-secret-77@server/v1/chat/completions"}, "my-secret-77"),
+    ],
+)
+def test_a_key_is_known_in_whatever_form_it_travels(folder, monkeypatch, given, secret):
+    """An endpoint that echoes it, or an error that quotes the address, gets it nowhere."""
+    monkeypatch.setattr(redaction, "_remembered", set())
+    Scripted(lambda request: answered(request, f"you said {secret}")).ask(**given)
+
+    assert secret.encode() not in next(entries(Ledger.open(folder / LEDGER))).content
+
+
+def test_a_key_in_pieces_or_escapes_is_not_kept(folder, monkeypatch):
+    """Over the events of a stream, or with a letter written as its number: the texts of what is kept hold none, and it stays an answer."""
+    monkeypatch.setattr(redaction, "_remembered", {"my-secret-77"})
+    deltas = [{"choices": [{"index": 0, "delta": {"content": text}}]} for text in ("my-se", "cret-", "77 ")]
+    last = {"choices": [{"index": 0, "delta": {"content": "bye"}, "finish_reason": "stop"}]}
+    stream = "".join(f"data: {json.dumps(one)}\n\n" for one in (*deltas, last)) + "data: [DONE]\n\n"
+
+    def script(request):
+        if json.loads(request.content).get("stream"):
+            return httpx.Response(200, headers={"content-type": "text/event-stream"}, stream=httpx.ByteStream(stream.encode()))
+        return httpx.Response(200, content=answered(request, "my-secret-77").content.replace(b"my-s", b"my-\\u0073"))
+
+    server = Scripted(script)
+    assert server.ask(stream=True).text == stream
+    assert server.ask().json()["choices"][0]["message"]["content"] == "my-secret-77"
+    again = [server.ask(stream=True).text, server.ask().text]
+    kept = [json.loads(line[6:])["choices"][0]["delta"]["content"] for line in again[0].split("\n") if line.startswith("data: {")]
+
+    assert (len(server.seen), "".join(kept)) == (2, "(key removed) bye")
+    assert json.loads(again[1])["choices"][0]["message"]["content"] == "(key removed)"
+
+
 def test_a_key_that_is_a_number_leaves_an_answer_readable(folder, monkeypatch):
     """Its digits stand in a number of the answer, too: texts lose them, the JSON stays whole."""
     monkeypatch.setattr(redaction, "_remembered", {"12345678"})

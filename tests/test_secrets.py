@@ -1,3 +1,4 @@
+import json
 import subprocess
 
 import pytest
@@ -93,3 +94,21 @@ def test_personal_data_are_taken_out_of_stored_traces(repository):
     assert trace["spans"][1]["inputs"] == {"who": ["(address)"]}
     assert trace["spans"][1]["outputs"] == "(not kept: the redaction raised ValueError)"
     assert report.results[0].reply.text == "ask ada@example.org"
+
+
+def test_a_key_that_only_a_notebook_knows_is_left_in_no_file(make_poc, tmp_path, run_poclab):
+    """It reads the key from a file of its own, prints it, and then fails with it: neither copy nor message shows it."""
+    poc = make_poc(tmp_path / "animals")
+    (poc / "key.txt").write_text(KEY)
+    path = poc / "notebooks" / "02_evaluate.ipynb"
+    notebook = json.loads(path.read_text())
+    show = ["from poclab import models\n", "key = open('key.txt').read()\n", "models.client(api_key=key)\n", "print(key)"]
+    cells = [{"cell_type": "code", "metadata": {}, "source": source, "outputs": [], "execution_count": None, "id": name}
+             for name, source in (("show", show), ("fail", ["raise ValueError(key)"]))]  # fmt: skip
+    path.write_text(json.dumps({**notebook, "cells": [*notebook["cells"][:2], cells[0], *notebook["cells"][2:], cells[1]]}))
+    done = run_poclab("run", poc, "-p", "retrieval=bm25")
+    failed = run_poclab("drill", poc, "--fault", "429", "--cases", "1")
+
+    assert "(key removed)" in "".join(one.read_text() for one in poc.rglob("executed.ipynb"))
+    assert [one for one, content in left_behind(poc, but=[poc / "key.txt"]) if KEY.encode() in content] == []
+    assert KEY not in done.stdout + done.stderr + failed.stdout + failed.stderr

@@ -17,7 +17,7 @@ from typing import Any
 
 from poclab.files import digest
 from poclab.ledger import LEDGER
-from poclab.redaction import conceal
+from poclab.redaction import conceal, conceal_json
 
 #: A larger difference is recorded by its digest alone.
 LARGEST_DIFF = 1_000_000
@@ -41,7 +41,7 @@ class Surroundings:
         diff = conceal(git.pop("diff", ""))
         if diff:
             (folder / "git.diff").write_text(diff if len(diff) <= LARGEST_DIFF else f"sha256 {digest(diff)}\n", encoding="utf-8")
-        (folder / "environment.json").write_text(json.dumps({**self.environment, "git": git}, indent=1), encoding="utf-8")
+        (folder / "environment.json").write_text(json.dumps(conceal_json({**self.environment, "git": git}), indent=1), encoding="utf-8")
         tags = {"poclab.environment": digest(self.environment), "poclab.python": self.environment["python"]}
         if not git:
             return {**tags, "poclab.git_commit": "none: not in a git repository"}
