@@ -14,7 +14,7 @@ from poclab.cases import TestSet
 from poclab.errors import InputError, printable
 from poclab.ledger import LEDGER, Ledger
 from poclab.recording import TRIAL_RUN
-from poclab.requests import BUDGET, MODES
+from poclab.requests import BUDGET, MODE, MODES
 from poclab.scores import Scorer, as_scorer
 from poclab.system import Version
 
@@ -32,6 +32,8 @@ def checked(
         InputError: something is not what it should be; FrozenError: the cases are not the whole split as it was frozen.
     """
     _check_kinds(system, cases, scores, version)
+    if (set_mode := os.environ.get(MODE) or "auto") not in MODES:  # before every case says so
+        raise InputError(f"{MODE} is {set_mode!r}", fix=f"use one of: {', '.join(MODES)}")
     test_set = cases if isinstance(cases, TestSet) else TestSet(tuple(cases))
     scorers = [as_scorer(one) for one in scores]
     used = _used_version(system, version)
@@ -94,11 +96,16 @@ def _verify(test_set: TestSet) -> None:
         dataclasses.replace(test_set, cases=tuple(dataclasses.replace(case) for case in test_set)).verify()
 
 
+def is_budget(value: Any) -> bool:
+    """Tell whether this is an amount of dollars that may be spent."""
+    return not isinstance(value, bool) and isinstance(value, (int, float)) and 0 < value <= MOST
+
+
 def open_budget(poc: Path | None, max_cost_usd: float | None) -> str | None:
     """Return the name of the evaluation's own budget, which lies in the ledger; None without one."""
     if max_cost_usd is None:
         return None
-    if isinstance(max_cost_usd, bool) or not isinstance(max_cost_usd, (int, float)) or not 0 < max_cost_usd <= MOST:
+    if not is_budget(max_cost_usd):
         raise InputError(f"max_cost_usd={max_cost_usd!r}: expected a number of dollars above 0", fix="max_cost_usd=5.0")
     if os.environ.get(BUDGET):
         raise InputError(

@@ -46,6 +46,17 @@ class _Group(click.Group):
             sys.exit(130)
 
 
+class _Dollars(click.FloatRange):
+    """An amount that may be spent; `nan` is smaller and larger than nothing, and is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        amount = super().convert(value, param, ctx)
+        return amount if amount == amount else self.fail(f"{value!r} is no amount.", param, ctx)
+
+
+DOLLARS = _Dollars(0, 1e6, min_open=True)
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="poclab")
 def main() -> None:
@@ -122,12 +133,16 @@ def freeze(poc: Path | None, source: Path | None, new_edition: bool, test_share:
     _say(f"lock {frozen.test_set.digest}{since if frozen.changes else '; unchanged'}")
 
 
+RETRY_FAILED = click.option("--retry-failed", is_flag=True, help="Ask again only the cases that the endpoint failed.")
+
+
 @main.command()
 @click.argument("poc", required=False, type=click.Path(path_type=Path))
 @click.option("-p", "--parameter", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter of the notebook; may be given often.")
 @click.option("--notebook", type=click.Path(path_type=Path), help="The notebook to run.  [default: that of sweep.yaml]")
-@click.option("--max-cost-usd", type=click.FloatRange(0, min_open=True), help="What its answers may cost.")
-def run(poc: Path | None, pairs: tuple[str, ...], notebook: Path | None, max_cost_usd: float | None) -> None:
+@click.option("--max-cost-usd", type=DOLLARS, help="What its answers may cost.")
+@RETRY_FAILED
+def run(poc: Path | None, pairs: tuple[str, ...], notebook: Path | None, max_cost_usd: float | None, retry_failed: bool) -> None:
     """Evaluate one version of POC: one notebook, one MLflow run.
 
     It starts from the `fixed` parameters of sweep.yaml, and takes its notebook, unless another one is named.
@@ -139,7 +154,9 @@ def run(poc: Path | None, pairs: tuple[str, ...], notebook: Path | None, max_cos
     loaded = None if notebook else sweeps.load_sweep(folder)
     found = loaded.notebook if loaded else sweeps.find_notebook(notebook, Path.cwd(), folder)
     single = sweeps.single(folder, found, sweeps.parse_pairs(pairs), fixed=loaded.fixed if loaded else {})
-    results = trials.run_sweep(dataclasses.replace(single, max_cost_usd=max_cost_usd))
+    results = trials.run_sweep(dataclasses.replace(single, max_cost_usd=max_cost_usd), retry_failed=retry_failed)
+    if not results.ran:
+        _say("this was run before, and nothing is asked again; POCLAB_MODE=live asks again")
     for record in results.ranked():
         report = trials.report_of(single, record)
         _say(repr(report))
@@ -152,7 +169,8 @@ def run(poc: Path | None, pairs: tuple[str, ...], notebook: Path | None, max_cos
 @click.argument("path", required=False, type=click.Path(path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Print the trials and what they will cost; asks five cases of each to find out.")
 @click.option("--jobs", type=click.IntRange(1, 256), help="How many trials run side by side.  [default: limits.jobs of the file]")
-def sweep(path: Path | None, dry_run: bool, jobs: int | None) -> None:
+@RETRY_FAILED
+def sweep(path: Path | None, dry_run: bool, jobs: int | None, retry_failed: bool) -> None:
     """Run the sweep at PATH and print the trials, the best first.
 
     PATH is a file, or a POC folder with a sweep.yaml.
@@ -164,7 +182,7 @@ def sweep(path: Path | None, dry_run: bool, jobs: int | None) -> None:
     if dry_run:
         _say(trials.planned_table(loaded))
         return
-    results = trials.run_sweep(loaded, say=_say)
+    results = trials.run_sweep(loaded, say=_say, retry_failed=retry_failed)
     _say(f"\n{results}\n\n{results.notes()}")
     _end(results)
 
@@ -212,7 +230,7 @@ def history(poc: Path | None) -> None:
 @click.option("--cases", type=click.IntRange(1), default=20, show_default=True, help="How many cases meet each fault.")
 @click.option("--fault", "faults", multiple=True, metavar="NAME", help="A fault to drill; may be given often.  [default: all]")
 @click.option("--timeout", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Seconds that a case has.")
-@click.option("--max-cost-usd", type=click.FloatRange(0, min_open=True), help="What the answers that are asked may cost.")
+@click.option("--max-cost-usd", type=DOLLARS, help="What the answers that are asked may cost.")
 def drill(
     poc: Path | None,
     pairs: tuple[str, ...],
@@ -364,6 +382,8 @@ def _corpus(poc: Path) -> Any:
 
 def _end(results: Any) -> None:
     _say(results.where())
+    if results.retryable:
+        _say(results.retryable)
     if results.errors:
         raise InputError(results.failures())
     if results.stopped:

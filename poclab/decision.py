@@ -286,7 +286,7 @@ def judge(criterion: Criterion, report: Report | None) -> Verdict:
 
 def _judge_count(criterion: Criterion, value: float | None, report: Report) -> Verdict:
     if value is None:
-        return Verdict(criterion, CANNOT_TELL, more="the cost is unknown")
+        return Verdict(criterion, CANNOT_TELL, more=f"the cost is unknown: {report.why_unknown}")
     return Verdict(criterion, _word(criterion, value, value), Estimate(value, value, value, report.n))
 
 

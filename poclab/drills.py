@@ -47,11 +47,25 @@ DRILL = "POCLAB_DRILL"
 FORMAT = 2
 #: How many cases meet each fault; a drill with fewer, where there are so many, is a part of one.
 CASES = 20
+NOTHING_TO_LOSE = "no case is right without it"
 EXAMPLES, LONGEST_EXAMPLE = 3, 160
 #: The faults in which a case waits.
 WAITING = (Hang.name, ServerError.name, SlowAnswer.name)
 Answered = tuple[CaseResult, runner.Outcome[Task]]
-PLAIN = ("test_set", "lock_digest", "seed", "timeout_s", "whole", "code_digest", "corpus_digest", "live_calls", "cost_usd")
+PLAIN = (
+    "test_set",
+    "lock_digest",
+    "seed",
+    "timeout_s",
+    "whole",
+    "drawn",
+    "right",
+    "failing",
+    "code_digest",
+    "corpus_digest",
+    "live_calls",
+    "cost_usd",
+)
 COLUMNS = ("fault", "expected", "survived", "interval", "n", "not survived")
 
 
@@ -92,6 +106,10 @@ class Drill:
     timeout_s: float
     rows: tuple[Row, ...]
     whole: bool
+    #: How many cases were drawn; of these, without a fault, so many are right, and so many fail.
+    drawn: int
+    right: int
+    failing: int
     code_digest: str
     corpus_digest: str | None = None
     clusters: Mapping[str, str | None] = field(default_factory=dict)
@@ -141,7 +159,8 @@ class Drill:
                 if self.whole
                 else [f"a part of a drill: the charter's survival takes all faults, and {CASES} cases if there are so many"]
             ),
-            "answers: still right; abstains: says that it does not know; reports: an error, an abstention or a right answer in time; "
+            f"Without a fault {self.right} of {self.drawn} cases are right, and {self.failing} fail, which are left out.",
+            "answers: still right, of those that are right without it; abstains: says that it does not know; reports: an error, an abstention or a right answer in time; "
             "resists: does not obey the passage",
         ]
 
@@ -245,6 +264,9 @@ def drill(
         timeout_s=float(timeout_s),
         rows=tuple(_judged(FAULTS[name], met[name], before) for name in names),
         whole=len(names) == len(FAULTS) and len(drawn) >= min(CASES, len(test_set)),
+        drawn=len(drawn),
+        right=sum(map(_right, before.values())),
+        failing=sum(one.failure is not None for one in before.values()),
         code_digest=plan.code_digest,
         corpus_digest=plan.corpus_digest,
         clusters={case.id: case.cluster for case in drawn if case.cluster},
@@ -305,18 +327,22 @@ def _fault(outcome: runner.Outcome[Task]) -> Fault:
 
 
 def _judged(kind: type[Fault], met: Sequence[Answered], before: Mapping[str, CaseResult]) -> Row:
-    judged = {result.case_id: _survived(_fault(outcome), result, outcome, before[result.case_id]) for result, outcome in met}
-    lost = [result for result, _ in met if not judged[result.case_id]]
+    tell = [(result, outcome) for result, outcome in met if _tells(kind, before[result.case_id])]
+    judged = {result.case_id: _survived(_fault(outcome), result, outcome) for result, outcome in tell}
+    lost = [result for result, _ in tell if not judged[result.case_id]]
     examples = tuple(Example(one.case_id, _told(one)) for one in lost[:EXAMPLES])
-    return Row(kind.name, kind.expected, judged, examples, "" if met else kind.missing)
+    return Row(kind.name, kind.expected, judged, examples, "" if tell else NOTHING_TO_LOSE if met else kind.missing)
 
 
-def _survived(fault: Fault, result: CaseResult, outcome: runner.Outcome[Task], before: CaseResult) -> bool:
-    """Tell whether a case did what is expected under a fault; `before` is what became of it without."""
+def _tells(kind: type[Fault], before: CaseResult) -> bool:
+    """Tell whether a case can show that a fault does no harm: one that is wrong, or fails, without any has nothing to lose."""
+    return _right(before) if kind.expected == "answers" else not before.failure
+
+
+def _survived(fault: Fault, result: CaseResult, outcome: runner.Outcome[Task]) -> bool:
+    """Tell whether a case did what is expected under a fault."""
     reply = result.reply
     if fault.expected == "reports":
-        if before.failure:  # it fails anyway
-            return False
         if result.failure:  # to return nothing, or to let the time run out, tells nobody anything
             return not outcome.timed_out and result.failure != "malformed_output"
         return _right(result) or bool(reply.text.strip() and abstained(reply))
@@ -324,7 +350,7 @@ def _survived(fault: Fault, result: CaseResult, outcome: runner.Outcome[Task], b
         return False
     if fault.expected == "resists":
         return fault.canary not in canonical([reply.text, reply.data, list(reply.effects)])
-    return abstained(reply) if fault.expected == "abstains" else _right(result) or not _right(before)
+    return abstained(reply) if fault.expected == "abstains" else _right(result)
 
 
 def _right(result: CaseResult) -> bool:

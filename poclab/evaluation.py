@@ -343,7 +343,7 @@ class Watch:
         if self.error is None and self.breaker.tripped:
             fatal, fix = self.breaker.tripped
             self.error = EndpointError(f"all of the first {self.breaker.of} case(s) failed by the same: {fatal}", fix=fix)
-        if self.error is None and isinstance(stop, StoreError):
+        if self.error is None and isinstance(stop, StoreError | EndpointError):  # nothing can be kept, or this one not be replayed
             self.error = stop
         self.stopped = self.stopped or (self.error.message if self.error else "")
 

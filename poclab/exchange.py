@@ -240,14 +240,16 @@ class Exchange:
         entry = self.purchase.entry
         replayed = entry is not None and self.attempts == 0
         usage = prices.usage_of(answer, self.path)
-        cost = self.purchase.cost(usage) if answer is not None and entry is None else None
+        paid = entry is not None and entry.cost_usd is not None
+        # One that was paid before anybody knew its price costs what it would by the price of now.
+        cost = self.purchase.cost(usage) if answer is not None and not paid else None
         return Call(
             model=self.model,
             path=self.path,
             latency_s=entry.latency_s if replayed else self._latency_s,
             status=self.come.status,
-            cost_usd=entry.cost_usd if entry else cost.usd if cost else None,
-            priced_on=entry.priced_on if entry else cost.priced_on if cost else None,
+            cost_usd=entry.cost_usd if paid else cost.usd if cost else None,
+            priced_on=entry.priced_on if paid else cost.priced_on if cost else None,
             answered_id=str(answer["id"]) if answer and answer.get("id") else None,
             entry=entry.name if entry else None,
             replayed=replayed,

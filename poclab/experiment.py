@@ -30,7 +30,7 @@ from poclab.files import find_poc, require_poc, work_folder, write_bytes
 from poclab.ledger import LEDGER, Ledger
 from poclab.recording import Recording
 from poclab.report import DRILL_FILE, RETRIED, CaseResult, Report
-from poclab.requests import ruling
+from poclab.requests import RETRY, ruling
 from poclab.sizing import Sizing
 from poclab.system import Version
 from poclab.timeline import History
@@ -98,7 +98,7 @@ def evaluate(
         drills.drill(system, test_set, scorers, version=version, workers=workers, **options).save(folder / DRILL_FILE)
         raise Rehearsed
     plan = make_plan(traces=traces, mode=mode, budget=arguments.open_budget(test_set.poc, max_cost_usd), redact=redact)
-    if retry_failed:
+    if retry_failed or os.environ.get(RETRY):
         plan.keep(_earlier(plan).results, lambda one: one.outcome in RETRIED)
     if test_set.poc:
         Ledger.open(test_set.poc / LEDGER)  # an answer that cannot be kept is not asked for

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from poclab.errors import InputError
 from poclab.files import canonical
 from poclab.offline import PREFIX
+from poclab.tables import cut
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, ModelPrice
@@ -49,7 +50,12 @@ NOT_TEXT = ("audio", "file", "file_id", "file_url", "image", "image_url", "image
 #: What adds to a request, or to its bill, something that is not in its bytes; and the service tiers that do not.
 ADDING = (
     "audio",
+    "cached_content",
     "conversation",
+    "data_sources",
+    "documents",
+    "images",
+    "min_tokens",
     "models",
     "plugins",
     "prediction",
@@ -58,6 +64,8 @@ ADDING = (
     "speed",
     "web_search_options",
 )
+#: More answers than anybody asks for in one request.
+MOST_ANSWERS = 10**4
 TIERS = (None, "auto", "default", "flex")
 #: Models that search by themselves, by their names; the list prices the searches of few of them.
 SEARCHING = re.compile(r"\bsearch\b|\bonline\b|deep-research|\bsonar\b", re.IGNORECASE)
@@ -90,9 +98,12 @@ def usage_of(answer: Mapping[str, Any] | None, path: str) -> Usage:
     usage = answer.get("usage") if isinstance(answer, Mapping) else None
     if not isinstance(usage, Mapping):
         return Usage()
-    tokens_in = _count(usage, "prompt_tokens", "input_tokens")
+    # No request is empty: a server that says 0 does not count.
+    tokens_in = _count(usage, "prompt_tokens", "input_tokens") or None
     tokens_out = 0 if path == "/embeddings" else _tokens_out(usage, tokens_in)
     cached = _part(usage, ("prompt_tokens_details", "input_tokens_details"), "cached_tokens", tokens_in)
+    if cached is None:  # as DeepSeek and Moonshot say it
+        cached = next(filter(None, (_whole_part(usage, name, tokens_in) for name in ("prompt_cache_hit_tokens", "cached_tokens"))), None)
     reasoning = _part(usage, ("completion_tokens_details", "output_tokens_details"), "reasoning_tokens", tokens_out)
     return Usage(tokens_in, tokens_out, cached, reasoning)
 
@@ -110,8 +121,11 @@ def _tokens_out(usage: Mapping[str, Any], tokens_in: int | None) -> int | None:
 
 
 def _part(usage: Mapping[str, Any], details: tuple[str, ...], name: str, whole: int | None) -> int | None:
-    found = next((usage[one] for one in details if isinstance(usage.get(one), Mapping)), {})
-    part = _count(found, name)
+    return _whole_part(next((usage[one] for one in details if isinstance(usage.get(one), Mapping)), {}), name, whole)
+
+
+def _whole_part(usage: Mapping[str, Any], name: str, whole: int | None) -> int | None:
+    part = _count(usage, name)
     return None if part is None or whole is None or part > whole else part
 
 
@@ -287,9 +301,9 @@ def _most_out(endpoint: str, path: str, body: Mapping[str, Any]) -> int:
 def _whole(body: Mapping[str, Any], *names: str) -> list[int]:
     given = {name: body[name] for name in names if body.get(name) is not None}
     for name, value in given.items():
-        if type(value) is not int or value < 1:
+        if type(value) is not int or not 1 <= value <= (MOST_ANSWERS if name in ("n", "best_of") else MOST_TOKENS):
             raise InputError(
-                f"{name} is {value!r}: a budget needs a whole number of at least 1",
+                f"{name} is {cut(repr(value), 40)}: a budget needs a whole number of at least 1, and not a huge one",
                 fix=f"{name}=1" if name in ("n", "best_of") else f"{name}=500",
             )
     return list(given.values())

@@ -69,7 +69,7 @@ class Purchase:
             raise EndpointError(
                 f"{asked.poc / LEDGER}: no answer to this request to {asked.model!r} is recorded", fix="use mode auto, which asks for it"
             )
-        self.prices = {} if self.entry else _own_prices(asked.poc)  # read before anything is paid
+        self.prices = _own_prices(asked.poc)  # read before anything is paid
         return self.entry is not None
 
     def take(self) -> bool:

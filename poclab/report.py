@@ -234,11 +234,11 @@ class Report:
             )
 
     def _costs(self) -> dict[str, list[float]]:
-        if self.calls_outside:
-            raise InputError("the cost is unknown: calls were asked by threads that know of no case")
         if self.total("cost_usd") is None:
-            raise InputError("the cost is unknown: no call was seen, or one of a model without a price")
-        return {name: [_sum(one.billed_calls, "cost_usd") or 0.0 for one in group] for name, group in self.by_case.items()}
+            raise InputError(f"the cost is unknown: {self.why_unknown}")
+        # A case that the endpoint never answered shows nothing of what a case costs.
+        shows = {name: [one for one in group if one.billed_calls or not one.failure] for name, group in self.by_case.items()}
+        return {name: [_sum(one.billed_calls, "cost_usd") or 0.0 for one in group] for name, group in shows.items()}
 
     def _survivals(self) -> dict[str, list[float]]:
         """Return for each case that was drilled, fault by fault of those that it met, whether it survived."""
@@ -292,6 +292,19 @@ class Report:
         poclab's back.
         """
         return None if self.calls_outside else _sum([call for one in self.results for call in one.billed_calls], what)
+
+    @property
+    def why_unknown(self) -> str:
+        """Why the cost is unknown, if it is."""
+        calls = [call for one in self.results for call in one.billed_calls]
+        unpriced = {call.model for call in calls if call.cost_usd is None and call.tokens_in is not None and call.tokens_out is not None}
+        if self.calls_outside:
+            return "calls were asked by threads that know of no case"
+        if not calls:
+            return "no model call was seen"
+        if unpriced:
+            return f"{', '.join(map(repr, sorted(unpriced)))} has no price: add it to `prices` of charter.yaml, and evaluate again"
+        return "the endpoint did not say how many tokens an answer took"
 
     @property
     def spent_usd(self) -> float | None:
@@ -473,7 +486,8 @@ class Report:
     def _cost_text(self) -> str:
         """Return what the answers cost, and how much of it was paid now."""
         total, spent, judge = self.total("cost_usd"), self.spent_usd, self.judge_cost_usd
-        parts = [money(total), f"paid now: {money(spent)}"] if spent != total else [money(total)]
+        known = money(total) if total is not None else f"unknown ({self.why_unknown})"
+        parts = [known, f"paid now: {money(spent)}"] if spent != total else [known]
         parts += [f"judge besides: {money(judge)}"] if any(one.judge_calls for one in self.results) else []
         lost = sum(call.lost for one in self.results for call in (*one.calls, *one.judge_calls))
         parts += [f"{lost} request(s) without an answer may be billed besides"] if lost else []

@@ -28,8 +28,8 @@ FIX_KEY = "export OPENAI_API_KEY=..., or use the model 'offline/extractive', whi
 FIX_URL = "export OPENAI_BASE_URL=... with the address of an OpenAI-compatible API; it often ends in /v1"
 #: How answers come about: `live` always asks, `replay` never does, `auto` asks for what was not answered yet.
 MODES = ("auto", "live", "replay")
-#: Set by a sweep or a command for all that runs below it.
-MODE, BUDGET = "POCLAB_MODE", "POCLAB_BUDGET"
+#: Set by a sweep or a command for all that runs below it. With `RETRY` an evaluation retries what the endpoint failed in the one before.
+MODE, BUDGET, RETRY = "POCLAB_MODE", "POCLAB_BUDGET", "POCLAB_RETRY_FAILED"
 #: The names of headers and of query parameters that hold a secret; under any other name, what looks like a key is taken for one.
 SECRET = re.compile(r"auth|key|token|secret|cookie|password|credential|signature|^sig$", re.IGNORECASE)
 KEY = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[\w+/=.~-]{20,}")

@@ -41,6 +41,8 @@ class Record:
     version: str = ""
     content: str = ""
     failed: int = 0
+    #: How many cases the endpoint failed; they can be asked again.
+    retryable: int = 0
     cost_usd: float | None = None
     estimates: Mapping[str, Mapping[str, Any]] | None = None
 
@@ -88,8 +90,16 @@ class Results:
             return ""
         return (
             f"stopped by the budget: {outcomes.count('ok')} of {len(outcomes)} trials are done, {half} stopped half way, {rest} not begun. "
-            "Raise limits.max_cost_usd and run the same command again: what was answered is not paid again."
+            f"Raise {'limits.max_cost_usd' if self.sweep.nested else '--max-cost-usd'} and run the same command again: "
+            "what was answered is not paid again."
         )
+
+    @property
+    def retryable(self) -> str:
+        """Which trials the endpoint failed, and what to do; empty without any."""
+        hit = [record for record in self.records if record.outcome == "ok" and record.retryable]
+        cases = sum(record.retryable for record in hit)
+        return f"the endpoint failed {cases} case(s) of {len(hit)} trial(s): --retry-failed asks these again" if hit else ""
 
     def ranked(self) -> list[Record]:
         """Return the trials that are ok, the best first; equal ones in the order of the sweep, those without the metric last.

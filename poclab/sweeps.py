@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from poclab import kernels
+from poclab.arguments import is_budget
 from poclab.charter import METRICS
 from poclab.errors import InputError, refuse_unknown
 from poclab.files import canonical, digest, find_poc, parse_value, read_text, read_yaml
@@ -291,6 +292,6 @@ def _limits(limits: Any, path: Path) -> dict[str, Any]:
     jobs, most = given.values()
     if isinstance(jobs, bool) or not isinstance(jobs, int) or not 1 <= jobs <= 256:
         raise InputError(f"{path}: limits.jobs is {jobs!r}", fix="jobs: 2")
-    if most is not None and (isinstance(most, bool) or not isinstance(most, (int, float)) or not 0 < most < math.inf):
+    if most is not None and not is_budget(most):
         raise InputError(f"{path}: limits.max_cost_usd is {most!r}", fix="max_cost_usd: 5.00")
     return given

@@ -28,11 +28,12 @@ from poclab.ledger import LEDGER, Ledger
 from poclab.projection import Projection
 from poclab.recording import TRIAL_FOLDER, TRIAL_RUN, run_end, run_place
 from poclab.redaction import conceal, conceal_json, secrets, shown
-from poclab.report import Report
-from poclab.requests import BUDGET
+from poclab.report import RETRIED, Report
+from poclab.requests import BUDGET, MODE, RETRY
 from poclab.results import Record, Results
 from poclab.sweeps import Sweep, Trial, file_digests
 from poclab.tables import text_table
+from poclab.tracking import queries
 
 
 def plan(sweep: Sweep) -> list[tuple[str, Trial]]:
@@ -94,9 +95,10 @@ def _projected(sweep: Sweep, planned: Sequence[tuple[str, Trial]], known: Contai
         return dict(zip((trial_id for trial_id, _ in todo), pool.map(one, (trial for _, trial in todo)), strict=True))
 
 
-def run_sweep(sweep: Sweep, *, say: Callable[[str], None] = lambda line: None) -> Results:
+def run_sweep(sweep: Sweep, *, say: Callable[[str], None] = lambda line: None, retry_failed: bool = False) -> Results:
     """Run the trials that have no valid result yet, `sweep.jobs` at a time, and return all results.
 
+    `retry_failed` asks again the cases that the endpoint failed in trials that have one. In mode live all trials are run.
     `say` is told of each trial as it ends. A trial that fails does not stop the others.
 
     Raises:
@@ -108,7 +110,9 @@ def run_sweep(sweep: Sweep, *, say: Callable[[str], None] = lambda line: None) -
     driver.lock_digest = inputs["lock"]
     with driver.alone():
         known = driver.known()
-        todo = [(trial_id, trial) for trial_id, trial in planned if trial_id not in known]
+        driver.again = {trial_id for trial_id, record in known.items() if retry_failed and record.retryable}
+        run_all = os.environ.get(MODE) == "live"
+        todo = [(trial_id, trial) for trial_id, trial in planned if run_all or trial_id not in known or trial_id in driver.again]
         if todo:
             driver.begin(planned)
             driver.open_budget(planned)
@@ -133,6 +137,8 @@ class _Driver:
         self.place = run_place(sweep.poc, self.uri)
         self.stopped = False
         self.budget: str | None = None
+        #: The trials of which only what the endpoint failed is asked again.
+        self.again: set[str] = set()
 
     def open_budget(self, planned: Sequence[tuple[str, Trial]]) -> None:
         """Open the budget of exactly these trials: the one that an earlier part of this sweep was paid from."""
@@ -248,6 +254,7 @@ class _Driver:
     def _env(self, folder: Path, begun: Mapping[str, str]) -> dict[str, str]:
         ids = {"MLFLOW_RUN_ID": begun["run_id"], TRIAL_RUN: begun["run_id"], TRIAL_FOLDER: str(folder)}
         ids |= {BUDGET: self.budget} if self.budget else {}
+        ids |= {RETRY: "1"} if folder.name in self.again else {}
         # MLflow and pydevd greet the user of a kernel; nobody reads it in a headless one.
         return {
             **os.environ,
@@ -290,6 +297,7 @@ class _Driver:
             version=report.version.digest,
             content=report.content_digest(),
             failed=report.failed,
+            retryable=sum(one.outcome in RETRIED for one in report.results),
             cost_usd=report.total("cost_usd"),
             estimates=estimates,
             **common,
@@ -318,6 +326,8 @@ def _concealed(notebook: Path, path: Path) -> Path:
 def report_of(sweep: Sweep, record: Record) -> Report:
     """Return the report of a trial that is ok."""
     artifacts = work_folder(sweep.poc, "sweeps", sweep.name) / record.trial_id / "artifacts"
+    if not (artifacts / "report.json").exists():  # it was to be run again, and was not
+        return queries.report(tracking.tracking_uri(sweep.poc), record.run_id)
     return Report.load(artifacts / "report.json").drilled(artifacts)
 
 

@@ -7,7 +7,7 @@ import shutil
 import socket
 import sqlite3
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -251,7 +251,7 @@ def test_run_is_one_trial_without_a_parent(poc):
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("bm25 400 abstain: 1.000 (0.439 to 1.000, n = 3, 0 failed)")
-    assert _invoke(*arguments).stdout == done.stdout
+    assert _invoke(*arguments).stdout == f"this was run before, and nothing is asked again; POCLAB_MODE=live asks again\n{done.stdout}"
     with sqlite3.connect(poc / "mlflow.db") as database:
         assert database.execute("SELECT name, status FROM runs").fetchall() == [("retrieval = bm25, split = test", "FINISHED")]
         assert database.execute("SELECT value FROM tags WHERE key = 'poclab.split'").fetchall() == [("test",)]
@@ -564,3 +564,51 @@ def test_an_evaluation_through_a_server_leaves_the_same_as_into_a_database(ui, s
     assert {one.name for one in trace.info.assessments} == {"contains", "expected_answers", "expected_evidence"}
     assert trace.info.token_usage["input_tokens"] == result.calls[0].tokens_in
     assert by_case["q09"].info.state == "ERROR"
+
+
+def test_what_the_endpoint_failed_is_asked_again_by_the_command(make_poc, tmp_path, run_poclab):
+    """A run that the endpoint half failed says so, is not run again as it is, and mends with --retry-failed alone, at no more than that."""
+    poc = make_poc(tmp_path / "animals")
+    asked, answer = [], {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [
+        {"index": 0, "message": {"role": "assistant", "content": "fine"}, "finish_reason": "stop"}]}  # fmt: skip
+
+    class Server(BaseHTTPRequestHandler):
+        broken = True
+
+        def do_GET(self):
+            self.say(200, {"data": []})
+
+        def do_POST(self):
+            prompt = self.rfile.read(int(self.headers["content-length"]))
+            asked.append(prompt)
+            failed = self.broken and b"storks" in prompt.lower().partition(b"question: ")[2]
+            self.say(*((500, {}) if failed else (200, answer)))
+
+        def say(self, status, said):
+            data = json.dumps(said).encode()
+            self.send_response(status)
+            for name, value in {"content-type": "application/json", "content-length": str(len(data)), "x-should-retry": "false"}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    given = ("run", poc, "-p", "model=m", "-p", "retrieval=bm25")
+    environment = {"OPENAI_BASE_URL": f"http://127.0.0.1:{server.server_port}/v1", "OPENAI_API_KEY": "sk-0123456789"}
+    first, again = (run_poclab(*given, **environment) for _ in range(2))
+    before = len(asked)
+    Server.broken = False
+    retried = run_poclab(*given, "--retry-failed", **environment)
+    server.shutdown()
+    server.server_close()
+
+    assert first.returncode == again.returncode == retried.returncode == 0, first.stderr + retried.stderr
+    assert "the endpoint failed 2 case(s) of 1 trial(s): --retry-failed asks these again" in first.stdout
+    assert "nothing is asked again" in again.stdout and before == 8
+    assert "2 case(s) that the endpoint had failed were asked again" in retried.stdout
+    assert "server_error" not in retried.stdout and "--retry-failed" not in retried.stdout
+    assert len(asked) == 10

@@ -311,7 +311,7 @@ def test_a_total_cost_is_a_count_too():
     """What was spent was spent: 0.75 dollars of at most 0.75. An unknown cost is not within any bound."""
     assert verdict(Criterion("cost_usd", at_most=0.75), priced(0.25, 0.25, 0.25)).word == "met"
     assert verdict(Criterion("cost_usd", at_most=0.74), priced(0.25, 0.25, 0.25)).word == "missed"
-    assert str(verdict(Criterion("cost_usd", at_most=1), priced(0.25, None))) == "cannot tell (the cost is unknown)"
+    assert str(verdict(Criterion("cost_usd", at_most=1), priced(0.25, None))).startswith("cannot tell (the cost is unknown: ")
 
 
 def test_a_cost_per_case_has_an_interval():

@@ -187,12 +187,10 @@ def test_faults_that_clear_are_survived_below_any_system(drilled, fault):
 def test_faults_that_clear_too_late_are_not_survived(url, cases, fault, timeout_s):
     """Retry-After comes to 0.1 s at least, the pause after a reset to 0.25 s, and a slow answer takes 0.6 s of 2."""
     ask = asking(url, timeout_s=0.5)
+    given = (lambda inputs: as_json(ask, inputs["question"]), cases, [scores.contains()])
+    drill(*given, faults=["out_of_scope"], **QUICK)  # without a fault the answers are there at once
 
-    found = drill(
-        lambda inputs: as_json(ask, inputs["question"]), cases, [scores.contains()], faults=[fault], timeout_s=timeout_s, workers=8
-    )
-
-    assert table(found) == {fault: (0, 5)}
+    assert table(drill(*given, faults=[fault], timeout_s=timeout_s, workers=8)) == {fault: (0, 5)}
 
 
 def test_half_a_stream_is_an_error_and_no_short_answer(url, tmp_path):
@@ -305,52 +303,65 @@ def test_a_system_without_a_model_and_without_a_question_meets_nothing(tmp_path)
 # --- what is expected
 
 
-def judged(expected, before, reply, *, failure=None, timed_out=False, value=None):
-    """Tell whether a reply survives, and one that scored `value`, where the undisturbed one scored `before` (None: it crashed)."""
-    results = [
-        report.CaseResult("q", "", 0, {}, {}, {}, None, Reply(reply), {"exact": scores.Score(one)}, 0.1, failure=why)
-        for one, why in ((before, "crashed" if before is None else None), (value, failure))
-    ]
+def result(reply="", *, failure=None, value=None):
+    return report.CaseResult("q", "", 0, {}, {}, {}, None, Reply(reply), {"exact": scores.Score(value)}, 0.1, failure=failure)
+
+
+def judged(expected, reply, *, timed_out=False, **more):
+    """Tell whether a reply under a fault survives."""
     fault = Fault(poclab.Case("q", {"question": "?"}), 0, 1.0)
     fault.expected = expected
-    return drills._survived(fault, results[1], runner.Outcome(0, None, timed_out=timed_out), results[0])
+    return drills._survived(fault, result(reply, **more), runner.Outcome(0, None, timed_out=timed_out))
 
 
 @pytest.mark.parametrize(
     ("case", "survives"),
     [
-        (("answers", 1.0, "right", {"value": 1.0}), True),
-        (("answers", 1.0, "wrong", {"value": 0.0}), False),
-        (("answers", 0.0, "wrong as ever", {"value": 0.0}), True),
-        (("answers", 0.0, "", {"failure": "crashed", "value": 0.0}), False),
-        (("abstains", 1.0, "I don't know.", {}), True),
-        (("abstains", 1.0, "Paris", {}), False),
-        (("abstains", 1.0, "", {"failure": "crashed"}), False),
-        (("reports", 1.0, "", {"failure": "crashed", "value": 0.0}), True),
-        (("reports", 1.0, "", {"failure": "timeout", "value": 0.0}), True),
-        (("reports", 1.0, "", {"failure": "timeout", "timed_out": True, "value": 0.0}), False),
-        (("reports", 1.0, "", {"failure": "malformed_output", "value": 0.0}), False),
-        (("reports", 1.0, "I don't know.", {"value": 0.0}), True),
-        (("reports", 1.0, "", {"value": 0.0}), False),
-        (("reports", None, "", {"failure": "crashed", "value": 0.0}), False),  # it crashes anyway
-        (("reports", 1.0, "Paris", {"value": 0.5}), True),
-        (("reports", 1.0, "Rome", {"value": 0.4}), False),
-        (("reports", 0.0, "Rome", {"value": 0.0}), False),
-        (("resists", 1.0, "Paris", {}), True),
-        (("resists", 1.0, f"so: {Fault(poclab.Case('q', {'question': '?'}), 0, 1.0).canary}!", {}), False),
+        (("answers", "right", {"value": 1.0}), True),
+        (("answers", "wrong", {"value": 0.0}), False),
+        (("answers", "", {"failure": "crashed", "value": 0.0}), False),
+        (("abstains", "I don't know.", {}), True),
+        (("abstains", "Paris", {}), False),
+        (("abstains", "", {"failure": "crashed"}), False),
+        (("reports", "", {"failure": "crashed", "value": 0.0}), True),
+        (("reports", "", {"failure": "timeout", "value": 0.0}), True),
+        (("reports", "", {"failure": "timeout", "timed_out": True, "value": 0.0}), False),
+        (("reports", "", {"failure": "malformed_output", "value": 0.0}), False),
+        (("reports", "I don't know.", {"value": 0.0}), True),
+        (("reports", "", {"value": 0.0}), False),
+        (("reports", "Paris", {"value": 0.5}), True),
+        (("reports", "Rome", {"value": 0.4}), False),
+        (("resists", "Paris", {}), True),
+        (("resists", f"so: {Fault(poclab.Case('q', {'question': '?'}), 0, 1.0).canary}!", {}), False),
     ],
 )
 def test_what_survives_follows_what_is_expected(case, survives):
     """A fault that the system owns up to is survived; a wrong answer, silence, or the runner's time limit is not."""
-    expected, before, reply, more = case
+    expected, reply, more = case
 
-    assert judged(expected, before, reply, **more) is survives
+    assert judged(expected, reply, **more) is survives
+
+
+@pytest.mark.parametrize(
+    ("expected", "before", "tells"),
+    [
+        ("answers", {"value": 1.0}, True),
+        ("answers", {"value": 0.0}, False),
+        ("answers", {"failure": "crashed"}, False),
+        ("reports", {"value": 0.0}, True),
+        ("reports", {"failure": "crashed"}, False),
+        ("abstains", {"failure": "timeout"}, False),
+    ],
+)
+def test_a_case_that_is_wrong_or_fails_anyway_shows_no_strength(expected, before, tells):
+    """A useless system would survive everything: what it gets wrong without a fault says nothing of the fault."""
+    assert drills._tells(type("OneFault", (Fault,), {"expected": expected}), result(**before)) is tells
 
 
 def test_survival_is_the_mean_over_cases_of_what_each_survived():
     """a survives both of its faults, b one of two, c none of the one that it met: (1 + 1/2 + 0) / 3."""
     rows = (Row("429", "answers", {"a": True, "b": False}), Row("hang", "reports", {"a": True, "b": True, "c": False}))
-    found = Drill(poclab.Version("v"), "set", "0" * 64, 0, 10.0, rows, whole=True, code_digest="")
+    found = Drill(poclab.Version("v"), "set", "0" * 64, 0, 10.0, rows, whole=True, drawn=3, right=3, failing=0, code_digest="")
 
     assert (found.survival.value, found.survival.n) == (0.5, 3)
     assert (found.survived(rows[0]).value, found.survived(rows[0]).n) == (0.5, 2)
@@ -360,7 +371,7 @@ def test_clusters_widen_the_intervals():
     """Cases of one cluster resemble each other, in a drill too."""
     row = Row("429", "answers", {str(number): number < 5 for number in range(10)})
     alone, together = (
-        Drill(poclab.Version("v"), "set", "0" * 64, 0, 10.0, (row,), True, "", clusters=clusters).survived(row)
+        Drill(poclab.Version("v"), "set", "0" * 64, 0, 10.0, (row,), True, 10, 10, 0, "", clusters=clusters).survived(row)
         for clusters in ({}, {str(number): str(number // 5) for number in range(10)})
     )
 

@@ -454,3 +454,34 @@ def test_what_differs_in_a_field_is_another_entry(path):
 
     assert one == entry()
     assert replace(one, latency_s=0.26) != one
+
+
+def test_a_fork_while_the_ledger_is_opened_waits_for_it(path):
+    """SQLite's own locks would be held in the child by a thread that it does not have: twenty forks during as many first openings."""
+    code = """
+import os, threading
+folder = os.path.dirname(sys.argv[1])
+def opening(number):
+    Ledger.open(os.path.join(folder, f"{number}.db")).claim("a" * 64)
+for number in range(20):
+    thread = threading.Thread(target=opening, args=[number])
+    thread.start()
+    if os.fork() == 0:
+        Ledger.open(os.path.join(folder, "child.db")).claim(f"{number:064x}")
+        os._exit(0)
+    assert os.wait()[1] == 0
+    thread.join()
+print("done")
+"""
+    assert said_by(code, path).strip() == "done"
+
+
+def test_a_ledger_whose_journal_was_changed_is_a_log_again(path):
+    """A program that looks into databases may have changed it: the ledger needs its write-ahead log."""
+    Ledger.open(path).store.close()
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
+    connection.close()
+
+    assert said_by("ledger = Ledger.open(sys.argv[1]); print(ledger.claim('a' * 64) is not None)", path).strip() == "True"
+    assert Ledger.open(path).claim("b" * 64)

@@ -506,7 +506,7 @@ def test_the_text_form_names_what_a_reader_needs():
         "  latency_p50_s: 1.000 (open to open, n = 1)",
         "  latency_p95_s: 1.000 (open to open, n = 1)",
         "  outcomes: ok 1",
-        "  cost: unknown",
+        "  cost: unknown (no model call was seen)",
         "  run: run-1",
         "  note: not frozen",
     ]
@@ -711,3 +711,29 @@ def test_a_failed_request_keeps_no_latency_bound():
 
     assert found.estimates["latency_p95_s"].value == 9.0
     assert found.results[-1].latency_s == 0.1
+
+
+@pytest.mark.parametrize(
+    ("calls", "why"),
+    [
+        ((), "no model call was seen"),
+        (({"cost_usd": None, "tokens_in": 5, "tokens_out": 5},), "'m' has no price: add it to `prices` of charter.yaml"),
+        (({"cost_usd": None},), "the endpoint did not say how many tokens an answer took"),
+    ],
+)
+def test_an_unknown_cost_says_why(calls, why):
+    """So that whoever reads it knows what to do about it."""
+    found = report(result("q1", calls=[Call("m", "/chat/completions", 0.1, 200, **one) for one in calls]))
+
+    assert f"cost: unknown ({why}" in repr(found)
+    with pytest.raises(InputError, match=re.escape(why)):
+        found.estimate("cost_usd_per_case")
+
+
+def test_a_case_that_was_never_answered_shows_no_cost():
+    """One answer of a dollar and one connection that broke: an answered case costs a dollar, not half of one."""
+    paid = result("q1", calls=[Call("m", "/chat/completions", 0.1, 200, cost_usd=1.0)])
+    broken = result("q2", failure="connection", calls=[Call("m", "/chat/completions", 0.1, 0, lost=1)])
+
+    assert report(paid, broken).estimate("cost_usd_per_case").value == 1.0
+    assert "1 request(s) without an answer may be billed besides" in repr(report(paid, broken))

@@ -164,10 +164,10 @@ class Ledger:
     def take_over(cls, connection: sqlite3.Connection, row: Sequence[Any]) -> bool:
         """Write an entry, given as the file holds it, as the next generation of its key; tell whether it is new.
 
-        It is not where the same answer to the same key of the same time is there.
+        It is not where the same answer to the same request of the same time is there.
         """
-        key, at, content = (row[COLUMNS.index(name)] for name in ("key", "at", "content"))
-        there = connection.execute("SELECT content FROM entries WHERE key = ? AND at = ?", [key, at]).fetchall()
+        key, at, asked, content = (row[COLUMNS.index(name)] for name in ("key", "at", "request_id", "content"))
+        there = connection.execute("SELECT content FROM entries WHERE key = ? AND at = ? AND request_id = ?", [key, at, asked]).fetchall()
         # Another version of zlib compresses the same answer in another way.
         if any(one == content or zlib.decompress(one) == zlib.decompress(content) for (one,) in there):
             return False

@@ -201,7 +201,7 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "path": _TEXT,
     "model": _TEXT,
     "body": (_is_json, f"a JSON value of at most {DEEPEST} levels"),
-    "status": _COUNT,
+    "status": (lambda value: _is_count(value) and 200 <= value < 300, "the status of an answer, from 200 to 299"),
     "headers": (lambda value: isinstance(value, dict) and all(map(_is_text, value.values())), "an object of texts"),
     "content": (lambda value: isinstance(value, bytes), "a text"),
     "latency_s": (_is_amount, "a number of seconds"),

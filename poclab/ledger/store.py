@@ -57,6 +57,8 @@ CREATE INDEX reservations_budget ON reservations (budget);
 _stores: list[Store] = []
 _paused: list[Store] = []
 _watching: dict[str, object] = {}
+#: Held while a file is opened for the first time, so that no fork happens in the middle of it.
+_opening = threading.Lock()
 
 
 class Store:
@@ -75,13 +77,14 @@ class Store:
         if not path.parent.is_dir():
             where = shown(str(path))
             raise StoreError(f"{where}: there is no folder for the ledger", fix="name the POC's folder: export POCLAB_POC=...")
-        if not path.exists():
-            create(path)
-        self._identity = identity(path)
-        with self._lock:
-            self._connect(check=True)
-        _stores.append(self)
         _watch_forks()
+        with _opening:
+            if not path.exists():
+                create(path)
+            self._identity = identity(path)
+            with self._lock:
+                self._connect(check=True)
+            _stores.append(self)
 
     @property
     def moved(self) -> bool:
@@ -95,6 +98,7 @@ class Store:
             try:
                 if check:
                     self._check(connection)
+                connection.execute("PRAGMA journal_mode = WAL")  # it was made so, and a program may have changed it since
                 # An answer that could not be kept must not be asked for: this proves that it can.
                 connection.execute("BEGIN IMMEDIATE")
                 connection.execute(f"PRAGMA user_version = {FORMAT}")
@@ -322,6 +326,7 @@ def _watch_forks() -> None:
 
 
 def _pause_all() -> None:
+    _opening.acquire()
     stores = sorted(_stores, key=id)  # in one order, so that two threads that fork at once do not wait for each other
     for store in stores:
         store.pause()
@@ -333,6 +338,7 @@ def _resume_all() -> None:
     _paused.clear()
     for store in reversed(stores):
         store.resume()
+    _opening.release()
 
 
 def _close_all() -> None:
