@@ -155,8 +155,9 @@ class Decision:
         yield "version", f"{report.version.name} ({report.version.digest[:12]}){run}"
         yield "cases", f"edition {report.edition}, lock {report.lock_digest[:12]}{f'; {self.lineage}' if self.lineage else ''}"
         for one in self.reports:
-            retried = f"; {one.retried} were asked again because the endpoint had failed them" if one.retried else ""
-            yield f"outcomes on {one.split or 'all'}", f"{counts_text(one.outcomes)}{retried}"
+            more = f"; {one.retried} were asked again because the endpoint had failed them" if one.retried else ""
+            more += f"; {one.lost} request(s) without an answer may be billed, and are in no cost" if one.lost else ""
+            yield f"outcomes on {one.split or 'all'}", f"{counts_text(one.outcomes)}{more}"
         yield "looks at test", _looks(self.looks)
         yield "dev-test gap", _gap(self.gap, self.reports)
         yield "time box", _timebox(self.charter, self.today)

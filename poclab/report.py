@@ -294,6 +294,11 @@ class Report:
         return None if self.calls_outside else _sum([call for one in self.results for call in one.billed_calls], what)
 
     @property
+    def lost(self) -> int:
+        """How many requests got no answer and may be billed all the same; no cost has them in it."""
+        return sum(call.lost for one in self.results for call in (*one.calls, *one.judge_calls))
+
+    @property
     def why_unknown(self) -> str:
         """Why the cost is unknown, if it is."""
         calls = [call for one in self.results for call in one.billed_calls]
@@ -451,7 +456,8 @@ class Report:
         """Yield what to know beside the accuracy, each with its name, in the order to read it."""
         if self.partial:
             why = f"; {self.stopped}" if self.stopped else ""
-            yield "PARTIAL", f"stopped after {len(self.results)} of {self.planned}: not a result to decide on{why}"
+            asked = len(self.results) - self.outcomes["budget"]
+            yield "PARTIAL", f"stopped after {asked} of {self.planned}: not a result to decide on{why}"
         edition = f"edition {self.edition}" if self.edition else "not frozen"
         yield "set", f"{self.test_set} {self.split or ''} (lock {self.lock_digest[:12]}, {edition})"
         for line in self.failures[:FAILURES_SHOWN]:
@@ -489,8 +495,7 @@ class Report:
         known = money(total) if total is not None else f"unknown ({self.why_unknown})"
         parts = [known, f"paid now: {money(spent)}"] if spent != total else [known]
         parts += [f"judge besides: {money(judge)}"] if any(one.judge_calls for one in self.results) else []
-        lost = sum(call.lost for one in self.results for call in (*one.calls, *one.judge_calls))
-        parts += [f"{lost} request(s) without an answer may be billed besides"] if lost else []
+        parts += [f"{self.lost} request(s) without an answer may be billed besides"] if self.lost else []
         return "; ".join(parts)
 
     def _repr_html_(self) -> str:

@@ -32,7 +32,7 @@ from poclab.report import RETRIED, Report
 from poclab.requests import BUDGET, MODE, RETRY
 from poclab.results import Record, Results
 from poclab.sweeps import Sweep, Trial, file_digests
-from poclab.tables import text_table
+from poclab.tables import money, text_table
 from poclab.tracking import queries
 
 
@@ -76,6 +76,9 @@ def planned_table(sweep: Sweep) -> str:
     if sweep.max_cost_usd is not None:
         driver.open_budget(planned)
         lines.append(driver.spent().strip())
+        to_pay, left = projection.total([one for one in projected.values() if isinstance(one, Projection)], "cost_usd"), driver.left_usd
+        if to_pay and to_pay.value > left:
+            lines.append(f"this does not fit: {money(left)} is left; raise limits.max_cost_usd")
     return "\n".join([text_table(heads, rows), *lines])
 
 
@@ -149,6 +152,11 @@ class _Driver:
     def spent(self) -> str:
         """Return what the budget was used for, in a line of its own."""
         return f"{Ledger.open(self.sweep.poc / LEDGER).spent(self.budget)}\n" if self.budget else ""
+
+    @property
+    def left_usd(self) -> float:
+        found = Ledger.open(self.sweep.poc / LEDGER).spent(self.budget)
+        return max(0.0, found.limit_usd - found.used_usd)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ import pytest
 import poclab
 from conftest import CHARTER
 from poclab import freezing, scores
+from poclab.inspection import inspect
 from poclab.ledger import LEDGER, Ledger, entries
 from poclab.transport import adapter
 
@@ -312,3 +313,32 @@ def test_a_stream_that_a_case_drops_unread_holds_nothing_up(cases):
 
     first, again = (outcomes(system, cases, timeout_s=5) for _ in range(2))
     assert first == again == {"ok": 12}
+
+
+class Unshowable:
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"outputs": Unshowable()},
+        {"attributes": None},
+        {"attributes": {"tokens_in": "many"}},
+        {"attributes": {(1, 2): Unshowable()}},
+        {"id": "my own"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_whatever_a_system_sets_on_a_step_loses_no_trace(cases, change):
+    """Each case has its trace, with the step in it; the strange value is shown as well as it can be."""
+
+    def system(inputs):
+        with poclab.system.step("look", "TOOL") as step:
+            for name, value in change.items():
+                setattr(step, name, value)
+        return "a"
+
+    report = poclab.evaluate(system, cases, [scores.exact()], version=poclab.Version("v"))
+    assert [span["name"] for span in inspect(report.results[3].trace_id, cases.poc).trace["spans"]] == ["v", "look"]

@@ -485,3 +485,16 @@ def test_a_ledger_whose_journal_was_changed_is_a_log_again(path):
 
     assert said_by("ledger = Ledger.open(sys.argv[1]); print(ledger.claim('a' * 64) is not None)", path).strip() == "True"
     assert Ledger.open(path).claim("b" * 64)
+
+
+def test_nothing_is_asked_while_the_disk_is_nearly_full(path, monkeypatch):
+    """An answer that might find no room is not paid for; what is there is still found."""
+    ledger = Ledger.open(path)
+    claim = ledger.claim(KEY)
+    found = os.statvfs(path.parent)
+    monkeypatch.setattr(os, "statvfs", lambda folder: os.statvfs_result((*found[:4], stores.LEAST_FREE // found.f_frsize - 1, *found[5:])))
+
+    with pytest.raises(StoreError, match="MB are free, and an answer might not be kept.*\n.*free some space"):
+        ledger.claim("b" * 64)
+    kept = ledger.record(claim, entry())
+    assert ledger.find(KEY) == kept

@@ -1,5 +1,6 @@
 """Trials run for real: a kernel each, in notebooks that behave well and badly."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import DEADLINE_S, ENV_KEY, PROMPTS, notebook_of, until
-from poclab import Report, trials
+from poclab import Report, projection, trials
 from poclab.errors import FrozenError, StoreError
 from poclab.sweeps import load_sweep
 from poclab.tracking import store, tracking_uri
@@ -368,3 +369,14 @@ def test_a_sweep_that_is_being_run_is_not_run_twice(poc):
 
     with FileLock(folder / "lock"), pytest.raises(StoreError, match="being run already"):
         trials.run_sweep(sweep)
+
+
+def test_a_dry_run_says_that_the_budget_does_not_reach(poc, monkeypatch):
+    """A dollar for each trial is foreseen, and half of one is allowed; nothing is spent to say so."""
+    dollar = projection.Amount(1.0, 1.0, 1.0)
+    foreseen = projection.Projection(8, 0, 0, 0.0, dollar, dollar, dollar, dollar)
+    monkeypatch.setattr(trials, "_projected", lambda sweep, planned, known: {trial_id: foreseen for trial_id, _ in planned})
+    sweep = load_sweep(poc)
+
+    assert "this does not fit: $0.5000 is left" in trials.planned_table(dataclasses.replace(sweep, max_cost_usd=0.5))
+    assert "does not fit" not in trials.planned_table(dataclasses.replace(sweep, max_cost_usd=50))

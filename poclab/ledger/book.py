@@ -118,7 +118,12 @@ class Ledger:
             return [Entry.of(row) for row in rows]
 
     def claim(self, key: str, *, again: bool = False) -> Entry | Claim | None:
-        """Return the answer to a key, unless it is to be asked `again`; else the right to ask; None while somebody else asks."""
+        """Return the answer to a key, unless it is to be asked `again`; else the right to ask; None while somebody else asks.
+
+        Raises:
+            StoreError: nothing could be kept, for want of room, too.
+        """
+        self.store.refuse_full()
         claim = Claim(key, f"{me()} {next(_numbers)}")
         if self.store.write(_CLAIM, [key, me(), claim.number, again, key]):
             return claim

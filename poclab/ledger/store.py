@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import json
 import os
 import threading
@@ -34,6 +35,8 @@ FORMAT = 1
 BUSY_S = 60.0
 #: A larger file is not read through at opening: this takes 0.2 s of CPU (measured in 2026), and the time to read it from the disk.
 LARGEST_CHECKED = 500_000_000
+#: With fewer bytes than these left on the disk nothing is asked: more than as many answers as are under way at once are large.
+LEAST_FREE = 8_000_000
 RECOVER = "`poclab ledger --recover` saves what can be read and keeps the damaged file"
 SCHEMA = """
 CREATE TABLE entries (
@@ -137,6 +140,17 @@ class Store:
     def reading(self) -> Iterator[sqlite3.Connection]:
         with self._lock, self.failing():
             yield self._connection or self._connect()
+
+    def refuse_full(self) -> None:
+        """Refuse to go on where an answer might find no room: it would be paid for and lost.
+
+        Raises:
+            StoreError: the disk is nearly full.
+        """
+        found = os.statvfs(self.path.parent)
+        free = found.f_bavail * found.f_frsize
+        if found.f_blocks and free < LEAST_FREE:
+            raise self.problem(OSError(errno.ENOSPC, f"{free / 1e6:.1f} MB are free, and an answer might not be kept"))
 
     def write(self, statement: str, values: Sequence[Any]) -> int:
         """Execute one statement, a transaction of its own, and return how many rows it wrote. They need not be on the disk yet."""
