@@ -78,9 +78,12 @@ def inspect(asked: str, poc: Path | str | None = None) -> Inspection:
     folder = require_poc(poc)
     uri = tracking.tracking_uri(folder)
     tracking.check_store(uri)
-    # What MLflow's filters call a trace's own id, and the request's.
-    kind = "case" if not REQUEST_ID.fullmatch(asked) else "request_id" if asked.startswith("tr-") else "client_request_id"
-    found, count = queries.trace(uri, folder.name, kind, asked)
+    # What MLflow's filters call a trace's own id, and the request's; a case may have a name that looks like one.
+    kinds = ["request_id" if asked.startswith("tr-") else "client_request_id"] if REQUEST_ID.fullmatch(asked) else []
+    for kind in (*kinds, "case"):
+        found, count = queries.trace(uri, folder.name, kind, asked)
+        if found:
+            break
     request_id = found["request_id"] if found else asked
     entries: list[Entry] = []
     if (folder / LEDGER).is_file():

@@ -342,3 +342,26 @@ def test_whatever_a_system_sets_on_a_step_loses_no_trace(cases, change):
 
     report = poclab.evaluate(system, cases, [scores.exact()], version=poclab.Version("v"))
     assert [span["name"] for span in inspect(report.results[3].trace_id, cases.poc).trace["spans"]] == ["v", "look"]
+
+
+@pytest.mark.parametrize("name", ["0123456789abcdef0123456789abcdef", "tr-0123456789abcdef0123456789abcdef", "it's one"])
+def test_a_case_is_traced_by_whatever_name_it_has(tmp_path, name):
+    """One that looks like a request's id, or holds a quote."""
+    (tmp_path / "charter.yaml").write_text(CHARTER)
+    (tmp_path / "cases.jsonl").write_text(json.dumps({"id": name, "inputs": {"question": "?"}, "expected": {"answers": ["a"]}}) + "\n")
+    freezing.freeze(tmp_path / "cases.jsonl")
+    cases = poclab.TestSet.load(tmp_path / "cases.jsonl")
+    report = poclab.evaluate(lambda inputs: "a", cases, [scores.exact()], version=poclab.Version("v"))
+
+    assert inspect(name, tmp_path).trace["trace_id"] == report.results[0].trace_id
+
+
+def test_tokens_that_the_endpoint_did_not_say_are_not_shown_as_none_at_all(cases):
+    """Ten in, and out nobody knows: the trace says ten in, and nothing of out."""
+    answer = {**said(), "usage": {"prompt_tokens": 10}}
+    client = clients(lambda request: httpx2.Response(200, json=answer))
+    report = poclab.evaluate(lambda inputs: ask(client, "?"), cases, [scores.exact()], version=poclab.Version("v", model="m"))
+    span = inspect(report.results[0].trace_id, cases.poc).trace["spans"][1]
+
+    assert span["attributes"]["tokens_in"] == 10
+    assert not {"tokens", "tokens_out"} & set(span["attributes"])

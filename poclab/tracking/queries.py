@@ -163,9 +163,10 @@ def trace(uri: str, experiment: str, kind: str, value: str) -> tuple[dict[str, A
     place = client.get_experiment_by_name(experiment)
     if place is None:
         return None, 0
-    if "'" in value or not value.isprintable():
+    quote = "'" if "'" not in value else '"'
+    if quote in value or not value.isprintable():
         return None, 0  # MLflow's filters have no way to write it
-    query = f"tags.`poclab.case` = '{value}'" if kind == "case" else f"trace.{kind} = '{value}'"
+    query = f"{'tags.`poclab.case`' if kind == 'case' else f'trace.{kind}'} = {quote}{value}{quote}"
     found = client.search_traces(
         locations=[place.experiment_id], filter_string=query, max_results=500, order_by=["timestamp_ms DESC"], include_spans=False
     )

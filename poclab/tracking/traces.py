@@ -15,6 +15,7 @@ from typing import Any
 #: MLflow versions whose tables are known to be those that `begin_bulk` fills.
 BULK_VERSIONS = ("3.17.2",)
 BATCH = 50
+COUNTS = ("tokens_in", "tokens_out")
 PREVIEW = 1000
 RUN_KEY = "mlflow.sourceRun"
 ASSESSMENT_RUN_KEY = "mlflow.assessment.sourceRunId"
@@ -123,11 +124,9 @@ def _trace_info(record: Mapping[str, Any], experiment_id: str, run_id: str) -> A
 
 def _metadata(record: Mapping[str, Any], run_id: str) -> dict[str, str]:
     metadata = {RUN_KEY: run_id, "mlflow.trace_schema.version": "3", "mlflow.source.type": "LOCAL"}
-    usage = [step["attributes"] for step in record["steps"] if step["attributes"].get("tokens_in") is not None]
+    usage = [step["attributes"] for step in record["steps"] if _counted(step["attributes"])]
     if usage:
-        metadata["mlflow.trace.tokenUsage"] = json.dumps(
-            _tokens(sum(one["tokens_in"] for one in usage), sum(one["tokens_out"] or 0 for one in usage))
-        )
+        metadata["mlflow.trace.tokenUsage"] = json.dumps(_tokens(*(sum(one[name] for one in usage) for name in COUNTS)))
     costs = [step["attributes"]["cost_usd"] for step in record["steps"] if step["attributes"].get("cost_usd") is not None]
     if costs:
         metadata["mlflow.trace.cost"] = json.dumps({"input_cost": 0.0, "output_cost": 0.0, "total_cost": sum(costs)})
@@ -203,14 +202,21 @@ def _span(step: Mapping[str, Any], trace_id: str, root_id: str, experiment_id: s
 
 def _model_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Return a step's attributes with those of a model call under the names that MLflow sums and shows."""
-    found = {key: value for key, value in attributes.items() if key not in ("tokens_in", "tokens_out", "cost_usd", "model")}
+    counted = _counted(attributes)
+    taken = ("cost_usd", "model", *(COUNTS if counted else ()))
+    found = {key: value for key, value in attributes.items() if key not in taken}
     if attributes.get("model"):
         found |= {"mlflow.llm.model": attributes["model"], "mlflow.message.format": "openai"}
-    if attributes.get("tokens_in") is not None:
-        found["mlflow.chat.tokenUsage"] = _tokens(attributes["tokens_in"], attributes["tokens_out"] or 0)
+    if counted:
+        found["mlflow.chat.tokenUsage"] = _tokens(*(attributes[name] for name in COUNTS))
     if attributes.get("cost_usd") is not None:
         found["mlflow.llm.cost"] = {"input_cost": 0.0, "output_cost": 0.0, "total_cost": attributes["cost_usd"]}
     return found
+
+
+def _counted(attributes: Mapping[str, Any]) -> bool:
+    """Tell whether both counts of a model call are known: MLflow's form has no word for one that is not."""
+    return all(attributes.get(name) is not None for name in COUNTS)
 
 
 def _tokens(tokens_in: int, tokens_out: int) -> dict[str, int]:
