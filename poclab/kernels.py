@@ -8,6 +8,7 @@ time limit for a cell; the cases have theirs.
 from __future__ import annotations
 
 import ast
+import asyncio
 import contextlib
 import contextvars
 import os
@@ -170,6 +171,15 @@ def kill_running() -> None:
                 os.killpg(process.pid, signal.SIGKILL)  # jupyter_client starts each kernel in a session of its own
 
 
+def _end(loop: asyncio.AbstractEventLoop) -> None:
+    """Close an event loop, and first what Ctrl-C left on it, which would complain."""
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+    loop.close()
+
+
 async def _secrets_of(kernel: Any) -> list[str]:
     """Return the keys that are known to the poclab in a kernel, if it has one."""
     known = "__import__('sys').modules['poclab.redaction'].secrets()"
@@ -216,6 +226,6 @@ def _register() -> None:
             finally:
                 _running.discard(client)
                 if not loop.is_running():
-                    loop.close()
+                    _end(loop)
 
     papermill_engines.register("poclab", Engine)

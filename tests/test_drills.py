@@ -1,4 +1,7 @@
 import json
+import signal
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -7,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import poclab
+from conftest import DEADLINE_S, until
 from endpoint import HOSTILE, Endpoint
 from poclab import drills, models, report, runner, scores, system
 from poclab.drills import Drill, Row, drill
@@ -585,6 +589,17 @@ class TestTheCommand:
         assert done.returncode == 0, done.stderr
         assert "survival" in done.stdout
         assert not (poc / "mlflow.db").exists()
+
+    def test_ends_at_ctrl_c_with_a_word(self, poc):
+        """In the middle of a hang that would take half a minute: no traceback, no complaint of an event loop, no kernel left."""
+        command = [sys.executable, "-m", "poclab", "drill", str(poc), "--fault", "hang", "--timeout", "30"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        until(lambda: any(poc.glob("ledger.db")), "the kernel asks its first case")
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=DEADLINE_S)
+
+        assert (*said, process.returncode) == ("", "stopped.\n", 130)
 
     def test_refuses_a_mistyped_fault_with_the_nearest(self, poc, run_poclab):
         """Before a kernel starts."""
