@@ -206,6 +206,8 @@ def _ends(content: bytes) -> bool:
 def error_code(answer: Mapping[str, Any]) -> int | None:
     """Return the HTTP status that an error inside an answer names, by its number or in words."""
     error = answer.get("error")
+    if not error:
+        return None
     told = [error.get(name) for name in ("code", "status", "type")] if isinstance(error, dict) else [error]
     codes = [int(one) for one in told if re.fullmatch(r"[45][0-9]{2}", str(one))]
     words = " ".join(one for one in told if isinstance(one, str)).lower()

@@ -207,7 +207,7 @@ class Exchange:
             self.context.end(self, None)
             self.purchase.give_up()
             return
-        if error is None and self.trouble is None:  # an error that stands inside of a stream
+        if self.handed and error is None and self.trouble is None:  # an error that stands inside of a stream
             self.trouble = self.come.trouble()
         reading = self.come.reading if error is None else answers.Reading(None, f"{type(error).__name__}: {error}")
         if reading.answer is None and self.purchase.entry is None:
@@ -221,19 +221,10 @@ class Exchange:
         self.context.end(self, call)
         if self.asked.case is not None:
             self.where.run(close_step, self.step)
-        log.info(
-            "%s case=%s model=%s status=%d attempts=%d %s tokens=%s+%s cost_usd=%s %.3f s%s",
-            *self._named,
-            *(
-                call.status,
-                call.attempts,
-                "replayed" if call.replayed else "live",
-                call.tokens_in,
-                call.tokens_out,
-                call.cost_usd,
-                call.latency_s,
-            ),
-            f" {printable(redaction.conceal(reading.problem))}" if reading.problem else "",
+        self._log(
+            "status=%d attempts=%d %s tokens=%s+%s cost_usd=%s %.3f s%s",
+            *(call.status, call.attempts, "replayed" if call.replayed else "live", call.tokens_in, call.tokens_out, call.cost_usd),
+            *(call.latency_s, f" {printable(redaction.conceal(reading.problem))}" if reading.problem else ""),
         )
 
     def _call(self, answer: dict[str, Any] | None) -> Call:
@@ -288,11 +279,7 @@ class Exchange:
         pause_s = limits.pause_s(attempt, self.trouble, random.random)
         if not limits.may_retry(self.trouble, attempt, answered) or pause_s >= self.asked.left_s:
             return False
-        log.info(
-            "%s case=%s model=%s %s: asking again in %.1f s",
-            *self._named,
-            *(self.trouble.kind, pause_s),
-        )
+        self._log("%s: asking again in %.1f s", self.trouble.kind, pause_s)
         if self.trouble.billed:
             self.purchase.write_off()
         yield Wait(pause_s)
@@ -415,10 +402,10 @@ class Exchange:
 
     # --- what has come
 
-    @property
-    def _named(self) -> tuple[str, str, str]:
-        """The request's id, its case and its model, as a line of a log may show them."""
-        return self.context.request_id, *(printable(redaction.conceal(one)) for one in (self.context.case_id or "-", self.model))
+    def _log(self, text: str, *values: Any) -> None:
+        if log.isEnabledFor(logging.INFO):
+            named = (printable(redaction.conceal(one)) for one in (self.context.case_id or "-", self.model))
+            log.info(f"%s case=%s model=%s {text}", self.context.request_id, *named, *values)
 
     @property
     def _redirected(self) -> bool:

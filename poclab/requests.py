@@ -32,7 +32,7 @@ MODES = ("auto", "live", "replay")
 MODE, BUDGET, RETRY = "POCLAB_MODE", "POCLAB_BUDGET", "POCLAB_RETRY_FAILED"
 #: The names of headers and of query parameters that hold a secret; under any other name, what looks like a key is taken for one.
 SECRET = re.compile(r"auth|key|token|secret|cookie|password|credential|signature|^sig$", re.IGNORECASE)
-KEY = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[\w+/=.~-]{20,}")
+KEY, SHORTEST_KEY = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[\w+/=.~-]+"), 20
 #: Those of the HTTP library and of the SDK, and ids, of which each request has another.
 ORDINARY = re.compile(
     r"accept|content-|host$|user-agent$|connection$|transfer-|x-stainless|openai-|idempotency|.*(request|trace|span|correlation)"
@@ -143,7 +143,7 @@ def _remember_secrets(request: Any) -> None:
     """Conceal from now on the keys that a request carries, in whatever form: endpoints echo them in their answers."""
     remember_key(request.url.password or "")
     for name, value in (*request.headers.items(), *request.url.params.multi_items()):
-        if SECRET.search(name) or (KEY.fullmatch(value) and not ORDINARY.match(name)):
+        if SECRET.search(name) or (len(value) >= SHORTEST_KEY and KEY.fullmatch(value) and not ORDINARY.match(name)):
             for secret in _secrets(value):
                 remember_key(secret)
 
