@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from poclab import answers, tracking
+from poclab import tracking
+from poclab.answers import Arrival
 from poclab.errors import InputError, printable
 from poclab.files import require_poc
 from poclab.ledger import LEDGER, Entry, Ledger
@@ -122,7 +123,8 @@ def _entry_lines(entry: Entry) -> Iterator[str]:
     yield f"{entry.path} {entry.model} at {entry.endpoint}, {entry.at}: {tokens}, {money(entry.cost_usd)}, {entry.latency_s:.3f} s"
     yield f"ledger {entry.name}; case {entry.case_id or '(none)'}; request {entry.request_id}"
     yield f"  input: {_text(entry.body)}"
-    yield f"  output: {_text(answers.read(entry.status, entry.headers, entry.content).answer)}"
+    answer = Arrival(entry.status, entry.headers, [entry.content], streams=True).reading.answer
+    yield f"  output: {_text(answer)}"
 
 
 def _text(value: Any) -> str:

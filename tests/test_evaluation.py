@@ -352,6 +352,25 @@ def test_the_request_id_leads_to_everything(endpoint, cases):
     assert "more trace" not in text and repr(inspect("q07", cases.poc)) == text
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_case_without_a_trace_is_shown_from_the_ledger(endpoint, cases, stream):
+    """Its prompt and its answer, which may have been a stream."""
+    from poclab.inspection import inspect
+
+    client = models.client(base_url=endpoint.url, api_key=KEY)
+
+    def answer(inputs):
+        asked = [{"role": "user", "content": inputs["question"]}]
+        reply = client.chat.completions.create(model="m", messages=asked, max_tokens=50, stream=stream)
+        return "".join(chunk.choices[0].delta.content or "" for chunk in reply) if stream else reply.choices[0].message.content
+
+    poclab.evaluate(answer, cases, [scores.exact()], version=VERSION, traces="none")
+    text = repr(inspect("q07", cases.poc))
+
+    assert "no trace is stored" in text
+    assert "[user] case 07: ANSWER:{a7}" in text and "[assistant] a7" in text
+
+
 def test_an_unknown_id_is_refused(cases):
     """With what an id looks like; quotes in it reach no query."""
     from poclab.inspection import inspect
