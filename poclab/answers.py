@@ -38,6 +38,8 @@ class Answer:
     headers: Mapping[str, str]
     content: bytes = b""
     response: Any = None
+    #: Whether the content is server-sent events.
+    events: bool = False
     #: The connection breaks after the content.
     broken: bool = False
 
@@ -77,13 +79,13 @@ class Arrival:
         """Whether this is a stream that goes to its reader as it comes; one that is compressed is read whole."""
         encoded = self.headers.get("content-encoding", "identity").lower() != "identity"
         is_json = "json" in self.headers.get("content-type", "")
-        return self.ok and not encoded and (is_stream(self.headers) or (self.streams and not is_json))
+        return self.ok and not encoded and (_is_event_stream(self.headers) or (self.streams and not is_json))
 
     @property
     def is_stream(self) -> bool:
         """Whether these are server-sent events; some endpoints give them another type."""
         begins = self.chunks[0].lstrip()[:6] if self.chunks else b""
-        return is_stream(self.headers) or (self.streams and begins.startswith((b"data:", b"event:", b"id:", b":")))
+        return _is_event_stream(self.headers) or (self.streams and begins.startswith((b"data:", b"event:", b"id:", b":")))
 
     @property
     def reading(self) -> Reading:
@@ -122,10 +124,10 @@ class Arrival:
     def answer(self, request_id: str) -> Answer:
         """Return it as the SDK is given it."""
         kept = {name: value for name, value in self.headers.items() if name.lower() not in OF_THE_WIRE}
-        return Answer(self.status, kept | {"x-poclab-request-id": request_id}, self.content)
+        return Answer(self.status, kept | {"x-poclab-request-id": request_id}, self.content, events=self.is_stream)
 
 
-def is_stream(headers: Mapping[str, str]) -> bool:
+def _is_event_stream(headers: Mapping[str, str]) -> bool:
     """Tell whether these are the headers of server-sent events."""
     return headers.get("content-type", "").lower().startswith("text/event-stream")
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from poclab.answers import Answer, is_stream, parsed
+from poclab.answers import Answer, parsed
 from poclab.cases import Case
 from poclab.exchange import CutShort
 from poclab.files import canonical, digest
@@ -189,7 +189,7 @@ class HalfStream(Fault):
     name, expected, missing = "half_stream", "reports", "no request was a stream"
 
     def change(self, answer: Answer) -> Answer:
-        if answer.status // 100 != 2 or not is_stream(answer.headers):
+        if answer.status // 100 != 2 or not answer.events:
             return answer
         self.applied = True
         lines = answer.content.splitlines(keepends=True)
@@ -207,7 +207,7 @@ class _Reworded(Fault):
     def change(self, answer: Answer) -> Answer:
         if answer.status // 100 != 2:
             return answer
-        content = reworded(answer.content, self._text, events=is_stream(answer.headers))
+        content = reworded(answer.content, self._text, events=answer.events)
         if content is None:
             return answer
         self.applied = True

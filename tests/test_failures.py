@@ -289,6 +289,18 @@ def test_a_stream_of_another_type_is_recorded_and_replayed(cases, kind):
     assert len(asked) == 1
 
 
+def test_a_stream_of_another_type_is_drilled_as_a_stream(cases):
+    """Half of it breaks off under its reader, whatever it is called."""
+    client = clients(lambda request: streamed(events(delta("a"), delta("", "stop"), "[DONE]"), {"content-type": "text/plain"}))
+
+    def system(inputs):
+        asked = [{"role": "user", "content": inputs["question"]}]
+        return "".join(chunk.choices[0].delta.content for chunk in client.chat.completions.create(model="m", messages=asked, stream=True))
+
+    found = poclab.drill(system, cases, [scores.exact()], faults=["half_stream"])
+    assert list(found.rows[0].cases.values()) == [True] * 12
+
+
 def test_a_compressed_stream_is_recorded(cases):
     """Though it was asked for as it is."""
     content = gzip.compress(events(delta("a"), delta("b", "stop"), "[DONE]"))
