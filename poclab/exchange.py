@@ -123,10 +123,15 @@ class Exchange:
                         fix="read its stream, or close it",
                     )
                 yield Wait(min(LOOK_AGAIN, self.asked.time_left()))
-        if (entry := self.purchase.entry) is None:
-            return (yield from self._attempts_until_answered())
-        self.context.replay(entry.latency_s, self.delay_s)
-        return self._given(entry.status, dict(entry.headers), entry.content)
+        if (entry := self.purchase.entry) is not None:
+            self.context.replay(entry.latency_s, self.delay_s)
+            return self._given(entry.status, dict(entry.headers), entry.content)
+        if self.asked.offline:
+            self.attempts, self.started = 1, time.perf_counter()
+            answer = self._answered_offline()
+            self._record()
+            return answer
+        return (yield from self._attempts_until_answered())
 
     def _passed_on(self) -> Generator[Any, Any, Answer]:
         """Answer what is no model call: the list of models, a file."""
@@ -287,14 +292,7 @@ class Exchange:
 
     def _attempt(self) -> Generator[Any, Any, tuple[Answer | None, BaseException | None]]:
         """Ask once: return the answer or the error, and leave in `trouble` what is wrong with it."""
-        self.come = Arrival()
-        if self.asked.offline:
-            self.attempts += 1
-            self.started = time.perf_counter()
-            answer = self._answered_offline()
-            self._record()
-            return answer, None
-        self.sent = False
+        self.come, self.sent = Arrival(), False
         yield from self._enter()
         # Outside of a case the client's own limit holds.
         left = None if self.context.deadline is None else self.asked.time_left()
