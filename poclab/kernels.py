@@ -24,6 +24,8 @@ from poclab.files import check_json, read_json
 
 #: The papermill clients whose notebooks are being executed by this process.
 _running: set[Any] = set()
+#: How long, in seconds, a kernel that has done its work has to say which keys it used.
+TELLING_S = 5
 TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": list, "dict": dict, "None": type(None)}
 
 
@@ -35,9 +37,6 @@ class Parameter:
     types: tuple[str, ...]
     default: Any
 
-
-#: How long, in seconds, a kernel that has done its work has to say which keys it used.
-TELLING_S = 5
 
 NO_PARAMETER = Parameter("", (), None)
 
