@@ -51,7 +51,6 @@ NOTHING_TO_LOSE = "no case is right without it"
 EXAMPLES, LONGEST_EXAMPLE = 3, 160
 #: The faults in which a case waits.
 WAITING = (Hang.name, ServerError.name, SlowAnswer.name)
-Answered = tuple[CaseResult, runner.Outcome[Task]]
 PLAIN = (
     "test_set",
     "lock_digest",
@@ -67,6 +66,15 @@ PLAIN = (
     "cost_usd",
 )
 COLUMNS = ("fault", "expected", "survived", "interval", "n", "not survived")
+
+
+@dataclass(frozen=True)
+class _Met:
+    """What came of a case under a fault; `timed_out` if the runner ended it."""
+
+    fault: Fault
+    result: CaseResult
+    timed_out: bool
 
 
 @dataclass(frozen=True)
@@ -250,11 +258,11 @@ def drill(
             yield plan.task(dataclasses.replace(case, inputs=fault.inputs()), fault=fault)
 
     first = _answered(plan, list(tasks(Undisturbed)), workers)
-    before = {result.case_id: result for result, _ in first}
+    before = {one.result.case_id: one.result for one in first}
     # Those in which a case waits come first, so that the others fill the time.
     rest = _answered(plan, [task for name in sorted(names, key=[*WAITING, *names].index) for task in tasks(FAULTS[name])], workers)
-    met = {name: [one for one in rest if _fault(one[1]).name == name and _fault(one[1]).applied] for name in names}
-    live = [call for one in (*first, *rest) for call in (*one[0].calls, *one[0].judge_calls) if _was_live(call, _fault(one[1]))]
+    met = {name: [one for one in rest if one.fault.name == name and one.fault.applied] for name in names}
+    live = [call for one in (*first, *rest) for call in (*one.result.calls, *one.result.judge_calls) if _was_live(call, one.fault)]
     live += [call for call in plan.outside.calls if not call.replayed]
     return Drill(
         version=plan.version,
@@ -297,16 +305,16 @@ def _drawn(test_set: TestSet, seed: int, count: int) -> list[Case]:
     return [test_set.cases[place] for place in sorted(places)]
 
 
-def _answered(plan: Plan, tasks: Sequence[Task], workers: int) -> list[Answered]:
-    """Return the result and the outcome of each task, in their order."""
+def _answered(plan: Plan, tasks: Sequence[Task], workers: int) -> list[_Met]:
+    """Return what came of each task, in their order."""
     watch, done = Watch(len(tasks), plan.outside), {}
     run = runner.run(tasks, plan.ask, then=lambda answer: _scored(plan, answer), workers=workers, timeout_s=plan.timeout_s)
     try:
         with ruling(plan.outside):
             for outcome in arguments.progress(iter(run), len(tasks), "drill"):
                 result, _ = plan.settle(outcome)
-                done[outcome.index] = result, outcome
-                if isinstance(_fault(outcome), Undisturbed) or result.failure == "budget" or plan.outside.stop:
+                met = done[outcome.index] = _Met(outcome.task.context.fault, result, outcome.timed_out)
+                if isinstance(met.fault, Undisturbed) or result.failure == "budget" or plan.outside.stop:
                     watch.take(outcome, result)
                 if watch.error:
                     raise watch.error
@@ -322,14 +330,10 @@ def _scored(plan: Plan, answer: Any) -> Any:
     return plan.score(answer) if answer.task.context.fault.expected in ("answers", "reports") else answer
 
 
-def _fault(outcome: runner.Outcome[Task]) -> Fault:
-    return outcome.task.context.fault
-
-
-def _judged(kind: type[Fault], met: Sequence[Answered], before: Mapping[str, CaseResult]) -> Row:
-    tell = [(result, outcome) for result, outcome in met if _tells(kind, before[result.case_id])]
-    judged = {result.case_id: _survived(_fault(outcome), result, outcome) for result, outcome in tell}
-    lost = [result for result, _ in tell if not judged[result.case_id]]
+def _judged(kind: type[Fault], met: Sequence[_Met], before: Mapping[str, CaseResult]) -> Row:
+    tell = [one for one in met if _tells(kind, before[one.result.case_id])]
+    judged = {one.result.case_id: _survived(one) for one in tell}
+    lost = [one.result for one in tell if not judged[one.result.case_id]]
     examples = tuple(Example(one.case_id, _told(one)) for one in lost[:EXAMPLES])
     return Row(kind.name, kind.expected, judged, examples, "" if tell else NOTHING_TO_LOSE if met else kind.missing)
 
@@ -339,12 +343,12 @@ def _tells(kind: type[Fault], before: CaseResult) -> bool:
     return _right(before) if kind.expected == "answers" else not before.failure
 
 
-def _survived(fault: Fault, result: CaseResult, outcome: runner.Outcome[Task]) -> bool:
+def _survived(met: _Met) -> bool:
     """Tell whether a case did what is expected under a fault."""
-    reply = result.reply
+    fault, result, reply = met.fault, met.result, met.result.reply
     if fault.expected == "reports":
         if result.failure:  # to return nothing, or to let the time run out, tells nobody anything
-            return not outcome.timed_out and result.failure != "malformed_output"
+            return not met.timed_out and result.failure != "malformed_output"
         return _right(result) or bool(reply.text.strip() and abstained(reply))
     if result.failure:
         return False

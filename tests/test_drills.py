@@ -12,7 +12,7 @@ import pytest
 import poclab
 from conftest import DEADLINE_S, until
 from endpoint import HOSTILE, Endpoint
-from poclab import drills, models, report, runner, scores, system
+from poclab import drills, models, report, scores, system
 from poclab.drills import Drill, Row, drill
 from poclab.errors import EndpointError, InputError
 from poclab.faults import FAULTS, Fault
@@ -315,7 +315,7 @@ def judged(expected, reply, *, timed_out=False, **more):
     """Tell whether a reply under a fault survives."""
     fault = Fault(poclab.Case("q", {"question": "?"}), 0, 1.0)
     fault.expected = expected
-    return drills._survived(fault, result(reply, **more), runner.Outcome(0, None, timed_out=timed_out))
+    return drills._survived(drills._Met(fault, result(reply, **more), timed_out))
 
 
 @pytest.mark.parametrize(
