@@ -15,7 +15,7 @@ import json
 import math
 import random
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,9 +149,8 @@ def _further(values: Iterable[float | None], cases: int) -> Amount | None:
     return Amount(cases * mean, max(0.0, cases * mean - reach), cases * mean + reach)
 
 
-def table(rows: Mapping[str, Projection | None]) -> list[str]:
+def summary(known: Sequence[Projection]) -> list[str]:
     """Return the lines below the trials: what all that is left takes, and what it cost to find out."""
-    known = [one for one in rows.values() if one is not None]
     if not known:
         return []
     sums = ", ".join(f"{shown(name, total(known, name))} {name.replace('_', ' ')}" for name in AMOUNTS[:3])

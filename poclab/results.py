@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from poclab import tracking
 from poclab.errors import InputError
+from poclab.ledger import Spent
 from poclab.stats import edges
 from poclab.sweeps import Sweep
 from poclab.tables import frame, text_table
@@ -74,8 +75,7 @@ class Results:
     parent_run_id: str | None
     lock_digest: str
     corpus_digest: str | None
-    #: What the sweep's budget was used for; empty without one.
-    budget: str = ""
+    budget: Spent | None = None
 
     @property
     def errors(self) -> tuple[Record, ...]:
@@ -143,10 +143,11 @@ class Results:
             if self.ran < len(self.records)
             else ""
         )
+        budget = f"{self.budget}\n" if self.budget else ""
         documents = f"; corpus {self.corpus_digest[:12]}" if self.corpus_digest else ""
         return (
             f"lock {self.lock_digest[:12]}{documents}\n"
-            f"{self.budget}{many}Intervals are 95%, each trial by itself: the best of many looks better than it is.\n"
+            f"{budget}{many}Intervals are 95%, each trial by itself: the best of many looks better than it is.\n"
             f"Which trials differ from the baseline: `poclab compare {_relative(self.sweep.poc)}`"
         )
 

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from poclab.charter import METRICS
 from poclab.errors import InputError, PocError, StoreError
 from poclab.evaluation import user
 from poclab.files import WORK, digest, parse_json, plain, read_json, read_text, work_folder, write_atomic
-from poclab.ledger import LEDGER, Ledger
+from poclab.ledger import LEDGER, Ledger, Spent
 from poclab.projection import Projection
 from poclab.recording import TRIAL_FOLDER, TRIAL_RUN, run_end, run_place
 from poclab.redaction import conceal, conceal_json, secrets, shown
@@ -57,45 +57,39 @@ def _inputs(poc: Path) -> dict[str, str | None]:
 
 def planned_table(sweep: Sweep) -> str:
     """Return the trials of a sweep as a table, with what is known of each."""
-    planned = plan(sweep)
-    known = _Driver(sweep, print).known()
-    projected = _projected(sweep, planned, known)
+    planned, driver = plan(sweep), _Driver(sweep, print)
+    driver.open_budget(planned)
+    known = driver.known()
+    todo = {trial_id: trial for trial_id, trial in planned if trial_id not in known}
+    projected = _projected(sweep, todo, driver.budget)
+    foreseen = {trial_id: one for trial_id, one in projected.items() if isinstance(one, Projection)}
     names = [name for name in sweep.varied if name != "poc"]
     rows = []
     for trial_id, trial in planned:
-        found = projected.get(trial_id)
-        told = found.cells() if isinstance(found, Projection) else ["0" if trial_id in known else "?", *[""] * 4]
-        rows.append(
-            [trial_id, "done" if trial_id in known else "to run", *told, *(trial.parameters.get(one, "(default)") for one in names)]
-        )
+        told = foreseen[trial_id].cells() if trial_id in foreseen else ["?" if trial_id in todo else "0", *[""] * 4]
+        rows.append([trial_id, "to run" if trial_id in todo else "done", *told, *(trial.parameters.get(one, "(default)") for one in names)])
     heads = ["trial", "state", "cases left", "calls", "tokens in", "tokens out", "cost", *names]
-    lines = [f"{len(rows)} trials, {len(rows) - len(known.keys() & {row[0] for row in rows})} to run, {sweep.jobs} at a time"]
-    lines += projection.table({trial_id: one for trial_id, one in projected.items() if isinstance(one, Projection)})
+    lines = [f"{len(rows)} trials, {len(todo)} to run, {sweep.jobs} at a time", *projection.summary(list(foreseen.values()))]
     lines += [f"cannot be foreseen: {problem}" for problem in sorted({one for one in projected.values() if isinstance(one, str)})]
-    driver = _Driver(sweep, print)
-    if sweep.max_cost_usd is not None:
-        driver.open_budget(planned)
-        lines.append(driver.spent().strip())
-        to_pay, left = projection.total([one for one in projected.values() if isinstance(one, Projection)], "cost_usd"), driver.left_usd
-        if to_pay and to_pay.value > left:
-            lines.append(f"this does not fit: {money(left)} is left; raise limits.max_cost_usd")
+    if spent := driver.spent():
+        lines.append(str(spent))
+        to_pay = projection.total(list(foreseen.values()), "cost_usd")
+        if to_pay and to_pay.value > spent.left_usd:
+            lines.append(f"this does not fit: {money(spent.left_usd)} is left; raise limits.max_cost_usd")
     return "\n".join([text_table(heads, rows), *lines])
 
 
-def _projected(sweep: Sweep, planned: Sequence[tuple[str, Trial]], known: Container[str]) -> dict[str, Projection | str]:
+def _projected(sweep: Sweep, todo: Mapping[str, Trial], budget: str | None) -> dict[str, Projection | str]:
     """Return for each trial that is to run what it is going to take, or why nobody knows; the sweep's budget holds here, too."""
-    driver = _Driver(sweep, print)
-    driver.open_budget(planned)
-    todo = [(trial_id, trial) for trial_id, trial in planned if trial_id not in known]
 
     def one(trial: Trial) -> Projection | str:
         try:
-            return rehearsals.project(sweep.poc, sweep.notebook, trial.parameters, env={BUDGET: driver.budget} if driver.budget else {})
+            return rehearsals.project(sweep.poc, sweep.notebook, trial.parameters, env={BUDGET: budget} if budget else {})
         except InputError as problem:
             return problem.message
 
     with ThreadPoolExecutor(sweep.jobs) as pool:
-        return dict(zip((trial_id for trial_id, _ in todo), pool.map(one, (trial for _, trial in todo)), strict=True))
+        return dict(zip(todo, pool.map(one, todo.values()), strict=True))
 
 
 def run_sweep(sweep: Sweep, *, say: Callable[[str], None] = lambda line: None, retry_failed: bool = False) -> Results:
@@ -149,14 +143,9 @@ class _Driver:
             self.budget = f"sweep {self.sweep.name} {digest(sorted(trial_id for trial_id, _ in planned))[:12]}"
             Ledger.open(self.sweep.poc / LEDGER).open_budget(self.budget, self.sweep.max_cost_usd)
 
-    def spent(self) -> str:
-        """Return what the budget was used for, in a line of its own."""
-        return f"{Ledger.open(self.sweep.poc / LEDGER).spent(self.budget)}\n" if self.budget else ""
-
-    @property
-    def left_usd(self) -> float:
-        found = Ledger.open(self.sweep.poc / LEDGER).spent(self.budget)
-        return max(0.0, found.limit_usd - found.used_usd)
+    def spent(self) -> Spent | None:
+        """Return how the budget stands; None without one."""
+        return Ledger.open(self.sweep.poc / LEDGER).spent(self.budget) if self.budget else None
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:

@@ -9,8 +9,8 @@ from conftest import CHARTER
 from endpoint import Endpoint
 from poclab import freezing, models, scores
 from poclab.evaluation import Plan
-from poclab.projection import SAMPLE, Amount, Projection, _further, project, shown, table, total
-from poclab.report import money
+from poclab.projection import SAMPLE, Amount, Projection, _further, project, shown, summary, total
+from poclab.tables import money
 
 PRICES = "prices: {m: {input: 1.0, output: 4.0, on: 2026-11-25, source: the test endpoint}}\n"
 
@@ -106,7 +106,7 @@ def test_what_a_failed_sample_cost_is_told(endpoint, cases):
 
     assert (endpoint.counts()["billed"], found.sampled, found.cost_usd) == (5, 0, None)
     assert found.sampled_usd == pytest.approx(endpoint.counts()["bill_usd"])
-    assert any(line.startswith(f"to find this out, {money(found.sampled_usd)} was paid") for line in table({"trial": found}))
+    assert any(line.startswith(f"to find this out, {money(found.sampled_usd)} was paid") for line in summary([found]))
 
 
 def test_the_range_is_a_prediction_interval():

@@ -48,6 +48,10 @@ class Spent:
     def used_usd(self) -> float:
         return self.settled_usd + self.in_flight_usd + self.unanswered_usd
 
+    @property
+    def left_usd(self) -> float:
+        return max(0.0, self.limit_usd - self.used_usd)
+
     def __str__(self) -> str:
         more = f", and up to ${self.unanswered_usd:.4f} for calls without an answer" if self.unanswered_usd else ""
         more += f"; ${self.in_flight_usd:.4f} is reserved for calls under way" if self.in_flight_usd else ""
