@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from poclab import freezing, rag
+from poclab import TestSet, freezing, rag
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 #: How long a test waits for what must happen.
@@ -54,6 +54,7 @@ sponsor: Grace Example
 criteria:
   - {metric: accuracy, at_least: 0.8, split: test}
 """
+PRICES = "prices: {m: {input: 1.0, output: 4.0, on: 2026-11-25, source: the test endpoint}}\n"
 SIGNED = "signed: {by: Grace Example, on: 2026-11-23, where: minutes of the kick-off}\n"
 PROMPTS = {
     "plain.md": "Answer in one sentence, from these passages.\n\n{{context}}\n\nQuestion: {{question}}\n",
@@ -144,6 +145,24 @@ def swept(make_poc, run_poclab, tmp_path_factory):
     done = run_poclab("sweep", folder, POCLAB_TEST_API_KEY="sk-swept-0123456789abcdef")
     assert done.returncode == 0, done.stderr
     return folder, done
+
+
+def plain_cases(folder, count):
+    """Freeze so many cases of a POC whose charter has a price for the model `m`, and return them."""
+    (folder / "charter.yaml").write_text(CHARTER + PRICES)
+    lines = (
+        {"id": f"q{i:02}", "inputs": {"question": f"case {i:02}"}, "expected": {"answers": ["a"]}, "split": "dev"} for i in range(count)
+    )
+    (folder / "cases.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    freezing.freeze(folder / "cases.jsonl")
+    return TestSet.load(folder / "cases.jsonl").split("dev")
+
+
+def completion(text, reason="stop", **message):
+    """Return what an endpoint answers to a chat."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": text, **message}, "finish_reason": reason}
+    usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+    return {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
 
 
 def copy_poc(poc, folder):

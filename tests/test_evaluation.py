@@ -6,7 +6,7 @@ import openai
 import pytest
 
 import poclab
-from conftest import CHARTER
+from conftest import CHARTER, PRICES
 from endpoint import Endpoint
 from poclab import Case, freezing, models, scores
 from poclab.errors import EndpointError, InputError, StoreError
@@ -17,7 +17,6 @@ from poclab.scores import Score
 from poclab.system import Call, CaseContext, Reply, Step
 
 KEY = "sk-the-right-key-1"
-PRICES = "prices: {m: {input: 1.0, output: 4.0, on: 2026-11-25, source: the test endpoint}}\n"
 VERSION = poclab.Version("echo", model="m")
 
 

@@ -10,35 +10,23 @@ import openai
 import pytest
 
 import poclab
-from conftest import CHARTER
+from conftest import CHARTER, completion, plain_cases
 from poclab import freezing, scores
 from poclab.inspection import inspect
 from poclab.ledger import LEDGER, Ledger, entries
 from poclab.transport import adapter
 
-PRICES = "prices: {m: {input: 1.0, output: 4.0, on: 2026-11-25, source: the test endpoint}}\n"
-
 
 @pytest.fixture
 def cases(tmp_path, monkeypatch):
-    (tmp_path / "charter.yaml").write_text(CHARTER + PRICES)
-    lines = ({"id": f"q{i:02}", "inputs": {"question": f"case {i:02}"}, "expected": {"answers": ["a"]}, "split": "dev"} for i in range(12))
-    (tmp_path / "cases.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    freezing.freeze(tmp_path / "cases.jsonl")
     monkeypatch.setenv("POCLAB_POC", str(tmp_path))
-    return poclab.TestSet.load(tmp_path / "cases.jsonl").split("dev")
+    return plain_cases(tmp_path, 12)
 
 
 def clients(script, made=openai.OpenAI, http=httpx2.Client):
     """Return a client whose endpoint answers in this process, as `script(request)` says."""
     transport = adapter(httpx2)(lambda: httpx2.MockTransport(script))
     return made(api_key="sk-0123456789", base_url="http://server/v1", max_retries=0, http_client=http(transport=transport))
-
-
-def said(text="a", reason="stop", **message):
-    choice = {"index": 0, "message": {"role": "assistant", "content": text, **message}, "finish_reason": reason}
-    usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
-    return {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
 
 
 def answering(script):
@@ -93,7 +81,7 @@ def test_one_refusal_among_calls_side_by_side_is_the_endpoints(cases):
     def script(request):
         if b"refuse" in request.content:
             return httpx2.Response(429, json={"error": {"message": "no"}}, headers={"x-should-retry": "false"})
-        return httpx2.Response(200, json=said())
+        return httpx2.Response(200, json=completion("a"))
 
     async def system(inputs):
         async with clients(script, openai.AsyncOpenAI, httpx2.AsyncClient) as client:
@@ -141,7 +129,7 @@ def test_an_error_in_words_inside_of_an_answer_is_asked_again(cases):
 
     def script(request):
         if request.content in seen:
-            return httpx2.Response(200, json=said())
+            return httpx2.Response(200, json=completion("a"))
         seen.add(request.content)
         return httpx2.Response(200, json={"error": "overloaded"})
 
@@ -164,10 +152,10 @@ def test_a_time_limit_of_the_systems_own_around_a_call_is_a_timeout(cases):
 @pytest.mark.parametrize(
     ("answer", "outcome"),
     [
-        (said(None, refusal="I will not."), "refused"),
-        (said(None, "content_filter"), "refused"),
-        (said(None, "length"), "truncated"),
-        (said(None), "malformed_output"),
+        (completion(None, refusal="I will not."), "refused"),
+        (completion(None, "content_filter"), "refused"),
+        (completion(None, "length"), "truncated"),
+        (completion(None), "malformed_output"),
     ],
 )
 def test_an_answer_without_a_text_is_classed_by_why(cases, answer, outcome):
@@ -262,7 +250,7 @@ def test_replies_in_spite_of_a_failed_call_are_told(cases):
 
 @pytest.mark.parametrize(
     "answer",
-    [{}, {"choices": []}, said(reason="error"), {"choices": None, "usage": {}}],
+    [{}, {"choices": []}, completion("a", "error"), {"choices": None, "usage": {}}],
     ids=["nothing", "no choice", "an error as the reason", "null"],
 )
 def test_an_answer_that_says_nothing_is_not_recorded(cases, answer):
@@ -370,7 +358,7 @@ def test_a_case_is_traced_by_whatever_name_it_has(tmp_path, name):
 
 def test_tokens_that_the_endpoint_did_not_say_are_not_shown_as_none_at_all(cases):
     """Ten in, and out nobody knows: the trace says ten in, and nothing of out."""
-    answer = {**said(), "usage": {"prompt_tokens": 10}}
+    answer = {**completion("a"), "usage": {"prompt_tokens": 10}}
     client = clients(lambda request: httpx2.Response(200, json=answer))
     report = poclab.evaluate(lambda inputs: ask(client, "?"), cases, [scores.exact()], version=poclab.Version("v", model="m"))
     span = inspect(report.results[0].trace_id, cases.poc).trace["spans"][1]

@@ -1,18 +1,15 @@
 import functools
-import json
 import math
 
 import pytest
 
 import poclab
-from conftest import CHARTER
+from conftest import plain_cases
 from endpoint import Endpoint
-from poclab import freezing, models, scores
+from poclab import models, scores
 from poclab.evaluation import Plan
 from poclab.projection import SAMPLE, Amount, Projection, _further, project, shown, summary, total
 from poclab.tables import money
-
-PRICES = "prices: {m: {input: 1.0, output: 4.0, on: 2026-11-25, source: the test endpoint}}\n"
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +27,7 @@ def endpoint(served):
 
 @pytest.fixture
 def cases(tmp_path):
-    (tmp_path / "charter.yaml").write_text(CHARTER + PRICES)
-    lines = ({"id": f"q{i:02}", "inputs": {"question": f"case {i:02}"}, "expected": {"answers": ["a"]}, "split": "dev"} for i in range(40))
-    (tmp_path / "cases.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    freezing.freeze(tmp_path / "cases.jsonl")
-    return poclab.TestSet.load(tmp_path / "cases.jsonl").split("dev")
+    return plain_cases(tmp_path, 40)
 
 
 def system(endpoint):

@@ -9,15 +9,13 @@ import httpx
 import pytest
 
 import poclab
-from conftest import CHARTER
+from conftest import CHARTER, PRICES, completion, plain_cases
 from endpoint import Endpoint
-from poclab import freezing, models, redaction, requests, scores
+from poclab import models, redaction, requests, scores
 from poclab.errors import InputError
 from poclab.ledger import LEDGER, Ledger, entries
 from poclab.system import CaseContext
 from poclab.transport import adapter
-
-PRICES = "prices: {m: {input: 1.0, output: 4.0, on: 2026-11-25, source: the test endpoint}}\n"
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +33,7 @@ def endpoint(served):
 
 @pytest.fixture
 def cases(tmp_path):
-    (tmp_path / "charter.yaml").write_text(CHARTER + PRICES)
-    lines = ({"id": f"q{i:02}", "inputs": {"question": f"case {i:02}"}, "expected": {"answers": ["a"]}, "split": "dev"} for i in range(20))
-    (tmp_path / "cases.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    freezing.freeze(tmp_path / "cases.jsonl")
-    return poclab.TestSet.load(tmp_path / "cases.jsonl").split("dev")
+    return plain_cases(tmp_path, 20)
 
 
 def in_a_thread(work):
@@ -136,9 +130,7 @@ class Scripted:
 
 
 def answered(request, text="fine", **more):
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-    usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
-    return httpx.Response(200, json={"id": "c", "object": "chat.completion", "model": "m", "choices": [choice], "usage": usage, **more})
+    return httpx.Response(200, json=completion(text) | more)
 
 
 @pytest.fixture
