@@ -91,12 +91,10 @@ def evaluate(
     if folder := os.environ.get(projection.PROJECT):
         projection.project(make_plan, workers=workers, max_cost_usd=max_cost_usd).save(Path(folder))
         raise Rehearsed
-    test_set, scorers, version = given
     if asked := os.environ.get(drills.DRILL):
-        options = json.loads(asked)
-        folder = Path(options.pop("folder"))
-        drills.drill(system, test_set, scorers, version=version, workers=workers, **options).save(folder / DRILL_FILE)
+        _drill(system, given, workers, json.loads(asked))
         raise Rehearsed
+    test_set = given[0]
     plan = make_plan(traces=traces, mode=mode, budget=arguments.open_budget(test_set.poc, max_cost_usd), redact=redact)
     if retry_failed or os.environ.get(RETRY):
         plan.keep(_earlier(plan).results, lambda one: one.outcome in RETRIED)
@@ -116,6 +114,13 @@ def evaluate(
     if watch.error:
         raise watch.error
     return report
+
+
+def _drill(system: Any, given: tuple[TestSet, Sequence[Any], Version], workers: int, options: dict[str, Any]) -> None:
+    """Drill in place of an evaluation, as a rehearsed notebook is asked to; `options` are those of `drill`, and the folder of its file."""
+    folder = Path(options.pop("folder"))
+    test_set, scorers, version = given
+    drills.drill(system, test_set, scorers, version=version, workers=workers, **options).save(folder / DRILL_FILE)
 
 
 def _ask_all(plan: Plan, results: dict[int, CaseResult], recording: Recording, workers: int) -> Watch:
