@@ -382,8 +382,8 @@ def _corpus(poc: Path) -> Any:
 
 def _end(results: Any) -> None:
     _say(results.where())
-    if results.retryable:
-        _say(results.retryable)
+    if results.to_retry:
+        _say(results.to_retry)
     if results.errors:
         raise InputError(results.failures())
     if results.stopped:

@@ -95,11 +95,10 @@ class Results:
         )
 
     @property
-    def retryable(self) -> str:
-        """Which trials the endpoint failed, and what to do; empty without any."""
-        hit = [record for record in self.records if record.outcome == "ok" and record.retryable]
-        cases = sum(record.retryable for record in hit)
-        return f"the endpoint failed {cases} case(s) of {len(hit)} trial(s): --retry-failed asks these again" if hit else ""
+    def to_retry(self) -> str:
+        """How many cases the endpoint failed, and how to ask them again; empty without any."""
+        counts = [record.retryable for record in self.records if record.outcome == "ok" and record.retryable]
+        return f"the endpoint failed {sum(counts)} case(s) of {len(counts)} trial(s): --retry-failed asks these again" if counts else ""
 
     def ranked(self) -> list[Record]:
         """Return the trials that are ok, the best first; equal ones in the order of the sweep, those without the metric last.
