@@ -220,9 +220,9 @@ def run_end(report: Report) -> dict[str, Any]:
 def _line(record: Mapping[str, Any]) -> str:
     record = {**record, "steps": [_sound(step) for step in record["steps"]]}
     try:
-        return json.dumps(record, ensure_ascii=False, default=_shown)
+        return json.dumps(record, ensure_ascii=False, default=_safe_repr)
     except (TypeError, ValueError, RecursionError):  # a system may put anything into its steps: a tuple as a key, a list that holds itself
-        return json.dumps({**record, "steps": [_told(step) for step in record["steps"]]}, ensure_ascii=False, default=_shown)
+        return json.dumps({**record, "steps": [_told(step) for step in record["steps"]]}, ensure_ascii=False, default=_safe_repr)
 
 
 def _sound(step: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -232,12 +232,12 @@ def _sound(step: Mapping[str, Any]) -> Mapping[str, Any]:
     strange = numbers is None or any(isinstance(one, bool) or not isinstance(one, int | float | None) for one in numbers.values())
     ids = {name: step[name] for name in ("id", "parent") if step[name] is not None}
     if strange or not all(isinstance(one, str) and re.fullmatch("[0-9a-f]{16}", one) for one in ids.values()):
-        ids = {name: digest(_shown(one))[:16] for name, one in ids.items()}
-        return {**step, **ids, "attributes": {"attributes": _shown(given)} if strange else given}
+        ids = {name: digest(_safe_repr(one))[:16] for name, one in ids.items()}
+        return {**step, **ids, "attributes": {"attributes": _safe_repr(given)} if strange else given}
     return step
 
 
-def _shown(value: Any) -> str:
+def _safe_repr(value: Any) -> str:
     """Return a value as Python shows it, whatever it does when it is asked."""
     try:
         return repr(value)
@@ -270,7 +270,7 @@ def _redacted(record: dict[str, Any], redact: Callable[[str], str]) -> dict[str,
 def _told(step: Mapping[str, Any]) -> dict[str, Any]:
     """Return a step with its inputs and outputs as Python shows them, and of its attributes the texts and numbers."""
     attributes = {str(key): value for key, value in step["attributes"].items() if isinstance(value, (str, int, float))}
-    return {**step, "inputs": _shown(step["inputs"]), "outputs": _shown(step["outputs"]), "attributes": attributes}
+    return {**step, "inputs": _safe_repr(step["inputs"]), "outputs": _safe_repr(step["outputs"]), "attributes": attributes}
 
 
 def _link(uri: str | None, run_id: str | None) -> str | None:
