@@ -21,7 +21,7 @@ from poclab import offline, redaction, runner
 from poclab.answers import parsed
 from poclab.errors import EndpointError, InputError
 from poclab.redaction import shown
-from poclab.requests import FIX_KEY, FIX_URL, MODES, NO_KEY, not_an_api, remember_key
+from poclab.requests import FIX_KEY, FIX_URL, MODES, NO_KEY, not_an_api
 from poclab.transport import adapter
 
 if TYPE_CHECKING:
@@ -160,8 +160,9 @@ def _endpoint(api_key: str | None, base_url: str | None) -> tuple[str, str]:
             raise TypeError(f"api_key and base_url are texts, found {type(value).__name__}")
     own_url = (base_url or os.environ.get("OPENAI_BASE_URL") or "").strip().rstrip("/")
     key = (api_key or os.environ.get("OPENAI_API_KEY") or "").strip()
-    remember_key(key) if own_url else redaction.remember(key)
-    remember_key(urllib.parse.unquote(_password(own_url)))
+    remember = redaction.remember_unless_word if own_url else redaction.remember
+    remember(key)
+    redaction.remember_unless_word(urllib.parse.unquote(_password(own_url)))
     if own_url and not _is_url(own_url):
         raise EndpointError(f"{shown(own_url)!r} is not a URL", fix="export OPENAI_BASE_URL=http://host:port/v1, or with https://")
     if not re.fullmatch(r"[!-~]*", key):

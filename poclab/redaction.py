@@ -1,7 +1,7 @@
 """Keep key values out of everything that is written.
 
-Concealed: the values of environment variables whose names end like a secret, and every key that was handed to
-`poclab.models.client`. A key that poclab never saw cannot be recognised, and personal data is not looked for.
+Concealed: the values of environment variables whose names end like a secret, and every key that a client was given or a request
+carried. A key that poclab never saw cannot be recognised, and personal data is not looked for.
 """
 
 from __future__ import annotations
@@ -32,6 +32,12 @@ def remember(secret: str) -> None:
     """Conceal this value from now on."""
     if len(secret) >= SHORTEST:
         _remembered.add(secret)
+
+
+def remember_unless_word(value: str) -> None:
+    """Conceal this value from now on; not an ordinary word, as `api_key="anything"` for a server that takes any."""
+    if not WORD.fullmatch(value):
+        remember(value)
 
 
 def secrets() -> list[str]:

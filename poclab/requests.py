@@ -21,6 +21,7 @@ from poclab.files import find_poc
 from poclab.system import CaseContext, current_case
 
 #: Stands where a key would, in the Authorization header of a client that has none: requests that carry it stay on this machine.
+#: For `redaction` it is an ordinary word.
 NO_KEY = "no-api-key-was-given"
 #: The paths that are recorded, with the kind of step; the first that the request's path ends with counts.
 RECORDED = {"/chat/completions": "CHAT_MODEL", "/responses": "CHAT_MODEL", "/completions": "CHAT_MODEL", "/embeddings": "EMBEDDING"}
@@ -133,19 +134,13 @@ class Request:
         return left
 
 
-def remember_key(value: str) -> None:
-    """Conceal this value from now on; not an ordinary word, as `api_key="anything"` for a server that takes any."""
-    if value != NO_KEY and not redaction.WORD.fullmatch(value):
-        redaction.remember(value)
-
-
 def _remember_secrets(request: Any) -> None:
     """Conceal from now on the keys that a request carries, in whatever form: endpoints echo them in their answers."""
-    remember_key(request.url.password or "")
+    redaction.remember_unless_word(request.url.password or "")
     for name, value in (*request.headers.items(), *request.url.params.multi_items()):
         if SECRET.search(name) or (len(value) >= SHORTEST_KEY and KEY.fullmatch(value) and not ORDINARY.match(name)):
             for secret in _secrets(value):
-                remember_key(secret)
+                redaction.remember_unless_word(secret)
 
 
 def _secrets(value: str) -> Iterator[str]:
