@@ -23,6 +23,7 @@ LAST_BYTES = tuple(name.encode() for name in LAST)
 LONGEST_ERROR = 200
 #: How endpoints call, inside an answer, what they otherwise say by a status.
 STATUSES = (
+    (r"content.?filter", 400),
     (r"rate.?limit|too.?many.?requests|resource.?exhausted", 429),
     (r"overloaded|unavailable|server.?error|internal|time.?out", 503),
 )
@@ -110,13 +111,17 @@ class Arrival:
         found = self.reading.answer.get("choices") if self.reading.answer else None
         return bool(found) and len(found) >= choices and all(isinstance(one, dict) and one.get("finish_reason") for one in found)
 
+    @property
+    def error_code(self) -> int | None:
+        return error_code(self.reading.answer) if self.reading.answer is not None else None
+
     def trouble(self) -> limits.Trouble | None:
         """Return what is wrong with what came; None when it is an answer, or leads to one."""
         now = datetime.datetime.now(datetime.UTC)
         if not self.ok:
             return limits.of_status(self.status, self.headers, parsed(self.content), now)
         if self.reading.answer is not None:  # some endpoints put the status of another one behind theirs into the answer
-            code = error_code(self.reading.answer)
+            code = self.error_code
             return limits.of_status(code, self.headers, self.reading.answer, now) if code else None
         is_json = "json" in self.headers.get("content-type", "json").lower()
         return limits.Trouble("connection", True, billed=True) if is_json and _cut_short(self.content) else None
@@ -213,7 +218,8 @@ def error_code(answer: Mapping[str, Any]) -> int | None:
     told = [error.get(name) for name in ("code", "status", "type")] if isinstance(error, dict) else [error]
     codes = [int(one) for one in told if re.fullmatch(r"[45][0-9]{2}", str(one))]
     words = " ".join(one for one in told if isinstance(one, str)).lower()
-    return next(iter([*codes, *(status for pattern, status in STATUSES if re.search(pattern, words))]), None)
+    codes += [status for pattern, status in STATUSES if re.search(pattern, words)]
+    return codes[0] if codes else None if any(answer.get(name) for name in ("choices", "output", "data")) else 400
 
 
 def stop_reason(answer: Mapping[str, Any] | None) -> str | None:

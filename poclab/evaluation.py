@@ -20,7 +20,7 @@ from typing import Any
 from poclab import runner
 from poclab.cases import Case, TestSet
 from poclab.charter import Charter
-from poclab.errors import EndpointError, InputError, PocError, StoreError, told
+from poclab.errors import EndpointError, InputError, PocError, told
 from poclab.files import CHARTER, digest
 from poclab.ledger import BudgetError
 from poclab.limits import Breaker, causes
@@ -343,7 +343,8 @@ class Watch:
         if self.error is None and self.breaker.tripped:
             fatal, fix = self.breaker.tripped
             self.error = EndpointError(f"all of the first {self.breaker.of} case(s) failed by the same: {fatal}", fix=fix)
-        if self.error is None and isinstance(stop, StoreError | EndpointError):  # nothing can be kept, or this one not be replayed
+        # Nothing can be kept, or this one not be replayed, or nobody knows who pays for it.
+        if self.error is None and isinstance(stop, PocError) and not isinstance(stop, BudgetError):
             self.error = stop
         self.stopped = self.stopped or (self.error.message if self.error else "")
 

@@ -124,7 +124,8 @@ class Exchange:
                     )
                 yield Wait(min(LOOK_AGAIN, self.asked.time_left()))
         if (entry := self.purchase.entry) is not None:
-            self.context.replay(entry.latency_s, self.delay_s)
+            yield Wait(0)  # what is asked side by side with this begins now, and is not delayed by it
+            self.context.replay(entry.latency_s, self.asked.delay_s)
             return self._given(entry.status, dict(entry.headers), entry.content)
         if self.asked.offline:
             self.attempts, self.started = 1, time.perf_counter()
@@ -146,7 +147,6 @@ class Exchange:
     # --- what the case sees
 
     def _begin(self) -> None:
-        self.delay_s = self.context.delay_s
         self.purchase = Purchase(self.asked)
         self.step = open_step(self.path[1:], RECORDED[self.path], self.asked.body)
         # A stream may be read, or closed, where another case or none is current.
@@ -215,7 +215,7 @@ class Exchange:
         if self.handed and error is None and self.trouble is None:  # an error that stands inside of a stream
             self.trouble = self.come.trouble()
         reading = self.come.reading if error is None else answers.Reading(None, f"{type(error).__name__}: {error}")
-        if reading.answer is None and self.purchase.entry is None:
+        if self.purchase.entry is None:
             self.purchase.give_up()
         call = self._call(reading.answer)
         self._note_step(reading, call)
@@ -293,9 +293,14 @@ class Exchange:
     def _attempt(self) -> Generator[Any, Any, tuple[Answer | None, BaseException | None]]:
         """Ask once: return the answer or the error, and leave in `trouble` what is wrong with it."""
         self.come, self.sent = Arrival(), False
-        yield from self._enter()
-        # Outside of a case the client's own limit holds.
-        left = None if self.context.deadline is None else self.asked.time_left()
+        try:
+            yield from self._enter()
+            # Outside of a case the client's own limit holds.
+            left = None if self.context.deadline is None else self.asked.time_left()
+        except OutOfTime:
+            if self.gate.limited:
+                self.trouble = self.trouble or Trouble("rate_limited", False)
+            raise
         self.trouble, self.sent = None, True  # until here, what the last attempt met is what the request failed by
         self.attempts += 1
         self.started = time.perf_counter()
@@ -326,6 +331,8 @@ class Exchange:
             self.trouble = self.trouble or limits.of_error(CutShort())
         if self.trouble is None:
             self._record()
+        elif self.come.ok and (code := self.come.error_code):
+            self.come.status = code  # the SDK raises what it means, with its words
         return CutShort("the answer broke off") if self.trouble and self.come.ok else None
 
     def _enter(self) -> Generator[Any, Any, None]:
@@ -345,11 +352,9 @@ class Exchange:
             while (ticket := (yield Wait(min(PATIENCE_S, self.asked.time_left()), place))) is None:
                 self.gate.give_away()
             return ticket
-        except BaseException as error:
+        except BaseException:
             if not place.cancel():  # it was given at the same moment
                 self.ticket = place.result()
-            if isinstance(error, OutOfTime) and self.gate.limited:
-                self.trouble = self.trouble or Trouble("rate_limited", False)
             raise
 
     def _leave_gate(self, **how: bool) -> None:

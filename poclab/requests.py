@@ -10,6 +10,7 @@ import base64
 import contextlib
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -31,13 +32,14 @@ FIX_URL = "export OPENAI_BASE_URL=... with the address of an OpenAI-compatible A
 MODES = ("auto", "live", "replay")
 #: Set by a sweep or a command for all that runs below it. With `RETRY` an evaluation retries what the endpoint failed in the one before.
 MODE, BUDGET, RETRY = "POCLAB_MODE", "POCLAB_BUDGET", "POCLAB_RETRY_FAILED"
-#: The names of headers and of query parameters that hold a secret; under any other name, what looks like a key is taken for one.
-SECRET = re.compile(r"auth|key|token|secret|cookie|password|credential|signature|^sig$", re.IGNORECASE)
-KEY, SHORTEST_KEY = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[\w+/=.~-]+"), 20
-#: Those of the HTTP library and of the SDK, and ids, of which each request has another.
-ORDINARY = re.compile(
-    r"accept|content-|host$|user-agent$|connection$|transfer-|x-stainless|openai-|idempotency|.*(request|trace|span|correlation)"
+#: How the names of headers and of query parameters that hold a secret end.
+SECRET = re.compile(
+    r"(^|[^a-z])(authorization|auth|(api|access|subscription)?key|token|secret|cookie|password|credentials?|signature|sig)$", re.IGNORECASE
 )
+#: Under any other name, so many letters and digits in a row are taken for a key: names of models and versions have none.
+KEY = re.compile(r"(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{16,}")
+#: Ids, of which each request has another.
+IDS = re.compile(r"idempotency|request|trace|span|correlation|baggage")
 #: An extension of a request that is redirected: the address that was asked first.
 FIRST = "poclab_first_url"
 #: How long, in seconds, somebody outside of a case waits for an answer that another asks for, or as `Retry-After` says.
@@ -61,13 +63,17 @@ def ruling(outside: CaseContext) -> Iterator[None]:
 
 
 def _context_outside() -> CaseContext:
-    if not _outside:
+    # No system runs in the main thread: what is asked there is asked by hand, beside an evaluation.
+    if not _outside or threading.current_thread() is threading.main_thread():
         return CaseContext()
     if len({(one.poc, one.mode, one.budget) for one in _outside}) > 1:
-        raise InputError(
+        error = InputError(
             f"a thread that knows of no case asks a model while {len(_outside)} evaluations are under way: nobody knows for which",
             fix="start it by contextvars.copy_context().run, or evaluate one after the other",
         )
+        for one in _outside:  # the system may swallow it, and make up an answer
+            one.stop = one.stop or error
+        raise error
     return _outside[-1]
 
 
@@ -105,6 +111,7 @@ class Request:
             raise EndpointError(self.context.fatal[0], fix=FIX_KEY)
         if listing:
             self.path = "/models"
+        self.delay_s = self.context.delay_s
         self.paying = request.method == "POST"
         self.recorded = self.path in RECORDED and isinstance(self.body, dict)
         self.streams = self.recorded and bool(self.body.get("stream"))
@@ -119,9 +126,11 @@ class Request:
 
     @property
     def left_s(self) -> float:
-        """The seconds until the case's deadline, outside of a case a minute. What replayed answers took when they were paid is used up."""
-        context = self.context
-        return LONGEST_CLAIM_S if context.deadline is None else context.deadline - context.delay_s - time.monotonic()
+        """The seconds until the case's deadline, outside of a case a minute.
+
+        What replayed answers took when they were paid is used up, of those that had come when this request was made.
+        """
+        return LONGEST_CLAIM_S if self.context.deadline is None else self.context.deadline - self.delay_s - time.monotonic()
 
     def time_left(self) -> float:
         """Return `left_s`.
@@ -138,7 +147,7 @@ def _remember_secrets(request: Any) -> None:
     """Conceal from now on the keys that a request carries, in whatever form: endpoints echo them in their answers."""
     redaction.remember_unless_word(request.url.password or "")
     for name, value in (*request.headers.items(), *request.url.params.multi_items()):
-        if SECRET.search(name) or (len(value) >= SHORTEST_KEY and KEY.fullmatch(value) and not ORDINARY.match(name)):
+        if (SECRET.search(name) and name != "idempotency-key") or (KEY.search(value) and not IDS.search(name)):
             for secret in _secrets(value):
                 redaction.remember_unless_word(secret)
 

@@ -336,7 +336,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 def test_a_ledger_that_cannot_be_written_is_refused_at_once(there):
     """A read-only file or folder is an error before the first call. The superuser, whom no mode stops, becomes somebody else for it."""
     code = """
-import os, sqlite3
+import os, sqlite3, urllib.parse
 from poclab.errors import StoreError
 if os.getuid() == 0:
     os.setgid(65534), os.setuid(65534)
