@@ -359,7 +359,7 @@ def _survived(met: _Met) -> bool:
 
 def _right(result: CaseResult) -> bool:
     first = next(iter(result.scores.values()), None)
-    return first is not None and first.value is not None and first.value >= 0.5
+    return first is not None and first.right
 
 
 def _told(result: CaseResult) -> str:

@@ -369,7 +369,7 @@ def outcome_of(reply: Reply, first: Score | None, context: CaseContext) -> str:
 
     A score of one half or more is `ok`, and so is a reply that the first score does not apply to.
     """
-    if first is None or (first.value is not None and first.value >= 0.5):
+    if first is None or first.right:
         return "ok"
     if stopped := next((call.stopped for call in reversed(context.calls) if call.stopped), ""):
         return stopped

@@ -82,7 +82,7 @@ class CaseResult:
     def __post_init__(self) -> None:
         if not self.outcome:  # of a report from before there were outcomes
             first = next(iter(self.scores.values()), None)
-            object.__setattr__(self, "outcome", self.failure or ("ok" if first is None or (first.value or 0) >= 0.5 else "wrong"))
+            object.__setattr__(self, "outcome", self.failure or ("ok" if first is None or first.right else "wrong"))
 
     @property
     def billed_calls(self) -> list[Call]:

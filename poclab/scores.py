@@ -62,6 +62,11 @@ class Score:
     answer: str = ""
     reason: str = ""
 
+    @property
+    def right(self) -> bool:
+        """Whether it is one half or more."""
+        return self.value is not None and self.value >= 0.5
+
 
 @dataclass(frozen=True)
 class Scorer:
