@@ -365,3 +365,70 @@ def test_tokens_that_the_endpoint_did_not_say_are_not_shown_as_none_at_all(cases
 
     assert span["attributes"]["tokens_in"] == 10
     assert not {"tokens", "tokens_out"} & set(span["attributes"])
+
+
+# --- again
+
+
+def test_a_call_beside_one_that_is_replayed_has_all_of_its_time(cases):
+    """Two side by side, one of which failed: when it is asked again, the recorded half does not use up the case's time."""
+    broken = [True]
+
+    async def script(request):
+        await asyncio.sleep(1.2)
+        if broken[0] and b"second" in request.content:
+            return httpx2.Response(500, json={}, headers={"x-should-retry": "false"})
+        return httpx2.Response(200, json=completion("a"))
+
+    async def system(inputs):
+        async with clients(script, openai.AsyncOpenAI, httpx2.AsyncClient) as client:
+            asked = ([{"role": "user", "content": f"{which} {inputs['question']}"}] for which in ("first", "second"))
+            done = await asyncio.gather(*(client.chat.completions.create(model="m", messages=one) for one in asked))
+            return done[1].choices[0].message.content
+
+    two = poclab.TestSet(cases.cases[:2], path=cases.path)
+    first = outcomes(system, two, timeout_s=2.2)
+    broken[0] = False
+    again = outcomes(system, two, timeout_s=2.2, retry_failed=True)
+
+    assert (first, again) == ({"server_error": 2}, {"ok": 2})
+
+
+def test_an_answer_that_was_not_kept_takes_no_place(cases):
+    """A system asks again when it was told nothing: in a replay the first answer that is there is the one that it got."""
+    asked = []
+
+    def script(request):
+        asked.append(request)
+        return httpx2.Response(200, json={**completion("a"), "choices": []} if len(asked) % 2 else completion("a"))
+
+    client = clients(script)
+
+    def system(inputs):
+        for _ in range(3):
+            given = client.chat.completions.create(model="m", messages=[{"role": "user", "content": inputs["question"]}])
+            if given.choices:
+                return given.choices[0].message.content
+
+    first = outcomes(system, cases, workers=1)
+    replayed = outcomes(system, cases, mode="replay")
+
+    assert (first, replayed, len(asked)) == ({"ok": 12}, {"ok": 12}, 24)
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "outcome"),
+    [
+        ({"code": 400, "message": "the prompt is too long"}, openai.BadRequestError, "crashed"),
+        ({"code": "invalid_prompt", "message": "the prompt is too long"}, openai.BadRequestError, "crashed"),
+        ({"code": "content_filter", "message": "the prompt is too long"}, openai.BadRequestError, "refused"),
+    ],
+)
+def test_an_error_inside_of_an_answer_is_raised_with_its_words(cases, error, raised, outcome):
+    """With status 200 around it the SDK would see an answer without choices, or a connection that broke."""
+    client = clients(lambda request: httpx2.Response(200, json={"error": error}))
+    for more in ({}, {"stream": True}):
+        with pytest.raises(raised, match="the prompt is too long"):
+            client.chat.completions.create(model="m", messages=[], **more)
+
+    assert outcomes(lambda inputs: ask(client, inputs["question"]), cases) == {outcome: 12}

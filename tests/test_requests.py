@@ -98,7 +98,18 @@ def test_nobody_guesses_whose_budget_a_thread_uses(endpoint, cases):
         found = threaded(endpoint)({"question": "whose?"})
 
     assert "2 evaluations are under way" in found
+    assert all("2 evaluations are under way" in str(one.stop) for one in both)  # both are told, whatever the system makes of it
     assert endpoint.counts()["requests"] == 0
+
+
+def test_what_is_asked_by_hand_beside_an_evaluation_is_none_of_its_calls(cases, folder):
+    """No system runs in the main thread: a prompt that is tried there has neither its mode nor its budget, and leaves its cost known."""
+    outside = CaseContext(poc=cases.poc, mode="replay", budget="none such")
+    server = Scripted(answered)
+    with requests.ruling(outside):
+        assert server.ask().status_code == 200
+
+    assert (outside.calls, outside.stop, len(server.seen)) == ([], None, 1)
 
 
 def test_a_budget_without_a_ledger_is_refused(endpoint, tmp_path, monkeypatch):
@@ -207,6 +218,14 @@ def test_a_number_that_json_has_not_is_refused_before_it_is_sent(folder):
         ("x-goog-api-key", "letmein99", True),
         ("cookie", "session=abc12345", True),
         ("x-odd", "sk-proj-0123456789abcdef", True),
+        ("x-author", "Anna Berg 2026", False),
+        ("x-max-tokens", "10000000", False),
+        ("x-tokenizer", "cl100k_base", False),
+        ("x-portkey-provider", "openai-east-2", False),
+        ("x-deployment", "gpt-4o-mini-2024-07-18", False),
+        ("anthropic-version", "2023-06-01", False),
+        ("idempotency-key", "stainless-python-retry-7a1b", False),
+        ("x-portkey-api-key", "my-secret-77", True),
     ],
 )
 def test_a_header_is_concealed_by_its_name_or_when_it_looks_like_a_key(folder, monkeypatch, name, value, secret):
