@@ -171,6 +171,8 @@ class Plan:
         failure, text = (None, "") if answer else _failure(outcome)
         if task.stop is not None:  # a system may have caught it, and made up an answer that nobody gave
             answer, failure, text = None, "budget" if isinstance(task.stop, BudgetError) else "crashed", conceal(str(task.stop))
+        if failure == "crashed" and isinstance(self.outside.stop, BudgetError):
+            failure = "budget"
         answer = answer or self._no_answer(task, failure)
         given = answer.scores or {one.name: Score(None, "", conceal(f"the scorers failed: {told(outcome.error)}")) for one in self.scorers}
         scores = {name: score for name, score in given.items() if score is not None}
@@ -412,7 +414,7 @@ def _endpoint_failure(error: BaseException, context: CaseContext) -> str | None:
         for call in troubled:
             status = getattr(cause, "status_code", None)
             in_a_stream = not status and type(cause).__name__ == "APIError"  # the SDK's error for one that stands inside of it
-            late = isinstance(cause, TimeoutError) and call.trouble == "timeout"  # by a limit of the system's own
+            late = isinstance(cause, TimeoutError) and context.calls[-1].trouble == "timeout"  # by a limit of the system's own
             if in_a_stream or late or (status and status == call.status):
                 return call.trouble
     return None

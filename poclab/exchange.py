@@ -171,7 +171,7 @@ class Exchange:
             if not isinstance(error, PocError):
                 if self.trouble is None:  # a stream that broke off; what an attempt met is counted there
                     self.trouble = limits.of_error(error)
-                    self.lost += self.trouble.billed
+                    self.lost += self.sent and self.trouble.billed
                 error.poclab_trouble = self.trouble.kind  # whoever classifies the failure of the case finds it here
             self._note(error)
             raise
@@ -188,12 +188,16 @@ class Exchange:
                 self._note()
 
     def leave(self) -> None:
-        """Note a stream that its reader left; the last event may be all that it did not wait for."""
-        if not self.handed:
-            return
-        if self.open and self.come.ok and self.come.finished(self.asked.choices):
-            self._keep_stream()
-        self._note()
+        """Note a stream that its reader left; the last event may be all that it did not wait for.
+
+        Raises:
+            StoreError: it came whole, and could not be kept.
+        """
+        if self.handed and self.open:
+            with self.failing():
+                if self.come.ok and self.come.finished(self.asked.choices):
+                    self._keep_stream()
+                self._note()
 
     def _note(self, error: BaseException | None = None) -> None:
         """Note the exchange in the case, once: at the end of the answer, when its reader left, or at an error."""

@@ -96,8 +96,8 @@ def evaluate(
         raise Rehearsed
     test_set = given[0]
     plan = make_plan(traces=traces, mode=mode, budget=arguments.open_budget(test_set.poc, max_cost_usd), redact=redact)
-    if retry_failed or os.environ.get(RETRY):
-        plan.keep(_earlier(plan).results, lambda one: one.outcome in RETRIED)
+    if (retry_failed or os.environ.get(RETRY)) and (earlier := _earlier(plan, required=retry_failed)):
+        plan.keep(earlier.results, lambda one: one.outcome in RETRIED)
     if test_set.poc:
         Ledger.open(test_set.poc / LEDGER)  # an answer that cannot be kept is not asked for
     recording = Recording.open(plan)
@@ -270,9 +270,11 @@ def plan(
     return sizing.plan(chosen, at_hand, expected=expected, power=power)
 
 
-def _earlier(plan: Plan) -> Report:
-    """Return the report of the last run of the same version on the same cases."""
+def _earlier(plan: Plan, *, required: bool) -> Report | None:
+    """Return the report of the last run of the same version on the same cases; where it is `required`, there must be something to retry."""
     found = Archive.open(plan.poc).last_of(plan.tags()) if plan.poc else None
+    if not required:  # a notebook may evaluate more than what failed
+        return found
     if found is None:
         raise InputError(f"version {plan.version.name!r} has no run on these cases to retry", fix="evaluate it first, without retry_failed")
     if not found.partial and not any(one.outcome in RETRIED for one in found.results):

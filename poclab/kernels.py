@@ -11,6 +11,7 @@ import ast
 import asyncio
 import contextlib
 import contextvars
+import json
 import os
 import signal
 from collections.abc import Mapping
@@ -181,12 +182,13 @@ def _end(loop: asyncio.AbstractEventLoop) -> None:
 
 async def _secrets_of(kernel: Any) -> list[str]:
     """Return the keys that are known to the poclab in a kernel, if it has one."""
-    known = "__import__('sys').modules['poclab.redaction'].secrets()"
+    # As a text: of a long list IPython shows the beginning.
+    known = "__import__('json').dumps(__import__('sys').modules['poclab.redaction'].secrets())"
     asked = kernel.execute("", silent=True, store_history=False, user_expressions={"known": known})
     while (reply := await kernel.get_shell_msg(timeout=TELLING_S))["parent_header"].get("msg_id") != asked:
         pass
     found = reply["content"]["user_expressions"]["known"]
-    return ast.literal_eval(found["data"]["text/plain"]) if found["status"] == "ok" else []
+    return json.loads(ast.literal_eval(found["data"]["text/plain"])) if found["status"] == "ok" else []
 
 
 def _register() -> None:

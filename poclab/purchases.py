@@ -45,6 +45,8 @@ class Purchase:
         self.ledger: Ledger | None = None
         self.prices: Mapping[str, Any] = {}
         self.claim: Claim | None = None
+        #: One that was released while its stream was still read: what comes of it is kept all the same.
+        self.released: Claim | None = None
         self.reservation: Reservation | None = None
         self.entry: Entry | None = None
 
@@ -95,7 +97,8 @@ class Purchase:
     def record(self, come: Arrival, latency_s: float) -> None:
         """Make an answer durable, if it is one; it may be used from then on."""
         reading, asked = come.reading, self.asked
-        if self.ledger is None or self.claim is None or not come.ok or reading.problem or not _answers(asked.path, reading.answer):
+        claim = self.claim or self.released
+        if self.ledger is None or claim is None or not come.ok or reading.problem or not _answers(asked.path, reading.answer):
             return
         usage = prices.usage_of(reading.answer, asked.path)
         cost = self.cost(usage)
@@ -119,7 +122,7 @@ class Purchase:
             purpose=asked.context.purpose,
             **vars(usage),
         )
-        self.entry = self.ledger.record(self.claim, entry, self.reservation)
+        self.entry = self.ledger.record(claim, entry, self.reservation)
         self.claim = self.reservation = None
 
     def cost(self, usage: prices.Usage) -> prices.Cost | None:
@@ -135,7 +138,7 @@ class Purchase:
         """Give back what is held: nothing was recorded."""
         if self.claim is not None:
             self.ledger.release(self.claim, self.reservation, billed=billed)
-            self.claim = self.reservation = None
+            self.released, self.claim, self.reservation = self.claim, None, None
 
     def give_up(self) -> None:
         """Let the next request that is the same be this one: it got no answer."""

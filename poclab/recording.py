@@ -218,15 +218,17 @@ def run_end(report: Report) -> dict[str, Any]:
 
 
 def _line(record: Mapping[str, Any]) -> str:
-    record = {**record, "steps": [_sound(step) for step in record["steps"]]}
+    record = {**record, "steps": [_sound(step, record["start_ns"]) for step in record["steps"]]}
     try:
         return json.dumps(record, ensure_ascii=False, default=_safe_repr)
     except (TypeError, ValueError, RecursionError):  # a system may put anything into its steps: a tuple as a key, a list that holds itself
         return json.dumps({**record, "steps": [_told(step) for step in record["steps"]]}, ensure_ascii=False, default=_safe_repr)
 
 
-def _sound(step: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a step whose attributes and ids are what a trace can hold: a system may have set them to anything."""
+def _sound(step: Mapping[str, Any], start_ns: int) -> Mapping[str, Any]:
+    """Return a step whose times, attributes and ids are what a trace can hold: a system may have set them to anything."""
+    if not all(isinstance(step[name], int) for name in ("start_ns", "end_ns")):
+        step = {**step, "start_ns": start_ns, "end_ns": start_ns}
     given = step["attributes"]
     numbers = {name: given[name] for name in ("tokens_in", "tokens_out", "cost_usd") if name in given} if isinstance(given, dict) else None
     strange = numbers is None or any(isinstance(one, bool) or not isinstance(one, int | float | None) for one in numbers.values())

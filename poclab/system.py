@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from poclab.errors import InputError
+from poclab.errors import InputError, StoreError
 from poclab.files import check_json, digest, find_poc, read_text
 from poclab.redaction import conceal
 
@@ -283,7 +283,8 @@ class CaseContext:
     def leave_streams(self) -> None:
         """Let go of streams that nobody will read to their end: the case has its reply."""
         for one in tuple(self.waiting):
-            one.leave()
+            with contextlib.suppress(StoreError):  # it stands in `stop`
+                one.leave()
 
     def close(self) -> None:
         """Take nothing more. A request that is still under way may be billed: it stands as a call of which nothing is known."""

@@ -1,9 +1,11 @@
 """What became of a case that the endpoint, or the system, failed: its class, in every way that it can come about."""
 
 import asyncio
+import contextvars
 import gzip
 import json
 import threading
+import time
 
 import httpx2
 import openai
@@ -12,6 +14,7 @@ import pytest
 import poclab
 from conftest import CHARTER, completion, plain_cases
 from poclab import freezing, scores
+from poclab.errors import StoreError
 from poclab.inspection import inspect
 from poclab.ledger import LEDGER, Ledger, entries
 from poclab.transport import adapter
@@ -328,6 +331,7 @@ class Unshowable:
         {"attributes": {"tokens_in": "many"}},
         {"attributes": {(1, 2): Unshowable()}},
         {"id": "my own"},
+        {"start_ns": "now"},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -432,3 +436,51 @@ def test_an_error_inside_of_an_answer_is_raised_with_its_words(cases, error, rai
             client.chat.completions.create(model="m", messages=[], **more)
 
     assert outcomes(lambda inputs: ask(client, inputs["question"]), cases) == {outcome: 12}
+
+
+def test_a_stream_that_a_thread_reads_on_after_the_reply_is_paid_once(cases):
+    """The case has its reply, and its thread reads the rest: what came is kept, and replayed the next time."""
+    asked, threads = [], []
+
+    def script(request):
+        asked.append(request)
+        return streamed(events(delta("a"), delta("b", "stop"), "[DONE]"))
+
+    client = clients(script)
+
+    def system(inputs):
+        stream = client.chat.completions.create(model="m", messages=[{"role": "user", "content": inputs["question"]}], stream=True)
+
+        def read():
+            time.sleep(0.3)
+            list(stream)
+
+        threads.append(threading.Thread(target=contextvars.copy_context().run, args=[read]))
+        threads[-1].start()
+        return "a"
+
+    for _ in range(2):
+        outcomes(system, cases, workers=12)
+        for thread in threads:
+            thread.join()
+
+    assert len(asked) == 12
+
+
+def test_a_ledger_that_fails_at_a_stream_that_was_left_ends_the_evaluation_with_its_report(cases, monkeypatch):
+    """All of the answer came, its reader left before the last event, and the disk is full: what is known is kept, and the error told."""
+    client, kept = clients(lambda request: streamed(events(delta("a"), delta("b", "stop"), "[DONE]"))), []
+
+    def system(inputs):
+        stream = client.chat.completions.create(model="m", messages=[{"role": "user", "content": inputs["question"]}], stream=True)
+        kept.append(stream)
+        next(stream), next(stream)
+        return "a"
+
+    def full(*_):
+        raise StoreError("nothing can be written", fix="free some space")
+
+    monkeypatch.setattr(Ledger, "record", full)
+    with pytest.raises(StoreError, match="nothing can be written"):
+        outcomes(system, cases, workers=1)
+    assert next(cases.poc.rglob("report.json"))
