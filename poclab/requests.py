@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import os
 import re
 import threading
@@ -38,8 +39,8 @@ SECRET = re.compile(
 )
 #: Under any other name, so many letters and digits in a row are taken for a key: names of models and versions have none.
 KEY = re.compile(r"(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{16,}")
-#: Ids, of which each request has another.
-IDS = re.compile(r"idempotency|request|trace|span|correlation|baggage")
+#: Ids, of which each request has another, and what the HTTP library and the SDK say of themselves.
+HARMLESS = re.compile(r".*(idempotency|request|trace|span|correlation|baggage)|accept|connection$|content-|host$|user-agent$|x-stainless")
 #: An extension of a request that is redirected: the address that was asked first.
 FIRST = "poclab_first_url"
 #: How long, in seconds, somebody outside of a case waits for an answer that another asks for, or as `Retry-After` says.
@@ -99,7 +100,7 @@ class Request:
         self.path = next((known for known in RECORDED if path.endswith(known)), path)
         self.endpoint = _endpoint(url, path.removesuffix(self.path))
         #: What the address says besides, without secrets: it may choose among models.
-        self.query = sorted((name, value) for name, value in url.params.multi_items() if not SECRET.search(name))
+        self.query = sorted((name, value) for name, value in url.params.multi_items() if not SECRET.search(name)) if url.query else []
         without_key = request.headers.get("authorization") == f"Bearer {NO_KEY}"
         listing = without_key and request.method == "GET" and path.endswith("/models")
         self.offline = listing or self.model.startswith(offline.PREFIX)
@@ -145,21 +146,31 @@ class Request:
 
 def _remember_secrets(request: Any) -> None:
     """Conceal from now on the keys that a request carries, in whatever form: endpoints echo them in their answers."""
-    redaction.remember_unless_word(request.url.password or "")
-    for name, value in (*request.headers.items(), *request.url.params.multi_items()):
-        if (SECRET.search(name) and name != "idempotency-key") or (KEY.search(value) and not IDS.search(name)):
+    url = request.url
+    redaction.remember_unless_word(url.password or "")
+    for name, value in (*request.headers.items(), *(url.params.multi_items() if url.query else ())):
+        holds = _holds(name)
+        if holds is SECRET or (holds is KEY and KEY.search(value)):
             for secret in _secrets(value):
                 redaction.remember_unless_word(secret)
 
 
-def _secrets(value: str) -> Iterator[str]:
-    """Yield what may be the key in a header's value: `Bearer KEY`, `Token token="KEY"`, `a=1; session=KEY`, a password for `Basic`."""
-    yield value
-    yield value.rpartition(" ")[2]
-    yield from re.findall(r"=\s*\"?([^;,\"]+)", value)
+@functools.lru_cache(maxsize=1000)
+def _holds(name: str) -> re.Pattern[str] | None:
+    """Return what the name of a header or a parameter says of its value: that it is a secret, that it may be a key, or None."""
+    if name != "idempotency-key" and SECRET.search(name):
+        return SECRET
+    return None if HARMLESS.match(name) else KEY
+
+
+@functools.lru_cache(maxsize=100)
+def _secrets(value: str) -> tuple[str, ...]:
+    """Return what may be the key in a header's value: `Bearer KEY`, `Token token="KEY"`, `a=1; session=KEY`, a password for `Basic`."""
+    found = [value, value.rpartition(" ")[2], *re.findall(r"=\s*\"?([^;,\"]+)", value)]
     if value.lower().startswith("basic "):
         with contextlib.suppress(ValueError):
-            yield base64.b64decode(value[6:], validate=True).decode("utf-8", "replace").partition(":")[2]
+            found.append(base64.b64decode(value[6:], validate=True).decode("utf-8", "replace").partition(":")[2])
+    return tuple(found)
 
 
 def _endpoint(url: Any, path: str) -> str:
