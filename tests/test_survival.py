@@ -24,7 +24,7 @@ def drilled(make_poc, run_poclab, tmp_path_factory):
     ran = run_poclab("run", poc, *PARAMETERS)
     assert ran.returncode == 0, ran.stderr
     for more in ([], ["--fault", "500", "--seed", "1"]):
-        done = run_poclab("drill", poc, *PARAMETERS, "--timeout", "2", *more)
+        done = run_poclab("drill", poc, *PARAMETERS, "--timeout", "1", *more)
         assert done.returncode == 0, done.stderr
     return poc
 
