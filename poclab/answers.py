@@ -79,7 +79,7 @@ class Arrival:
     def passes(self) -> bool:
         """Whether this is a stream that goes to its reader as it comes; one that is compressed is read whole."""
         encoded = self.headers.get("content-encoding", "identity").lower() != "identity"
-        is_json = "json" in self.headers.get("content-type", "")
+        is_json = "json" in self.headers.get("content-type", "").lower()
         return self.ok and not encoded and (_is_event_stream(self.headers) or (self.streams and not is_json))
 
     @property

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from endpoint import Endpoint
 from poclab import TestSet, freezing, rag
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
@@ -84,6 +85,21 @@ def _case_lines():
 def pytest_configure(config):
     # MLflow 3.17 asks SQLAlchemy 2.1 for this; no line of ours can change it.
     config.addinivalue_line("filterwarnings", "ignore:The ``noload`` loader strategy is deprecated")
+
+
+@pytest.fixture(scope="module")
+def served():
+    """An endpoint that a module's tests share."""
+    with Endpoint() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def endpoint(served):
+    """The shared endpoint, without faults and with its counts at zero."""
+    served.configure(faults=[])
+    served.reset()
+    return served
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,7 +7,6 @@ import pytest
 
 import poclab
 from conftest import CHARTER, PRICES
-from endpoint import Endpoint
 from poclab import Case, freezing, models, scores
 from poclab.errors import EndpointError, InputError, StoreError
 from poclab.evaluation import outcome_of
@@ -18,12 +17,6 @@ from poclab.system import Call, CaseContext, Reply, Step
 
 KEY = "sk-the-right-key-1"
 VERSION = poclab.Version("echo", model="m")
-
-
-@pytest.fixture(scope="module")
-def served():
-    with Endpoint() as endpoint:
-        yield endpoint
 
 
 @pytest.fixture

@@ -430,7 +430,8 @@ def test_an_answer_that_was_not_kept_takes_no_place(cases):
 )
 def test_an_error_inside_of_an_answer_is_raised_with_its_words(cases, error, raised, outcome):
     """With status 200 around it the SDK would see an answer without choices, or a connection that broke."""
-    client = clients(lambda request: httpx2.Response(200, json={"error": error}))
+    content, headers = json.dumps({"error": error}).encode(), {"content-type": "Application/JSON"}
+    client = clients(lambda request: streamed(content, headers))
     for more in ({}, {"stream": True}):
         with pytest.raises(raised, match="the prompt is too long"):
             client.chat.completions.create(model="m", messages=[], **more)

@@ -5,24 +5,10 @@ import pytest
 
 import poclab
 from conftest import plain_cases
-from endpoint import Endpoint
 from poclab import models, scores
 from poclab.evaluation import Plan
 from poclab.projection import SAMPLE, Amount, Projection, _further, project, shown, summary, total
 from poclab.tables import money
-
-
-@pytest.fixture(scope="module")
-def served():
-    with Endpoint() as endpoint:
-        yield endpoint
-
-
-@pytest.fixture
-def endpoint(served):
-    served.configure(faults=[])
-    served.reset()
-    return served
 
 
 @pytest.fixture

@@ -10,25 +10,11 @@ import pytest
 
 import poclab
 from conftest import CHARTER, PRICES, completion, plain_cases
-from endpoint import Endpoint
 from poclab import models, redaction, requests, scores
 from poclab.errors import InputError
 from poclab.ledger import LEDGER, Ledger, entries
 from poclab.system import CaseContext
 from poclab.transport import adapter
-
-
-@pytest.fixture(scope="module")
-def served():
-    with Endpoint() as endpoint:
-        yield endpoint
-
-
-@pytest.fixture
-def endpoint(served):
-    served.configure(faults=[])
-    served.reset()
-    return served
 
 
 @pytest.fixture
