@@ -239,7 +239,7 @@ class Exchange:
     def _call(self, answer: dict[str, Any] | None) -> Call:
         entry = self.purchase.entry
         replayed = entry is not None and self.attempts == 0
-        usage = prices.usage_of(answer, self.path)
+        usage = entry.usage if entry is not None else prices.usage_of(answer, self.path)
         paid = entry is not None and entry.cost_usd is not None
         # One that was paid before anybody knew its price costs what it would by the price of now.
         cost = self.purchase.cost(usage) if answer is not None and not paid else None

@@ -46,7 +46,8 @@ def find_poc(start: Path | str | None = None) -> Path | None:
         InputError: the current folder was removed.
     """
     if start is None and os.environ.get("POCLAB_POC"):
-        return Path(os.path.realpath(os.environ["POCLAB_POC"]))
+        named = os.environ["POCLAB_POC"]
+        return _real(named) if os.path.isabs(named) else Path(os.path.realpath(named))
     try:
         here = Path(os.path.realpath(start or "."))
     except FileNotFoundError:
@@ -55,6 +56,11 @@ def find_poc(start: Path | str | None = None) -> Path | None:
         if (folder / CHARTER).is_file():
             return folder
     return None
+
+
+@functools.cache
+def _real(path: str) -> Path:  # asked before each call of a model, and a look at each folder lets other threads go first
+    return Path(os.path.realpath(path))
 
 
 def require_poc(start: Path | str | None = None) -> Path:

@@ -231,7 +231,7 @@ class Step:
     attributes: dict[str, Any] = field(default_factory=dict)
     error: str = ""
     end_ns: int = 0
-    id: str = field(default_factory=lambda: uuid.uuid4().hex[:16])
+    id: str = field(default_factory=lambda: f"{next(_step_ids):016x}")
     parent: str | None = None
 
 
@@ -326,6 +326,7 @@ class CaseContext:
 
 current_case: ContextVar[CaseContext | None] = ContextVar("poclab_case", default=None)
 _current_step: ContextVar[Step | None] = ContextVar("poclab_step", default=None)
+_step_ids = itertools.count(1)
 
 
 Retrieved = TypeVar("Retrieved", bound=Sequence[Passage | str])

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import functools
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -132,11 +133,16 @@ def adapter(http: ModuleType) -> type:
         def __init__(self, connect: Callable[[], Any], mode: str | None = None) -> None:
             self.connect, self.mode = connect, mode
             self.networks: dict[int, Any] = {}
+            self.connecting: dict[int, threading.Lock] = {}
 
         @property
         def network(self) -> Any:
             process = os.getpid()
-            return self.networks.get(process) or self.networks.setdefault(process, self.connect())
+            if process not in self.networks:
+                with self.connecting.setdefault(process, threading.Lock()):  # each network reads the certificates, which takes a while
+                    if process not in self.networks:
+                        self.networks[process] = self.connect()
+            return self.networks[process]
 
         def handle_request(self, request: Any) -> Any:
             exchange = begin(request, self.mode)

@@ -6,8 +6,10 @@ import json
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx
 import openai
 import pytest
 
@@ -448,7 +450,6 @@ def test_threads_share_a_client_and_each_call_finds_its_case(serve):
 
 def test_the_transport_serves_the_older_http_library_too(serve, case):
     """Other SDKs are built on httpx: the adapter is made of whichever library it is given."""
-    httpx = pytest.importorskip("httpx")
     with httpx.Client(transport=transport.adapter(httpx)(httpx.HTTPTransport)) as http_client:
         client = openai.OpenAI(api_key=KEY, base_url=serve().url, http_client=http_client)
         assert ask(client).id == "chatcmpl-7"
@@ -583,3 +584,18 @@ def test_check_waits_no_longer_than_it_was_told():
         finally:
             ended.set()
             thread.join()
+
+
+def test_threads_that_ask_at_once_share_one_network():
+    """Sixteen workers begin together; each connection pool of their own would read the certificates again."""
+    made = []
+
+    def connect():
+        made.append(httpx.MockTransport(lambda request: httpx.Response(200, text="fine")))
+        time.sleep(0.05)
+        return made[-1]
+
+    with httpx.Client(transport=transport.adapter(httpx)(connect)) as client, ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda number: client.get("http://server/").text, range(16)))
+
+    assert (answers, len(made)) == (["fine"] * 16, 1)

@@ -48,6 +48,8 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.store = Store(path)
+        #: Whether the last key that was looked for had no answer, so that the next one is likely to have none.
+        self.expects_new = False
 
     @classmethod
     def open(cls, path: Path | str) -> Ledger:
@@ -125,7 +127,8 @@ class Ledger:
         """
         self.store.refuse_full()
         claim = Claim(key, f"{me()} {next(_numbers)}")
-        if self.store.write(_CLAIM, [key, me(), claim.number, again, key]):
+        self.expects_new = self.store.write(_CLAIM, [key, me(), claim.number, again, key]) == 1
+        if self.expects_new:
             return claim
         with self.store.writing(durable=False) as connection:
             row = None if again else connection.execute(f"{_SELECT} WHERE key = ? ORDER BY generation LIMIT 1", [key]).fetchone()

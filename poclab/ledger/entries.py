@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from poclab.prices import Usage
 from poclab.redaction import conceal_json
 
 
@@ -45,6 +46,10 @@ class Entry:
     def name(self) -> str:
         """How reports and traces name it."""
         return f"{self.key[:16]}/{self.generation}"
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(self.tokens_in, self.tokens_out, self.tokens_cached, self.tokens_reasoning)
 
     def row(self) -> list[Any]:
         """Return its values as the file holds them: without any key value that is known, and what is long is compressed."""
