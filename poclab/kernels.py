@@ -14,7 +14,9 @@ import contextvars
 import json
 import os
 import signal
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,17 +164,19 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any], *, env:
         raise NotebookError(None, type(error).__name__, str(error)) from None
 
 
-def kill_running() -> None:
-    """Kill the kernels that this process executes notebooks in, with all that they started; their `execute` raises."""
-    for client in tuple(_running):
-        process = getattr(getattr(client.km, "provisioner", None), "process", None)
-        if process is not None and process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # jupyter_client starts each kernel in a session of its own
+def kill_running(work: Collection[Future[Any]]) -> None:
+    """Kill the kernels that this process executes notebooks in, with all that they started, until the threads that wait for them end."""
+    while any(future.running() for future in work):
+        for client in tuple(_running):
+            process = getattr(getattr(client.km, "provisioner", None), "process", None)
+            if process is not None and process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # jupyter_client starts each kernel in a session of its own
+        time.sleep(0.1)  # and again: one may just be starting
 
 
 def _end(loop: asyncio.AbstractEventLoop) -> None:
-    """Close an event loop, and first what Ctrl-C left on it, which would complain."""
+    """Close an event loop, and first what a killed kernel left on it, which would complain."""
     left = asyncio.all_tasks(loop)
     for task in left:
         task.cancel()
@@ -205,8 +209,9 @@ def _register() -> None:
                 super().papermill_execute_cells()
             finally:
                 with contextlib.suppress(Exception):  # a kernel that died has none to tell
-                    for secret in run_sync(_secrets_of)(self.kc):
-                        redaction.remember(secret)
+                    if run_sync(self.km.is_alive)():
+                        for secret in run_sync(_secrets_of)(self.kc):
+                            redaction.remember(secret)
 
     class Engine(NBClientEngine):
         """papermill's own engine, but the environment and the folder belong to the kernel, not to this process."""

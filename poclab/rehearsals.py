@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,15 @@ def drill(poc: Path, notebook: Path, parameters: Mapping[str, Any], **options: A
 def _execute(poc: Path, notebook: Path, parameters: Mapping[str, Any], folder: Path, result: str, env: Mapping[str, str]) -> None:
     env = {**os.environ, "POCLAB_POC": str(poc), "PYDEVD_DISABLE_FILE_VALIDATION": "1", **env}
     said = ""
-    try:
-        kernels.execute(notebook, folder / "executed.ipynb", parameters, env=env, cwd=poc)
-    except kernels.NotebookError as failure:  # a rehearsed notebook ends with one
-        said = conceal(failure.message if failure.poclab_error else str(failure))
+    with ThreadPoolExecutor(1) as pool:  # Ctrl-C reaches the main thread, and would break the client's event loop there
+        running = pool.submit(kernels.execute, notebook, folder / "executed.ipynb", parameters, env=env, cwd=poc)
+        try:
+            running.result()
+        except kernels.NotebookError as failure:  # a rehearsed notebook ends with one
+            said = conceal(failure.message if failure.poclab_error else str(failure))
+        except BaseException:
+            kernels.kill_running([running])
+            raise
     if not (folder / result).is_file():
         raise InputError(said or f"{notebook}: the notebook evaluates nothing", fix="" if said else "let it call poclab.evaluate once")
 

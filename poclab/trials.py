@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -213,9 +212,7 @@ class _Driver:
         """Begin no further trial, kill the kernels of those that run, and wait until their runs are closed."""
         self.stopped = True
         pool.shutdown(wait=False, cancel_futures=True)
-        while any(future.running() for future in waiting):
-            kernels.kill_running()  # again and again: one may just be starting
-            time.sleep(0.1)
+        kernels.kill_running(waiting)
         if self.parent:
             with contextlib.suppress(PocError):  # what stopped the sweep is the error to show
                 tracking.recorder().send("end", uri=self.uri, run_id=self.parent, status="KILLED").result()

@@ -126,10 +126,10 @@ def test_a_heavy_package_has_one_owner():
 
 
 def test_threads_are_started_in_few_places():
-    """Who looks for a thread finds it in the runner, the trials or the tracking."""
+    """Who looks for a thread finds it in the runner, the trials, the rehearsals or the tracking."""
     users = {room(path) for path in sources() if re.search(r"threading\.Thread\(|ThreadPoolExecutor\(", path.read_text(encoding="utf-8"))}
 
-    assert users <= {"runner", "trials", "tracking"}
+    assert users <= {"runner", "trials", "rehearsals", "tracking"}
 
 
 @pytest.mark.parametrize("statement", ["import poclab", "import poclab.cli", "from poclab import models, rag, scores, evaluate"])
