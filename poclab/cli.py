@@ -170,7 +170,8 @@ def run(poc: Path | None, pairs: tuple[str, ...], notebook: Path | None, max_cos
 @click.option("--dry-run", is_flag=True, help="Print the trials and what they will cost; asks five cases of each to find out.")
 @click.option("--jobs", type=click.IntRange(1, 256), help="How many trials run side by side.  [default: limits.jobs of the file]")
 @RETRY_FAILED
-def sweep(path: Path | None, dry_run: bool, jobs: int | None, retry_failed: bool) -> None:
+@click.option("--cold", is_flag=True, help="Start each kernel anew; else they are forked from one that has done the imports (Linux).")
+def sweep(path: Path | None, dry_run: bool, jobs: int | None, retry_failed: bool, cold: bool) -> None:
     """Run the sweep at PATH and print the trials, the best first.
 
     PATH is a file, or a POC folder with a sweep.yaml.
@@ -182,7 +183,7 @@ def sweep(path: Path | None, dry_run: bool, jobs: int | None, retry_failed: bool
     if dry_run:
         _say(trials.planned_table(loaded))
         return
-    results = trials.run_sweep(loaded, say=_say, retry_failed=retry_failed)
+    results = trials.run_sweep(loaded, say=_say, retry_failed=retry_failed, warm=not cold)
     _say(f"\n{results}\n\n{results.notes()}")
     _end(results)
 

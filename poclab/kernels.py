@@ -13,7 +13,11 @@ import contextlib
 import contextvars
 import json
 import os
+import re
+import shutil
 import signal
+import sys
+import tempfile
 import time
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future
@@ -24,11 +28,14 @@ from typing import Any
 from poclab import errors, redaction
 from poclab.errors import InputError, refuse_unknown
 from poclab.files import check_json, read_json
+from poclab.zygote import Zygote
 
 #: The papermill clients whose notebooks are being executed by this process.
 _running: set[Any] = set()
 #: How long, in seconds, a kernel that has done its work has to say which keys it used.
 TELLING_S = 5
+#: A line that is IPython's and not Python's.
+MAGIC = re.compile(r"(?m)^\s*[%!].*")
 TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": list, "dict": dict, "None": type(None)}
 
 
@@ -99,6 +106,19 @@ def code_cells(notebook: Path) -> list[tuple[str, list[str]]]:
     return cells
 
 
+def imported(notebook: Path) -> tuple[str, ...]:
+    """Return the modules that a notebook imports, as far as its source says so."""
+    names: dict[str, None] = {}
+    for source, _ in code_cells(notebook):
+        with contextlib.suppress(SyntaxError, ValueError, MemoryError, RecursionError):  # the trial will say so
+            for node in ast.walk(ast.parse(MAGIC.sub("", source))):
+                if isinstance(node, ast.Import):
+                    names |= dict.fromkeys(one.name for one in node.names)
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    names |= dict.fromkeys([node.module, *(f"{node.module}.{one.name}" for one in node.names)])
+    return tuple(names)
+
+
 def _parameter(statement: ast.stmt, notebook: Path) -> Parameter:
     plain = isinstance(statement, ast.Assign) and len(statement.targets) == 1
     target = statement.target if isinstance(statement, ast.AnnAssign) else statement.targets[0] if plain else None
@@ -132,8 +152,12 @@ def _is(value: Any, kind: str) -> bool:
     return isinstance(value, TYPES[kind]) and (kind == "bool" or not isinstance(value, bool))
 
 
-def execute(notebook: Path, output: Path, parameters: Mapping[str, Any], *, env: Mapping[str, str], cwd: Path) -> None:
+def execute(
+    notebook: Path, output: Path, parameters: Mapping[str, Any], *, env: Mapping[str, str], cwd: Path, zygote: Zygote | None = None
+) -> None:
     """Execute a notebook with parameters in a kernel of its own, and write the executed copy to `output`.
+
+    The kernel is forked from the `zygote`, if there is one and it can; else it is started.
 
     Raises:
         NotebookError: a cell failed, or the kernel died. Whether the notebook did its work is for its result to show.
@@ -157,6 +181,7 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any], *, env:
             kernel_env=dict(env),
             kernel_cwd=str(cwd),
             kernel_output=str(output),
+            kernel_zygote=zygote,
         )
     except PapermillExecutionError as error:
         raise NotebookError(error.cell_index + 1, error.ename, error.evalue) from None
@@ -196,6 +221,7 @@ async def _secrets_of(kernel: Any) -> list[str]:
 
 
 def _register() -> None:
+    from jupyter_client.provisioning import LocalProvisioner
     from jupyter_core.utils import ensure_event_loop, run_sync
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import NBClientEngine, papermill_engines
@@ -213,15 +239,44 @@ def _register() -> None:
                         for secret in run_sync(_secrets_of)(self.kc):
                             redaction.remember(secret)
 
+    class Provisioner(LocalProvisioner):
+        """jupyter_client's own way to start a kernel, for when none can be forked."""
+
+        def __init__(self, zygote: Zygote, **given: Any) -> None:
+            super().__init__(kernel_spec=given["parent"].kernel_spec, **given)
+            self.zygote = zygote
+
+        async def launch_kernel(self, cmd: list[str], **given: Any) -> Any:
+            self.process = self.zygote.fork(cmd, given["env"], given["cwd"])
+            if self.process is None:
+                return await super().launch_kernel(cmd, **given)
+            self.pid = self.pgid = self.process.pid
+            self.cwd = given["cwd"]
+            return self.connection_info
+
     class Engine(NBClientEngine):
         """papermill's own engine, but the environment and the folder belong to the kernel, not to this process."""
 
         @classmethod
         def execute_managed_notebook(
-            cls, nb_man: Any, kernel_name: str, *, kernel_env: dict[str, str], kernel_cwd: str, kernel_output: str, **_: Any
+            cls,
+            nb_man: Any,
+            kernel_name: str,
+            *,
+            kernel_env: dict[str, str],
+            kernel_cwd: str,
+            kernel_output: str,
+            kernel_zygote: Zygote | None,
+            **_: Any,
         ) -> Any:
             quiet = ["--IPKernelApp.log_level=CRITICAL"]
             client = Client(nb_man, kernel_name=kernel_name, timeout=None, startup_timeout=120, extra_arguments=quiet)
+            sockets = tempfile.mkdtemp(prefix="poclab-")
+            manager = client.create_kernel_manager()
+            if sys.platform != "win32":  # a port that is free now may be taken by another program when the kernel starts
+                manager.transport, manager.connection_file = "ipc", f"{sockets}/kernel.json"
+            if kernel_zygote:
+                manager.provisioner = Provisioner(kernel_zygote, parent=manager)
             loop = ensure_event_loop()
             _running.add(client)
             try:
@@ -231,6 +286,7 @@ def _register() -> None:
                 raise
             finally:
                 _running.discard(client)
+                shutil.rmtree(sockets, ignore_errors=True)
                 if not loop.is_running():
                     _end(loop)
 

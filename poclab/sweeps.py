@@ -264,7 +264,7 @@ def _scores(notebook: Path) -> list[str]:
     found: list[str] = []
     for source, _ in kernels.code_cells(notebook):
         try:
-            tree = ast.parse(re.sub(r"(?m)^\s*[%!].*", "", source))
+            tree = ast.parse(kernels.MAGIC.sub("", source))
         except (SyntaxError, ValueError, MemoryError, RecursionError):
             continue  # the trial will say so
         for node in ast.walk(tree):

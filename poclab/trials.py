@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -33,6 +34,13 @@ from poclab.results import Record, Results
 from poclab.sweeps import Sweep, Trial, file_digests
 from poclab.tables import money, text_table
 from poclab.tracking import queries
+from poclab.zygote import Zygote
+
+#: What a trial of the reference notebook imports by and by.
+PRELOADED = (
+    "ipykernel.ipkernel", "ipykernel.kernelapp", "bm25s", "filelock", "jiter", "openai.resources.chat.completions", "pandas",
+    "poclab.experiment", "poclab.rag", "scipy.stats", "sklearn.decomposition", "sklearn.feature_extraction.text", "Stemmer", "yaml",
+)  # fmt: skip
 
 
 def plan(sweep: Sweep) -> list[tuple[str, Trial]]:
@@ -43,7 +51,7 @@ def plan(sweep: Sweep) -> list[tuple[str, Trial]]:
     """
     # The same model name at another address is another model.
     endpoint = os.environ.get("OPENAI_BASE_URL", "")
-    common = {"notebook": read_text(sweep.notebook), "code": _code_digest(sweep.poc), "endpoint": endpoint, **_inputs(sweep.poc)}
+    common = {"notebook": read_text(sweep.notebook), "code": digest(_code(sweep.poc)), "endpoint": endpoint, **_inputs(sweep.poc)}
     return [
         (digest({**common, "parameters": trial.parameters, "files": file_digests(trial.parameters, sweep.poc)})[:16], trial)
         for trial in sweep.trials
@@ -91,10 +99,11 @@ def _projected(sweep: Sweep, todo: Mapping[str, Trial], budget: str | None) -> d
         return dict(zip(todo, pool.map(one, todo.values()), strict=True))
 
 
-def run_sweep(sweep: Sweep, *, say: Callable[[str], None] = lambda line: None, retry_failed: bool = False) -> Results:
+def run_sweep(sweep: Sweep, *, say: Callable[[str], None] = lambda line: None, retry_failed: bool = False, warm: bool = True) -> Results:
     """Run the trials that have no valid result yet, `sweep.jobs` at a time, and return all results.
 
     `retry_failed` asks again the cases that the endpoint failed in trials that have one. In mode live all trials are run.
+    The kernels are forked from a `warm` process that has done the notebook's imports, where there is more than one to run.
     `say` is told of each trial as it ends. A trial that fails does not stop the others.
 
     Raises:
@@ -110,9 +119,10 @@ def run_sweep(sweep: Sweep, *, say: Callable[[str], None] = lambda line: None, r
         run_all = os.environ.get(MODE) == "live"
         todo = [(trial_id, trial) for trial_id, trial in planned if run_all or trial_id not in known or trial_id in driver.again]
         if todo:
-            driver.begin(planned)
-            driver.open_budget(planned)
-            known |= driver.run(todo)
+            with driver.warmed(warm and len(todo) > 1):
+                driver.begin(planned)
+                driver.open_budget(planned)
+                known |= driver.run(todo)
         records = tuple(known[trial_id] for trial_id, _ in planned)
         results = Results(sweep, records, len(todo), driver.parent, *inputs.values(), budget=driver.spent())
         if todo:
@@ -132,7 +142,9 @@ class _Driver:
         self.split = kernels.read_parameters(sweep.notebook).get("split", kernels.NO_PARAMETER).default
         self.place = run_place(sweep.poc, self.uri)
         self.stopped = False
+        self.code = _code(sweep.poc)
         self.budget: str | None = None
+        self.zygote: Zygote | None = None
         #: The trials of which only what the endpoint failed is asked again.
         self.again: set[str] = set()
 
@@ -145,6 +157,18 @@ class _Driver:
     def spent(self) -> Spent | None:
         """Return how the budget stands; None without one."""
         return Ledger.open(self.sweep.poc / LEDGER).spent(self.budget) if self.budget else None
+
+    @contextlib.contextmanager
+    def warmed(self, warm: bool) -> Iterator[None]:
+        """Do the notebook's imports in a process that the kernels are forked from: it takes its time beside what begins meanwhile."""
+        if not warm or sys.platform != "linux":
+            yield
+            return
+        self.zygote = Zygote([*PRELOADED, *kernels.imported(self.sweep.notebook)], self._env())
+        try:
+            yield
+        finally:
+            self.zygote.close()
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -212,6 +236,8 @@ class _Driver:
         """Begin no further trial, kill the kernels of those that run, and wait until their runs are closed."""
         self.stopped = True
         pool.shutdown(wait=False, cancel_futures=True)
+        if self.zygote:
+            self.zygote.close()
         kernels.kill_running(waiting)
         if self.parent:
             with contextlib.suppress(PocError):  # what stopped the sweep is the error to show
@@ -237,7 +263,12 @@ class _Driver:
         error = ""
         try:
             kernels.execute(
-                self.sweep.notebook, folder / "executed.ipynb", trial.parameters, env=self._env(folder, begun), cwd=self.sweep.poc
+                self.sweep.notebook,
+                folder / "executed.ipynb",
+                trial.parameters,
+                env={**self._env(), **self._own(folder, begun)},
+                cwd=self.sweep.poc,
+                zygote=self.zygote,
             )
         except kernels.NotebookError as failure:
             error = conceal(failure.message if failure.poclab_error else f"{failure} (see {folder / 'executed.ipynb'})")
@@ -245,18 +276,16 @@ class _Driver:
             _concealed(folder / "executed.ipynb", folder / "executed.ipynb")
         return self._settle(trial_id, trial, folder, begun, error)
 
-    def _env(self, folder: Path, begun: Mapping[str, str]) -> dict[str, str]:
-        ids = {"MLFLOW_RUN_ID": begun["run_id"], TRIAL_RUN: begun["run_id"], TRIAL_FOLDER: str(folder)}
-        ids |= {BUDGET: self.budget} if self.budget else {}
-        ids |= {RETRY: "1"} if folder.name in self.again else {}
-        # MLflow and pydevd greet the user of a kernel; nobody reads it in a headless one.
-        return {
-            **os.environ,
-            "MLFLOW_TRACKING_URI": self.uri,
-            "POCLAB_POC": str(self.sweep.poc),
-            "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-            **ids,
-        }
+    def _env(self) -> dict[str, str]:
+        """Return the environment that is the same for all trials."""
+        # pydevd greets the user of a kernel; nobody reads it in a headless one.
+        common = {"MLFLOW_TRACKING_URI": self.uri, "POCLAB_POC": str(self.sweep.poc), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+        return {**os.environ, **common, **({BUDGET: self.budget} if self.budget else {})}
+
+    def _own(self, folder: Path, begun: Mapping[str, str]) -> dict[str, str]:
+        """Return what the environment of one trial has besides."""
+        own = {"MLFLOW_RUN_ID": begun["run_id"], TRIAL_RUN: begun["run_id"], TRIAL_FOLDER: str(folder)}
+        return {**own, RETRY: "1"} if folder.name in self.again else own
 
     def _settle(self, trial_id: str, trial: Trial, folder: Path, begun: Mapping[str, str], error: str) -> Record:
         recorder, run_id = tracking.recorder(), begun["run_id"]
@@ -268,6 +297,7 @@ class _Driver:
             recorder.send("artifacts", uri=self.uri, run_id=run_id, files=files).result()
             if error:
                 raise InputError(error)
+            self._refuse_edited()
             report = _valid_report(folder, trial, run_id, self.lock_digest)
             if report.stopped:
                 recorder.send("end", uri=self.uri, run_id=run_id, status="KILLED").result()
@@ -296,6 +326,12 @@ class _Driver:
             estimates=estimates,
             **common,
         )
+
+    def _refuse_edited(self) -> None:
+        """Refuse a trial during which code was edited: it is of neither version, nor are those before and after it of one."""
+        now = _code(self.sweep.poc)
+        if edited := sorted(name for name in {*now, *self.code} if now.get(name) != self.code.get(name)):
+            raise InputError(f"{', '.join(edited[:3])}: edited while the sweep ran", fix="run it again: no trial of two versions is kept")
 
     def end(self, results: Results) -> None:
         """Log the ranked table on the parent run and close it."""
@@ -354,10 +390,10 @@ def corpus_digest(poc: Path) -> str | None:
     return rag.load_corpus(poc).digest
 
 
-def _code_digest(poc: Path) -> str:
-    """Return the digest of poclab's own code and of the POC's: a result of other code is another result."""
+def _code(poc: Path) -> dict[str, str]:
+    """Return the digest of each file of poclab's own code and of the POC's: a result of other code is another result."""
     home = Path(__file__).parent
     files = {f"poclab/{path.relative_to(home).as_posix()}": path for path in home.rglob("*.py")}
     # An editor's lock on an open file is a link to nowhere of the same ending.
     files |= {path.relative_to(poc).as_posix(): path for path in poc.rglob("*.py") if WORK not in path.parts and path.is_file()}
-    return digest({name: digest(path.read_bytes()) for name, path in files.items()})
+    return {name: digest(path.read_bytes()) for name, path in files.items()}

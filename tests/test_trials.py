@@ -380,3 +380,39 @@ def test_a_dry_run_says_that_the_budget_does_not_reach(poc, monkeypatch):
 
     assert "this does not fit: $0.5000 is left" in trials.planned_table(dataclasses.replace(sweep, max_cost_usd=0.5))
     assert "does not fit" not in trials.planned_table(dataclasses.replace(sweep, max_cost_usd=50))
+
+
+def test_forked_kernels_find_what_started_ones_find(make_poc, tmp_path):
+    """The same trials, warm and cold, have the same results; and warm ones were forked from one process."""
+    include = "  - {way: a}\n  - {way: b}\n"
+    warm, cold = (_ways_poc(make_poc, tmp_path / name, include) for name in ("warm", "cold"))
+    for poc in (warm, cold):
+        cells = [*CELLS, "print('parent', os.getppid())"]
+        (poc / "notebooks/ways.ipynb").write_text(json.dumps(notebook_of((PARAMETERS, "parameters"), *cells)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZOO_TOKEN", ENV_KEY)
+        found = [trials.run_sweep(load_sweep(poc), warm=poc is warm) for poc in (warm, cold)]
+
+    assert [one.content for one in found[0].records] == [one.content for one in found[1].records]
+    assert all(one.outcome == "ok" for results in found for one in results.records)
+    parents = [{_parent(poc, record) for record in results.records} for poc, results in zip((warm, cold), found, strict=True)]
+    assert len(parents[0]) == 1 and parents[0] != {os.getpid()} == parents[1]
+
+
+def _parent(poc, record):
+    """Return the process that a trial's kernel says to be a child of."""
+    text = (poc / ".poclab/sweeps/sweep" / record.trial_id / "executed.ipynb").read_text()
+    return int(text.rpartition("parent ")[2].partition("\\n")[0])
+
+
+def test_a_trial_during_which_code_was_edited_is_refused(make_poc, tmp_path, monkeypatch):
+    """It is of neither version; the same command runs it again, by the new code alone."""
+    monkeypatch.setenv("ZOO_TOKEN", ENV_KEY)
+    poc = _ways_poc(make_poc, tmp_path, WELL)
+    edits = "pathlib.Path('mine.py').write_text('x = 1')"
+    (poc / "notebooks/ways.ipynb").write_text(json.dumps(notebook_of((PARAMETERS, "parameters"), *CELLS, edits)))
+    first, again = (trials.run_sweep(load_sweep(poc)) for _ in range(2))
+
+    assert [one.outcome for one in first.records] == ["error"] * 2
+    assert first.records[0].error == "mine.py: edited while the sweep ran\n  fix: run it again: no trial of two versions is kept"
+    assert [one.outcome for one in again.records] == ["ok"] * 2
