@@ -168,10 +168,11 @@ def run(poc: Path | None, pairs: tuple[str, ...], notebook: Path | None, max_cos
 @main.command()
 @click.argument("path", required=False, type=click.Path(path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Print the trials and what they will cost; asks five cases of each to find out.")
+@click.option("--only", metavar="EXPR", help="Run the trials of which an expression holds, such as 'chunk_size <= 400'.")
 @click.option("--jobs", type=click.IntRange(1, 256), help="How many trials run side by side.  [default: limits.jobs of the file]")
 @RETRY_FAILED
 @click.option("--cold", is_flag=True, help="Start each kernel anew; else they are forked from one that has done the imports (Linux).")
-def sweep(path: Path | None, dry_run: bool, jobs: int | None, retry_failed: bool, cold: bool) -> None:
+def sweep(path: Path | None, dry_run: bool, only: str | None, jobs: int | None, retry_failed: bool, cold: bool) -> None:
     """Run the sweep at PATH and print the trials, the best first.
 
     PATH is a file, or a POC folder with a sweep.yaml.
@@ -179,7 +180,7 @@ def sweep(path: Path | None, dry_run: bool, jobs: int | None, retry_failed: bool
     from poclab import sweeps, trials
 
     loaded = sweeps.load_sweep(path if path and os.path.isfile(path) else _poc(path))
-    loaded = dataclasses.replace(loaded, jobs=jobs or loaded.jobs)
+    loaded = dataclasses.replace(loaded.only(only) if only else loaded, jobs=jobs or loaded.jobs)
     if dry_run:
         _say(trials.planned_table(loaded))
         return

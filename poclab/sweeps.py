@@ -1,38 +1,28 @@
 """The sweep file: which trials there are. Everything is checked here before a kernel starts; `trials` runs them.
 
-`include` lists trials that always run, the first being the baseline; `parameters` spans a grid, `where` keeps the points
-for which every expression holds, `fixed` is the same for all. File parameters are paths relative to the POC folder.
-Only grids are enumerated; nothing is sampled or searched.
+`include` lists trials that always run, the first being the baseline; `fixed` is the same for all; what `parameters` span is for `points`.
+File parameters are paths relative to the POC folder. Nothing is searched: which trials there are does not depend on how others went.
 """
 
 from __future__ import annotations
 
 import ast
-import itertools
-import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from poclab import kernels
+from poclab import kernels, points
 from poclab.arguments import is_budget
 from poclab.charter import METRICS
 from poclab.errors import InputError, refuse_unknown
 from poclab.files import canonical, digest, find_poc, parse_value, read_text, read_yaml
 
-KEYS = ("notebook", "metric", "method", "fixed", "parameters", "where", "include", "limits")
+KEYS = ("notebook", "metric", "method", "run_cap", "seed", "fixed", "parameters", "zip", "where", "include", "limits")
 GOALS = ("maximize", "minimize")
-#: How many points a grid may have.
-MOST = 10_000
-#: What an expression of `where` may be made of: values, parameter names, comparisons, arithmetic, and, or, not, in.
-EXPRESSION = (
-    ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.USub, ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div,
-    ast.FloorDiv, ast.Mod, ast.Compare, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.In, ast.NotIn, ast.Is, ast.IsNot,
-    ast.Name, ast.Load, ast.Constant, ast.List, ast.Tuple,
-)  # fmt: skip
+METHODS = {"grid": points.grid, "random": points.sample}
 
 
 @dataclass(frozen=True)
@@ -61,6 +51,21 @@ class Sweep:
     nested: bool = True
     max_cost_usd: float | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    #: Of a part of a sweep, all trials of the whole: they have one budget.
+    whole: tuple[Trial, ...] = ()
+
+    def only(self, expression: str) -> Sweep:
+        """Return the sweep of the trials for which an expression over their parameters holds, the notebook's defaults included.
+
+        Raises:
+            InputError: it is not allowed, or true of none.
+        """
+        defaults = {name: one.default for name, one in kernels.read_parameters(self.notebook).items()}
+        kept = [trial for trial in self.trials if points.holds(expression, {**defaults, **trial.parameters}, where="--only")]
+        if not kept:
+            raise InputError(f"--only {expression!r}: true of none of {len(self.trials)} trials", fix="--dry-run lists them")
+        has_baseline = self.has_baseline and kept[0] is self.trials[0]
+        return replace(self, trials=tuple(kept), has_baseline=has_baseline, whole=self.whole or self.trials)
 
     @property
     def varied(self) -> tuple[str, ...]:
@@ -81,18 +86,16 @@ def load_sweep(path: Path | str) -> Sweep:
     data = read_yaml(path)
     refuse_unknown(data, KEYS, where=str(path))
     poc = find_poc(path) or path.resolve().parent
-    if data.get("method", "grid") != "grid":
-        raise InputError(f"{path}: method {data['method']!r}", fix="method: grid")
     if not isinstance(data.get("notebook"), str):
         raise InputError(f"{path}: names no notebook", fix="notebook: notebooks/02_evaluate.ipynb")
     notebook = find_notebook(data["notebook"], poc)
     known = kernels.read_parameters(notebook)
-    points, included = _points(data, path)
-    for point in points:
+    found, included = _points(data, path)
+    for point in found:
         kernels.check_parameters(point, known, where=str(path))
         check_files(point, known, poc, where=str(path))
     metric, maximize = _metric(data.get("metric"), notebook, path)
-    trials = _trials(points, known, poc)
+    trials = _trials(found, known, poc)
     if not trials:
         raise InputError(f"{path}: no trial is left", fix="give `parameters` with `values`, or `include`, and look at `where`")
     limits, fixed = _limits(data.get("limits"), path), data.get("fixed") or {}
@@ -171,60 +174,15 @@ def _points(data: Mapping[str, Any], path: Path) -> tuple[list[dict[str, Any]], 
         raise InputError(f"{path}: fixed holds `name: value` lines, found {fixed!r}")
     if not isinstance(include, list) or not all(isinstance(one, dict) for one in include):
         raise InputError(f"{path}: include is a list of `name: value` mappings, found {include!r}")
-    where = data.get("where") or []
-    if not isinstance(where, list) or not all(isinstance(one, str) for one in where):
-        raise InputError(f"{path}: where is a list of expressions, found {where!r}")
-    grid = [{**fixed, **point} for point in _grid(data.get("parameters") or {}, path)]
-    kept = [point for point in grid if all(holds(expression, point, where=str(path)) for expression in where)]
-    return [{**fixed, **one} for one in include] + kept, len(include)
+    method = data.get("method", "grid")
+    refuse_unknown([method], METHODS, where=str(path), what="method")
+    if method == "grid" and (drawn := [key for key in ("run_cap", "seed") if key in data]):
+        raise InputError(f"{path}: {drawn[0]} is for method: random", fix="a grid has all of its points")
+    return [{**fixed, **one} for one in include] + METHODS[method](data, fixed, where=str(path)), len(include)
 
 
-def _grid(parameters: Any, path: Path) -> Iterator[dict[str, Any]]:
-    if not isinstance(parameters, dict):
-        raise InputError(f"{path}: parameters holds `name: {{values: [...]}}` lines, found {parameters!r}")
-    for name, entry in parameters.items():
-        if not isinstance(entry, dict) or set(entry) != {"values"} or not isinstance(entry["values"], list) or not entry["values"]:
-            raise InputError(f"{path}: parameters.{name}: found {entry!r}", fix=f"{name}: {{values: [..., ...]}}")
-    if (points := math.prod(len(entry["values"]) for entry in parameters.values())) > MOST:
-        raise InputError(f"{path}: parameters span {points:,} points", fix=f"give fewer values: {MOST:,} points are the most")
-    if parameters:
-        for values in itertools.product(*(entry["values"] for entry in parameters.values())):
-            yield dict(zip(parameters, values, strict=True))
-
-
-def holds(expression: str, point: Mapping[str, Any], *, where: str) -> bool:
-    """Return whether an expression over parameter names is true of a point.
-
-    Raises:
-        InputError: it is no expression, uses more than values, names, comparisons and arithmetic, or cannot be computed.
-    """
-    try:
-        tree = ast.parse(expression, mode="eval")
-        for node in ast.walk(tree):
-            if not isinstance(node, EXPRESSION):
-                raise InputError(
-                    f"{where}: where: {expression!r} uses {type(node).__name__}", fix="use comparisons and arithmetic of parameters"
-                )
-            if isinstance(node, ast.Compare) and _is_of_values(node):
-                raise InputError(f"{where}: where: {expression!r}: `is` is for None alone", fix="compare values with == or !=")
-            if isinstance(node, ast.Name):
-                refuse_unknown([node.id], point, where=f"{where}: where: {expression!r}", what="parameter")
-        # Safe: only the node types above are left, and there is nothing to call.
-        return bool(eval(compile(tree, "<where>", "eval"), {"__builtins__": {}}, dict(point)))
-    except SyntaxError:
-        raise InputError(f"{where}: where: {expression!r} is not an expression", fix='such as "overlap * 4 <= chunk_size"') from None
-    except (TypeError, ValueError, ArithmeticError, MemoryError, RecursionError) as error:
-        raise InputError(f"{where}: where: {expression!r} cannot be computed: {error}") from None
-
-
-def _is_of_values(node: ast.Compare) -> bool:
-    # `chunk_size is 400` is false of a 400 that was read from a file: trials would be dropped in silence.
-    none = [isinstance(side, ast.Constant) and side.value is None for side in (node.left, *node.comparators)]
-    return any(isinstance(one, (ast.Is, ast.IsNot)) and not any(none[at : at + 2]) for at, one in enumerate(node.ops))
-
-
-def _trials(points: Sequence[dict[str, Any]], known: Mapping[str, kernels.Parameter], poc: Path) -> tuple[Trial, ...]:
-    unique = list({canonical(point): point for point in points}.values())
+def _trials(found: Sequence[dict[str, Any]], known: Mapping[str, kernels.Parameter], poc: Path) -> tuple[Trial, ...]:
+    unique = list({canonical(point): point for point in found}.values())
     trials = []
     for point in unique:
         names = dict.fromkeys([*unique[0], *point])

@@ -9,6 +9,7 @@ There is no retry, and a driver that is killed leaves the trials that were runni
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -65,7 +66,7 @@ def _inputs(poc: Path) -> dict[str, str | None]:
 def planned_table(sweep: Sweep) -> str:
     """Return the trials of a sweep as a table, with what is known of each."""
     planned, driver = plan(sweep), _Driver(sweep, print)
-    driver.open_budget(planned)
+    driver.open_budget()
     known = driver.known()
     todo = {trial_id: trial for trial_id, trial in planned if trial_id not in known}
     projected = _projected(sweep, todo, driver.budget)
@@ -121,7 +122,7 @@ def run_sweep(sweep: Sweep, *, say: Callable[[str], None] = lambda line: None, r
         if todo:
             with driver.warmed(warm and len(todo) > 1):
                 driver.begin(planned)
-                driver.open_budget(planned)
+                driver.open_budget()
                 known |= driver.run(todo)
         records = tuple(known[trial_id] for trial_id, _ in planned)
         results = Results(sweep, records, len(todo), driver.parent, *inputs.values(), budget=driver.spent())
@@ -148,10 +149,11 @@ class _Driver:
         #: The trials of which only what the endpoint failed is asked again.
         self.again: set[str] = set()
 
-    def open_budget(self, planned: Sequence[tuple[str, Trial]]) -> None:
-        """Open the budget of exactly these trials: the one that an earlier part of this sweep was paid from."""
+    def open_budget(self) -> None:
+        """Open the budget of exactly the trials of the whole sweep: the one that an earlier part of it was paid from."""
         if self.sweep.max_cost_usd is not None:
-            self.budget = f"sweep {self.sweep.name} {digest(sorted(trial_id for trial_id, _ in planned))[:12]}"
+            whole = plan(dataclasses.replace(self.sweep, trials=self.sweep.whole or self.sweep.trials))
+            self.budget = f"sweep {self.sweep.name} {digest(sorted(trial_id for trial_id, _ in whole))[:12]}"
             Ledger.open(self.sweep.poc / LEDGER).open_budget(self.budget, self.sweep.max_cost_usd)
 
     def spent(self) -> Spent | None:
@@ -256,7 +258,7 @@ class _Driver:
         split = trial.parameters.get("split", self.split)
         goal = "maximize" if self.sweep.maximize else "minimize"
         tags = {"poclab.sweep": self.sweep.name, "poclab.trial": trial_id, "poclab.lock": self.lock_digest, "mlflow.user": user()}
-        tags |= {"poclab.metric": self.sweep.metric, "poclab.goal": goal, "poclab.trials": str(len(self.sweep.trials))}
+        tags |= {"poclab.metric": self.sweep.metric, "poclab.goal": goal, "poclab.trials": str(len(self.sweep.whole or self.sweep.trials))}
         tags |= {"poclab.split": split} if isinstance(split, str) else {}
         tags |= {"mlflow.parentRunId": self.parent} if self.parent else {}
         begun = self._begin(conceal(trial.name), tags, folder)

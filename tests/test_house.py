@@ -42,7 +42,7 @@ FLOORS = [
         "drills",
         "experiment",
     ],
-    ["zygote", "kernels", "rehearsals", "sweeps", "results", "trials", "confirmation", "handover", "starter"],
+    ["zygote", "kernels", "rehearsals", "points", "sweeps", "results", "trials", "confirmation", "handover", "starter"],
     ["cli", "__main__"],
 ]
 #: The one module (or package) that may import each heavy package.

@@ -1,4 +1,3 @@
-import contextlib
 import json
 import shutil
 
@@ -9,7 +8,7 @@ from hypothesis import strategies as st
 from conftest import SWEEP, notebook_of
 from poclab import sweeps
 from poclab.errors import InputError
-from poclab.sweeps import find_notebook, holds, load_sweep, parse_pairs, single
+from poclab.sweeps import find_notebook, load_sweep, parse_pairs, single
 
 GRID = """\
 notebook: notebooks/02_evaluate.ipynb
@@ -59,6 +58,27 @@ class TestTrials:
             for size, overlap in ((100, 0), (200, 0), (200, 50), (400, 0), (400, 50))
         ]
         assert (sweep.has_baseline, sweep.jobs, sweep.metric, sweep.maximize) == (True, 2, "accuracy", True)
+
+    def test_may_be_drawn_by_chance_and_are_the_same_each_time(self, load):
+        """Five points of the ten, after the baseline, which is not drawn."""
+        drawn = GRID + "method: random\nrun_cap: 5\nseed: 3\n"
+        sweep = load(drawn)
+
+        assert len(sweep.trials) == 6 and sweep.has_baseline
+        assert set(_values(sweep, "retrieval", "chunk_size", "overlap")) <= set(_values(load(GRID), "retrieval", "chunk_size", "overlap"))
+        assert load(drawn).trials == sweep.trials
+
+    def test_may_be_a_part_of_those_of_the_file(self, load):
+        """By an expression over their parameters, the notebook's defaults included (here an overlap of 0); the baseline may be missing."""
+        whole = load(GRID)
+
+        assert _values(whole.only("overlap == 0 and chunk_size == 400"), "retrieval", "chunk_size", "overlap") == [
+            ("none", None, None), ("bm25", 400, 0), ("dense", 400, 0),
+        ]  # fmt: skip
+        assert [whole.only(one).has_baseline for one in ("overlap == 0", "overlap == 50")] == [True, False]
+        assert whole.only("overlap == 0").only("chunk_size == 100").whole == whole.trials
+        with pytest.raises(InputError, match="--only 'chunk_size == 7': true of none of 11 trials"):
+            whole.only("chunk_size == 7")
 
     def test_are_named_by_what_differs_from_the_baseline(self, load):
         """A parameter that the baseline does not name has the notebook's default there: chunk_size 400, overlap 0."""
@@ -145,7 +165,10 @@ def test_a_wrong_parameter_is_refused_before_a_kernel_starts(load, change, messa
         ("metric: {name: print}", "unknown metric 'print'\n.*use one of: accuracy, .*, contains, evidence_recall, abstains$"),
         ("metric: {name: accuracy, goal: maximise}", "unknown goal 'maximise'\n.*maximize"),
         ("metric: accuracy", "metric: found 'accuracy'\n.*metric: {name: accuracy"),
-        ("method: tpe", "method 'tpe'\n.*grid"),
+        ("method: tpe", "unknown method 'tpe'\n.*use one of: grid, random"),
+        ("method: [grid]", r"unknown method \['grid'\]"),
+        ("method: random", "run_cap is None\n.*run_cap: 20"),
+        ("run_cap: 3", "run_cap is for method: random"),
         ("fixed: [1]", "fixed holds"),
         ("fixed: {chunk_sise: 1}", "unknown parameter 'chunk_sise'"),
         ("include: {chunk_size: 1}", "include is a list"),
@@ -216,91 +239,6 @@ def test_an_empty_sweep_file_is_refused(load):
     """It was never written."""
     with pytest.raises(InputError, match="expected `key: value` lines, found nothing"):
         load("")
-
-
-POINT = {"chunk_size": 400, "overlap": 50, "retrieval": "bm25", "big": True}
-
-
-class TestWhere:
-    @pytest.mark.parametrize(
-        ("expression", "expected"),
-        [
-            ("overlap * 4 <= chunk_size", True),
-            ("overlap * 9 <= chunk_size", False),
-            ("retrieval in ['dense', 'hybrid']", False),
-            ("retrieval == 'bm25' or overlap == 0", True),
-            ("not big", False),
-            ("100 < chunk_size < 500", True),
-            ("chunk_size % 100 == 0 and chunk_size // 100 == 4 and -overlap < 0", True),
-            ("overlap is not None", True),
-        ],
-    )
-    def test_is_python_over_parameters(self, expression, expected):
-        """Comparisons, arithmetic, and, or, not, in."""
-        assert holds(expression, POINT, where="sweep.yaml") is expected
-
-    @pytest.mark.parametrize(
-        "expression",
-        [
-            "__import__('os').system('touch owned')",
-            "().__class__.__base__.__subclasses__()",
-            "retrieval.upper() == 'BM25'",
-            "retrieval.__class__",
-            "open('/etc/passwd')",
-            "[x for x in (1, 2)]",
-            "(lambda: 1)()",
-            "(chunk_size := 7)",
-            "POINT['overlap']",
-            "f'{chunk_size}' == '400'",
-            "chunk_size ** 999999999",
-            "chunk_size << 999999999",
-            "1 if big else 0",
-            "await big",
-            "{1, 2}",
-            "*big",
-            "chunk_size is 400",
-            "chunk_size is not overlap",
-            "None is not overlap is chunk_size",
-        ],
-    )
-    def test_refuses_everything_else(self, expression):
-        """No call, attribute, item, comprehension or power: a sweep file runs no code. No `is` but None: 400 is never `is 400`."""
-        with pytest.raises(InputError, match="^sweep.yaml: where: "):
-            holds(expression, POINT, where="sweep.yaml")
-
-    @pytest.mark.parametrize("name", ["__builtins__", "print", "overlapp", "POINT"])
-    def test_knows_only_the_parameters_of_the_point(self, name):
-        """Not even Python's own names."""
-        with pytest.raises(InputError, match=f"unknown parameter '{name}'"):
-            holds(name, POINT, where="sweep.yaml")
-
-    @pytest.mark.parametrize(
-        "expression",
-        [
-            "retrieval < chunk_size",
-            "chunk_size / 0 > 1",
-            "'%z' % chunk_size == 'x'",
-            "1e308 * 10 // 1 == 0 // 0",
-            "'a' * 99999999999999 == 'b'",
-            "big in chunk_size",
-        ],
-    )
-    def test_that_cannot_be_computed_is_an_input_error(self, expression):
-        """No traceback for a wrong type or a division by zero."""
-        with pytest.raises(InputError, match="cannot be computed"):
-            holds(expression, POINT, where="sweep.yaml")
-
-    @pytest.mark.parametrize("expression", ["overlap <=", "", "a b", "x = 1", "import os", "\0", "(" * 500, "1" + "+1" * 100_000])
-    def test_that_is_no_expression_is_an_input_error(self, expression):
-        """Half a line, a statement, a null byte, far too many brackets."""
-        with pytest.raises(InputError, match="where"):
-            holds(expression, POINT, where="sweep.yaml")
-
-    @given(st.text(max_size=60))
-    def test_any_text_is_an_answer_or_an_input_error(self, expression):
-        """Whatever is typed, nothing else comes out."""
-        with contextlib.suppress(InputError):
-            assert holds(expression, POINT, where="sweep.yaml") in (True, False)
 
 
 class TestSingle:

@@ -1,9 +1,11 @@
 """Trials run for real: a kernel each, in notebooks that behave well and badly."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ import pytest
 from conftest import DEADLINE_S, ENV_KEY, PROMPTS, notebook_of, until
 from poclab import Report, projection, trials
 from poclab.errors import FrozenError, StoreError
+from poclab.ledger import LEDGER
 from poclab.sweeps import load_sweep
 from poclab.tracking import store, tracking_uri
 
@@ -403,6 +406,23 @@ def _parent(poc, record):
     """Return the process that a trial's kernel says to be a child of."""
     text = (poc / ".poclab/sweeps/sweep" / record.trial_id / "executed.ipynb").read_text()
     return int(text.rpartition("parent ")[2].partition("\\n")[0])
+
+
+def test_a_part_of_a_sweep_is_paid_from_the_budget_of_the_whole(make_poc, tmp_path, monkeypatch):
+    """Else every part could spend all of it; and the rest is run by the whole command later."""
+    monkeypatch.setenv("ZOO_TOKEN", ENV_KEY)
+    poc = _ways_poc(make_poc, tmp_path, "  - {way: a}\n  - {way: b}\n")
+    text = (poc / "sweep.yaml").read_text()
+    (poc / "sweep.yaml").write_text(text.replace("{jobs: 2}", "{jobs: 2, max_cost_usd: 1.00}"))
+    sweep = load_sweep(poc)
+    part, whole = trials.run_sweep(sweep.only("way == 'b'")), trials.run_sweep(sweep)
+
+    assert [[one.parameters["way"] for one in results.records] for results in (part, whole)] == [["b"], ["a", "b"]]
+    assert (part.ran, whole.ran) == (1, 1)
+    with contextlib.closing(sqlite3.connect(poc / LEDGER)) as ledger:
+        assert ledger.execute("SELECT count(*), sum(limit_nano) FROM budgets").fetchall() == [(1, 10**9)]
+    runs = store.connect(tracking_uri(poc)).search_runs(["1"], "tags.`poclab.trial` != ''")
+    assert [run.data.tags["poclab.trials"] for run in runs] == ["2", "2"]
 
 
 def test_a_trial_during_which_code_was_edited_is_refused(make_poc, tmp_path, monkeypatch):
