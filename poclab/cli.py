@@ -386,8 +386,9 @@ def _end(results: Any) -> None:
     _say(results.where())
     if results.to_retry:
         _say(results.to_retry)
+    if results.stopped:
+        _say(results.stopped)
     if results.errors:
         raise InputError(results.failures())
     if results.stopped:
-        _say(results.stopped)
         sys.exit(1)

@@ -1,8 +1,7 @@
 """Notebooks as functions: read the parameters a notebook takes, and execute it headlessly through papermill.
 
 papermill only warns of an unknown parameter and then runs the default, so names and types are checked here, from the
-source of the `parameters` cell, before a kernel starts. Each kernel gets its own environment and folder. There is no
-time limit for a cell; the cases have theirs.
+source of the `parameters` cell, before a kernel starts. Each kernel gets its own environment and folder.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import asyncio
 import contextlib
 import contextvars
 import json
+import logging
 import os
 import re
 import shutil
@@ -52,10 +52,13 @@ NO_PARAMETER = Parameter("", (), None)
 
 
 class NotebookError(Exception):
-    """A cell failed: `cell` counts code and text cells from 1; `poclab_error` when the message was written for a person."""
+    """A notebook did not come to its end: an `error` in a cell, a `timeout`, or a `dead_kernel`.
 
-    def __init__(self, cell: int | None, name: str, message: str) -> None:
-        self.cell, self.name, self.message = cell, name, message
+    `cell` counts code and text cells from 1; `poclab_error` when the message was written for a person; `traceback` is IPython's.
+    """
+
+    def __init__(self, cell: int | None, name: str, message: str, *, outcome: str = "error", traceback: str = "") -> None:
+        self.cell, self.name, self.message, self.outcome, self.traceback = cell, name, message, outcome, traceback
         super().__init__(f"cell {cell}: {name}: {message}" if cell else f"{name}: {message}")
 
     @property
@@ -153,14 +156,22 @@ def _is(value: Any, kind: str) -> bool:
 
 
 def execute(
-    notebook: Path, output: Path, parameters: Mapping[str, Any], *, env: Mapping[str, str], cwd: Path, zygote: Zygote | None = None
+    notebook: Path,
+    output: Path,
+    parameters: Mapping[str, Any],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    timeout_s: float | None = None,
+    zygote: Zygote | None = None,
 ) -> None:
     """Execute a notebook with parameters in a kernel of its own, and write the executed copy to `output`.
 
-    The kernel is forked from the `zygote`, if there is one and it can; else it is started.
+    The kernel is forked from the `zygote`, if there is one and it can; else it is started. After `timeout_s`, all cells together, it is
+    interrupted, and killed.
 
     Raises:
-        NotebookError: a cell failed, or the kernel died. Whether the notebook did its work is for its result to show.
+        NotebookError: a cell failed, it took too long, or the kernel died. Whether the notebook did its work is for its result to show.
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
@@ -181,12 +192,24 @@ def execute(
             kernel_env=dict(env),
             kernel_cwd=str(cwd),
             kernel_output=str(output),
+            kernel_timeout_s=timeout_s,
             kernel_zygote=zygote,
         )
     except PapermillExecutionError as error:
-        raise NotebookError(error.cell_index + 1, error.ename, error.evalue) from None
+        raise NotebookError(error.cell_index + 1, error.ename, error.evalue, traceback="\n".join(error.traceback)) from None
+    except TimedOut as error:
+        raise NotebookError(error.cell, "TimeoutError", f"no end after {timeout_s:g} s", outcome="timeout") from None
     except Exception as error:  # nbclient's dead kernel, a missing kernel, a disk that is full: each is a trial that failed
-        raise NotebookError(None, type(error).__name__, str(error)) from None
+        outcome = "dead_kernel" if "died" in str(error) else "error"
+        raise NotebookError(None, type(error).__name__, str(error), outcome=outcome) from None
+
+
+class TimedOut(Exception):
+    """A notebook took too long; `cell` is the one that was being executed."""
+
+    def __init__(self, cell: int) -> None:
+        self.cell = cell
+        super().__init__(f"cell {cell}")
 
 
 def kill_running(work: Collection[Future[Any]]) -> None:
@@ -227,17 +250,39 @@ def _register() -> None:
     from papermill.engines import NBClientEngine, papermill_engines
     from papermill.iorw import write_ipynb
 
+    log = logging.getLogger("poclab.notebook")  # says of a time limit what the trial's error says
+    log.setLevel(logging.CRITICAL)
+
     class Client(PapermillNotebookClient):
-        """papermill's own client, but at the end it takes from the kernel which keys its notebook used: what is kept of it must not show them."""
+        """papermill's own client, with a time limit for all cells together.
+
+        At the end it takes from the kernel which keys its notebook used: what is kept of it must not show them.
+        """
+
+        def limit(self, timeout_s: float) -> None:
+            until = time.monotonic() + timeout_s
+            self.interrupt_on_timeout, self.error_on_timeout = True, {"ename": "TimeoutError", "evalue": "", "traceback": []}
+            self.timeout_func = lambda cell: max(until - time.monotonic(), 0.001)
+
+        async def _async_handle_timeout(self, timeout: float, cell: Any = None) -> Any:
+            self.late = self.nb.cells.index(cell) + 1
+            return await super()._async_handle_timeout(timeout, cell)
 
         def papermill_execute_cells(self) -> None:
+            self.late = 0
             try:
                 super().papermill_execute_cells()
+            except Exception:
+                if not self.late:  # else it does not answer to an interrupt, either
+                    raise
             finally:
-                with contextlib.suppress(Exception):  # a kernel that died has none to tell
+                with contextlib.suppress(Exception):  # a kernel that died, or hangs, has none to tell
                     if run_sync(self.km.is_alive)():
                         for secret in run_sync(_secrets_of)(self.kc):
                             redaction.remember(secret)
+            if self.late:
+                self.shutdown_kernel = "immediate"  # it may not hear a request
+                raise TimedOut(self.late)
 
     class Provisioner(LocalProvisioner):
         """jupyter_client's own way to start a kernel, for when none can be forked."""
@@ -266,17 +311,20 @@ def _register() -> None:
             kernel_env: dict[str, str],
             kernel_cwd: str,
             kernel_output: str,
+            kernel_timeout_s: float | None,
             kernel_zygote: Zygote | None,
             **_: Any,
         ) -> Any:
             quiet = ["--IPKernelApp.log_level=CRITICAL"]
-            client = Client(nb_man, kernel_name=kernel_name, timeout=None, startup_timeout=120, extra_arguments=quiet)
+            client = Client(nb_man, kernel_name=kernel_name, timeout=None, startup_timeout=120, extra_arguments=quiet, log=log)
             sockets = tempfile.mkdtemp(prefix="poclab-")
             manager = client.create_kernel_manager()
             if sys.platform != "win32":  # a port that is free now may be taken by another program when the kernel starts
                 manager.transport, manager.connection_file = "ipc", f"{sockets}/kernel.json"
             if kernel_zygote:
                 manager.provisioner = Provisioner(kernel_zygote, parent=manager)
+            if kernel_timeout_s:
+                client.limit(kernel_timeout_s)
             loop = ensure_event_loop()
             _running.add(client)
             try:

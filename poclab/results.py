@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from poclab import tracking
-from poclab.errors import InputError
+from poclab.errors import InputError, printable
 from poclab.ledger import Spent
 from poclab.stats import edges
 from poclab.sweeps import Sweep
@@ -24,10 +25,18 @@ if TYPE_CHECKING:
     import pandas
 
 
+#: The outcomes of a trial that has no result, by its own fault or another's.
+FAILED = ("error", "dead_kernel", "timeout", "invalid", "no_result", "cancelled")
+#: How many lines of a traceback are shown: IPython gives the lines around each place.
+LONGEST_TRACEBACK = 20
+
+
 @dataclass(frozen=True)
 class Record:
-    """What became of a trial: `ok`, `error`, stopped half way by the `budget`, or `not begun` because of it.
+    """What became of a trial: `ok`, one of `FAILED`, stopped half way by the `budget`, or `not begun` when the sweep stopped.
 
+    It failed by an `error` in a cell or in every case, a `dead_kernel`, a `timeout`, a report that is `invalid`, `no_result` at all, or was
+    `cancelled` with the sweep. `traceback` is that of the cell.
     `estimates` holds value, low, high and n by metric.
     A number without an interval has null edges, and no n.
     """
@@ -39,6 +48,7 @@ class Record:
     run_id: str | None = None
     experiment_id: str | None = None
     error: str = ""
+    traceback: str = ""
     version: str = ""
     content: str = ""
     failed: int = 0
@@ -56,10 +66,15 @@ class Record:
             return f"{found['value']:g}", "", ""
         return f"{found['value']:.3f}", edges(found["low"], found["high"]), found["n"]
 
+    def shown_traceback(self) -> str:
+        """Return the end of the traceback for a terminal, each line indented; empty without one."""
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", self.traceback).splitlines()[-LONGEST_TRACEBACK:]
+        return "".join(f"\n    {printable(line)}" for line in lines)
+
     def outcome_text(self, metric: str) -> str:
         """Return what became of the trial, in a line."""
         if self.outcome != "ok":
-            return f"failed: {self.error}" if self.outcome == "error" else f"stopped: {self.error}"
+            return f"failed: {self.error}" if self.outcome in FAILED else f"stopped: {self.error}"
         value, interval, n = self.shown(metric)
         failed = f", {self.failed} failed" if self.failed else ""
         return f"{metric} {value}{f' ({interval}, n = {n})' if interval else ''}{failed}"
@@ -79,17 +94,20 @@ class Results:
 
     @property
     def errors(self) -> tuple[Record, ...]:
-        return tuple(record for record in self.records if record.outcome == "error")
+        return tuple(record for record in self.records if record.outcome in FAILED)
 
     @property
     def stopped(self) -> str:
-        """What the budget left undone; empty when all trials had their turn."""
+        """What the budget or too many failures left undone; empty when all trials had their turn."""
         outcomes = [record.outcome for record in self.records]
         half, rest = outcomes.count("budget"), outcomes.count("not begun")
         if not half + rest:
             return ""
+        done = f"{outcomes.count('ok')} of {len(outcomes)} trials are done"
+        if "budget" not in outcomes:
+            return f"stopped after {len(self.errors)} failed trial(s): {done}, {rest} not begun; the same command goes on from there"
         return (
-            f"stopped by the budget: {outcomes.count('ok')} of {len(outcomes)} trials are done, {half} stopped half way, {rest} not begun. "
+            f"stopped by the budget: {done}, {half} stopped half way, {rest} not begun. "
             f"Raise {'limits.max_cost_usd' if self.sweep.nested else '--max-cost-usd'} and run the same command again: "
             "what was answered is not paid again."
         )
@@ -159,14 +177,14 @@ class Results:
 
     def failures(self) -> str:
         """Return the trials that failed, those with the same error together."""
-        by_error: dict[str, list[str]] = {}
+        by_error: dict[str, list[Record]] = {}
         for record in self.errors:
-            by_error.setdefault(record.error, []).append(record.name)
-        listed = [
-            f"{len(names)} trial(s) failed ({'; '.join(names[:3])}{' ...' if len(names) > 3 else ''}): {error}"
-            for error, names in by_error.items()
-        ]
-        return "\n".join(listed)
+            by_error.setdefault(record.error, []).append(record)
+        return "\n".join(
+            f"{len(same)} trial(s) failed ({'; '.join(one.name for one in same[:3])}{' ...' if len(same) > 3 else ''}): {error}"
+            f"{same[0].shown_traceback()}"
+            for error, same in by_error.items()
+        )
 
     def __str__(self) -> str:
         rows = list(self.rows())

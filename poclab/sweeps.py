@@ -7,9 +7,10 @@ File parameters are paths relative to the POC folder. Nothing is searched: which
 from __future__ import annotations
 
 import ast
+import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,14 @@ from poclab.files import canonical, digest, find_poc, parse_value, read_text, re
 
 KEYS = ("notebook", "metric", "method", "run_cap", "seed", "fixed", "parameters", "zip", "where", "include", "limits")
 GOALS = ("maximize", "minimize")
+#: The limits of a sweep: default, what else is allowed, and an example.
+LIMITS: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
+    "jobs": (1, lambda value: _is_count(value) and 1 <= value <= 256, "2"),
+    "timeout_s": (None, lambda value: type(value) in (int, float) and 0 < value < math.inf, "900"),
+    "retries": (0, lambda value: _is_count(value) and value <= 10, "1"),
+    "max_cost_usd": (None, is_budget, "5.00"),
+    "stop_after_failures": (None, lambda value: _is_count(value) and value > 0, "3"),
+}
 METHODS = {"grid": points.grid, "random": points.sample}
 
 
@@ -49,6 +58,11 @@ class Sweep:
     has_baseline: bool
     jobs: int
     nested: bool = True
+    #: What a trial may take, in seconds; how often one is run again whose kernel died or that took too long; and after how many that
+    #: failed no further one begins.
+    timeout_s: float | None = None
+    retries: int = 0
+    stop_after_failures: int | None = None
     max_cost_usd: float | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
     #: Of a part of a sweep, all trials of the whole: they have one budget.
@@ -241,15 +255,18 @@ def _name(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
 
 
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
 def _limits(limits: Any, path: Path) -> dict[str, Any]:
-    """Return how many trials run side by side, and what all of them together may cost."""
+    """Return the limits of a file, or their defaults."""
     if limits is not None and not isinstance(limits, dict):
         raise InputError(f"{path}: limits: found {limits!r}", fix="limits: {jobs: 2}")
-    given = {"jobs": 1, "max_cost_usd": None, **(limits or {})}
-    refuse_unknown(given, ("jobs", "max_cost_usd"), where=f"{path}: limits")
-    jobs, most = given.values()
-    if isinstance(jobs, bool) or not isinstance(jobs, int) or not 1 <= jobs <= 256:
-        raise InputError(f"{path}: limits.jobs is {jobs!r}", fix="jobs: 2")
-    if most is not None and not is_budget(most):
-        raise InputError(f"{path}: limits.max_cost_usd is {most!r}", fix="max_cost_usd: 5.00")
+    given = {name: default for name, (default, _, _) in LIMITS.items()} | (limits or {})
+    refuse_unknown(given, LIMITS, where=f"{path}: limits")
+    for name, value in given.items():
+        default, allowed, example = LIMITS[name]
+        if value is not default and not allowed(value):
+            raise InputError(f"{path}: limits.{name} is {value!r}", fix=f"{name}: {example}")
     return given

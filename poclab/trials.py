@@ -3,7 +3,7 @@
 `trials.jsonl` in the POC's work folder is append-only: a trial that stands there as `ok` is not run again while
 notebook, parameters, files they name, lock, corpus and code are the same. A trial is `ok` only when its report is
 there, whole, and of the parameters that were asked for; what the notebook says of itself is not trusted.
-There is no retry, and a driver that is killed leaves the trials that were running to be run again.
+A driver that is killed leaves the trials that were running to be run again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import shutil
 import sys
@@ -31,12 +32,14 @@ from poclab.recording import TRIAL_FOLDER, TRIAL_RUN, run_end, run_place
 from poclab.redaction import conceal, conceal_json, secrets, shown
 from poclab.report import RETRIED, Report
 from poclab.requests import BUDGET, MODE, RETRY
-from poclab.results import Record, Results
+from poclab.results import FAILED, Record, Results
 from poclab.sweeps import Sweep, Trial, file_digests
 from poclab.tables import money, text_table
 from poclab.tracking import queries
 from poclab.zygote import Zygote
 
+#: A trial that ended so is run again, `retries` times: another time may go well.
+AGAIN = ("dead_kernel", "timeout")
 #: What a trial of the reference notebook imports by and by.
 PRELOADED = (
     "ipykernel.ipkernel", "ipykernel.kernelapp", "bm25s", "filelock", "jiter", "openai.resources.chat.completions", "pandas",
@@ -131,6 +134,14 @@ def run_sweep(sweep: Sweep, *, say: Callable[[str], None] = lambda line: None, r
     return results
 
 
+class _Failed(InputError):
+    """A trial has no valid result."""
+
+    def __init__(self, message: str, outcome: str, traceback: str = "", *, fix: str = "") -> None:
+        self.outcome, self.traceback = outcome, traceback
+        super().__init__(message, fix=fix)
+
+
 class _Driver:
     def __init__(self, sweep: Sweep, say: Callable[[str], None]) -> None:
         self.sweep, self.say = sweep, say
@@ -146,6 +157,8 @@ class _Driver:
         self.code = _code(sweep.poc)
         self.budget: str | None = None
         self.zygote: Zygote | None = None
+        #: The outcomes of the trials that have ended.
+        self.ended: list[str] = []
         #: The trials of which only what the endpoint failed is asked again.
         self.again: set[str] = set()
 
@@ -220,19 +233,25 @@ class _Driver:
                     for future in ended:
                         record = future.result()
                         done[record.trial_id] = record
-                        self._append(record)
-                        self.say(f"[{len(done)}/{len(todo)}] {record.name}: {record.outcome_text(self.sweep.metric)}")
-                    if any(record.outcome == "budget" for record in done.values()):
-                        waiting = {future for future in waiting if not future.cancel()}
+                        if record.outcome != "not begun":
+                            self._append(record)
+                            self.say(f"[{len(done)}/{len(todo)}] {record.name}: {record.outcome_text(self.sweep.metric)}")
             except BaseException as stop:
                 self._stop(pool, waiting)
+                for future in waiting:  # those that were killed
+                    if not future.cancelled() and not future.exception():
+                        self._append(future.result())
                 if isinstance(stop, KeyboardInterrupt):
                     raise KeyboardInterrupt(
                         f"{len(done)} of {len(todo)} trials are recorded; the same command goes on from there"
                     ) from None
                 raise
-        left = {trial_id: trial for trial_id, trial in todo if trial_id not in done}
-        return done | {trial_id: Record(trial_id, trial.name, dict(trial.parameters), "not begun") for trial_id, trial in left.items()}
+        return done
+
+    def _enough(self) -> bool:
+        """Tell whether no further trial is to begin."""
+        failed = sum(outcome in FAILED for outcome in self.ended)
+        return "budget" in self.ended or failed >= (self.sweep.stop_after_failures or math.inf)
 
     def _stop(self, pool: ThreadPoolExecutor, waiting: set[Future[Record]]) -> None:
         """Begin no further trial, kill the kernels of those that run, and wait until their runs are closed."""
@@ -252,6 +271,16 @@ class _Driver:
             os.fsync(file.fileno())
 
     def _trial(self, trial_id: str, trial: Trial) -> Record:
+        if self._enough():
+            return Record(trial_id, trial.name, dict(trial.parameters), "not begun")
+        for attempt in range(1, self.sweep.retries + 2):
+            record = self._attempt(trial_id, trial, attempt)
+            if record.outcome not in AGAIN or self.stopped:
+                break
+        self.ended.append(record.outcome)
+        return record
+
+    def _attempt(self, trial_id: str, trial: Trial, attempt: int) -> Record:
         folder = self.folder / trial_id
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "artifacts").mkdir(parents=True)
@@ -261,8 +290,9 @@ class _Driver:
         tags |= {"poclab.metric": self.sweep.metric, "poclab.goal": goal, "poclab.trials": str(len(self.sweep.whole or self.sweep.trials))}
         tags |= {"poclab.split": split} if isinstance(split, str) else {}
         tags |= {"mlflow.parentRunId": self.parent} if self.parent else {}
+        tags |= {"poclab.attempt": str(attempt)} if attempt > 1 else {}
         begun = self._begin(conceal(trial.name), tags, folder)
-        error = ""
+        failure = None
         try:
             kernels.execute(
                 self.sweep.notebook,
@@ -270,13 +300,14 @@ class _Driver:
                 trial.parameters,
                 env={**self._env(), **self._own(folder, begun)},
                 cwd=self.sweep.poc,
+                timeout_s=self.sweep.timeout_s,
                 zygote=self.zygote,
             )
-        except kernels.NotebookError as failure:
-            error = conceal(failure.message if failure.poclab_error else f"{failure} (see {folder / 'executed.ipynb'})")
+        except kernels.NotebookError as error:
+            failure = error
         if (folder / "executed.ipynb").exists():
             _concealed(folder / "executed.ipynb", folder / "executed.ipynb")
-        return self._settle(trial_id, trial, folder, begun, error)
+        return self._settle(trial_id, trial, folder, begun, failure)
 
     def _env(self) -> dict[str, str]:
         """Return the environment that is the same for all trials."""
@@ -289,7 +320,7 @@ class _Driver:
         own = {"MLFLOW_RUN_ID": begun["run_id"], TRIAL_RUN: begun["run_id"], TRIAL_FOLDER: str(folder)}
         return {**own, RETRY: "1"} if folder.name in self.again else own
 
-    def _settle(self, trial_id: str, trial: Trial, folder: Path, begun: Mapping[str, str], error: str) -> Record:
+    def _settle(self, trial_id: str, trial: Trial, folder: Path, begun: Mapping[str, str], failure: kernels.NotebookError | None) -> Record:
         recorder, run_id = tracking.recorder(), begun["run_id"]
         common = {"trial_id": trial_id, "name": trial.name, "parameters": dict(trial.parameters), **begun}
         source = _concealed(self.sweep.notebook, folder / "source" / self.sweep.notebook.name)
@@ -297,8 +328,12 @@ class _Driver:
         files |= {str(path): "notebook" for path in (folder / "executed.ipynb",) if path.exists()}
         try:
             recorder.send("artifacts", uri=self.uri, run_id=run_id, files=files).result()
-            if error:
-                raise InputError(error)
+            if failure:
+                raise _Failed(
+                    conceal(failure.message if failure.poclab_error else f"{failure} (see {folder / 'executed.ipynb'})"),
+                    failure.outcome,
+                    conceal(failure.traceback),
+                )
             self._refuse_edited()
             report = _valid_report(folder, trial, run_id, self.lock_digest)
             if report.stopped:
@@ -309,10 +344,11 @@ class _Driver:
             recorder.send("begin", uri=self.uri, **begin).result()
             recorder.send("finish", run_id=run_id, folder=str(folder), end=run_end(report), secrets=secrets()).result()
             if report.failed == len(report.results):
-                raise InputError(f"every case failed: {report.failures[0]}")
+                raise _Failed(f"every case failed: {report.failures[0]}", "error")
         except PocError as problem:
             recorder.send("end", uri=self.uri, run_id=run_id, status="KILLED" if self.stopped else "FAILED").result()
-            return Record(outcome="error", error=str(problem), **common)
+            outcome = "cancelled" if self.stopped else getattr(problem, "outcome", "invalid")
+            return Record(outcome=outcome, error=str(problem), traceback=getattr(problem, "traceback", ""), **common)
         (folder / "records.jsonl").unlink(missing_ok=True)
         counts = {
             name: {"value": value, "low": None, "high": None, "n": None} for name, value in report.metrics().items() if name in METRICS
@@ -367,7 +403,7 @@ def _valid_report(folder: Path, trial: Trial, run_id: str, lock_digest: str) -> 
     """Return a trial's report; it must be whole, of this run, of the frozen cases, and of the parameters that were asked for."""
     path = folder / "artifacts" / "report.json"
     if not path.exists():
-        raise InputError("the notebook ended without a report", fix="let it call poclab.evaluate once")
+        raise _Failed("the notebook ended without a report", "no_result", fix="let it call poclab.evaluate once")
     report = Report.load(path).drilled(path.parent)
     if report.run_id != run_id or (report.partial and not report.stopped):
         raise InputError("the notebook left a report that is partial or of another run")

@@ -88,14 +88,14 @@ def _record(ways, way):
 def test_a_trial_that_leaves_no_report_failed_whatever_its_notebook_says(ways):
     """`sys.exit(0)` and a forgotten call both end with every cell completed."""
     for way in ("leaves", "forgets"):
-        assert _record(ways, way).outcome == "error"
+        assert _record(ways, way).outcome == "no_result"
         assert "the notebook ended without a report" in _record(ways, way).error
 
 
 def test_a_trial_whose_kernel_dies_failed(ways):
     """By its own hand or by kill -9; the error names the executed notebook."""
     for way in ("dies", "is killed"):
-        assert _record(ways, way).outcome == "error"
+        assert _record(ways, way).outcome == "dead_kernel"
         assert "DeadKernel" in _record(ways, way).error
         assert "executed.ipynb" in _record(ways, way).error
 
@@ -118,7 +118,8 @@ def test_a_trial_that_raises_after_its_report_failed(ways):
 
 def test_one_failing_trial_does_not_stop_the_others(ways):
     """All ten were run, two went well, and each was told of."""
-    assert [record.outcome for record in ways.first.results.records] == ["ok"] * 2 + ["error"] * 8
+    wanted = ["no_result", "dead_kernel", "dead_kernel", "no_result", "invalid", "error", "error", "invalid"]
+    assert [record.outcome for record in ways.first.results.records] == ["ok"] * 2 + wanted
     assert len(ways.first.said) == 10
     assert ways.first.results.ran == 10
     assert len(ways.first.results.errors) == len(BAD)
@@ -185,6 +186,8 @@ def test_the_failures_are_listed_by_their_error(ways):
 
     assert "2 trial(s) failed (way goes well -> leaves; way goes well -> forgets): the notebook ended without a report" in listed
     assert "1 trial(s) failed (way goes well -> misreports): asked for size = 1" in listed
+    assert "----> 2     raise RuntimeError('after the report; ' + os.environ['ZOO_TOKEN'])" in listed
+    assert "\x1b" not in listed and ENV_KEY not in listed
 
 
 def test_a_trial_whose_run_was_deleted_is_to_be_run_again(ways):
@@ -307,7 +310,7 @@ def stopped(make_poc, tmp_path_factory):
             process.kill()
         took_s = time.monotonic() - began
         until(lambda ids=kernels: not any(_alive(pid) for pid in ids), "the kernels end")
-        stories.append(SimpleNamespace(code=process.returncode, out=out, err=err, took_s=took_s))
+        stories.append(SimpleNamespace(code=process.returncode, out=out, err=err, took_s=took_s, records=record.read_text()))
         for path in poc.glob("hangs *"):
             path.unlink()
     client = store.connect(tracking_uri(poc))
@@ -329,6 +332,8 @@ def test_ctrl_c_stops_a_sweep_at_once(stopped):
     assert "1 of 3 trials are recorded; the same command goes on from there" in stopped.interrupted.err
     assert "Traceback" not in stopped.interrupted.err
     assert stopped.interrupted.took_s < 30
+    records = [json.loads(line) for line in stopped.interrupted.records.splitlines()]
+    assert sorted(record["outcome"] for record in records) == ["cancelled", "cancelled", "ok"]
 
 
 def test_the_runs_of_a_stopped_sweep_are_killed_and_keep_their_traces(stopped):
@@ -433,6 +438,37 @@ def test_a_trial_during_which_code_was_edited_is_refused(make_poc, tmp_path, mon
     (poc / "notebooks/ways.ipynb").write_text(json.dumps(notebook_of((PARAMETERS, "parameters"), *CELLS, edits)))
     first, again = (trials.run_sweep(load_sweep(poc)) for _ in range(2))
 
-    assert [one.outcome for one in first.records] == ["error"] * 2
+    assert [one.outcome for one in first.records] == ["invalid"] * 2
     assert first.records[0].error == "mine.py: edited while the sweep ran\n  fix: run it again: no trial of two versions is kept"
     assert [one.outcome for one in again.records] == ["ok"] * 2
+
+
+SLOW = "if way.startswith('slow') and not pathlib.Path('tried').exists():\n    pathlib.Path('tried').touch()\n    time.sleep(600)"
+
+
+def test_a_trial_that_takes_too_long_is_ended_and_may_be_run_again(make_poc, tmp_path, monkeypatch):
+    """The first attempt hangs, in a run of its own that failed; the second goes well."""
+    monkeypatch.setenv("ZOO_TOKEN", ENV_KEY)
+    poc = _ways_poc(make_poc, tmp_path, "  - {way: slow}\n")
+    (poc / "notebooks/ways.ipynb").write_text(json.dumps(notebook_of((PARAMETERS, "parameters"), CELLS[0], SLOW, *CELLS[1:])))
+    sweep = dataclasses.replace(load_sweep(poc), timeout_s=8)
+    (late,) = trials.run_sweep(sweep).records
+    (poc / "tried").unlink()
+    (again,) = trials.run_sweep(dataclasses.replace(sweep, retries=1)).records
+
+    assert (late.outcome, again.outcome) == ("timeout", "ok")
+    assert late.error.startswith("cell 4: TimeoutError: no end after 8 s (see ")
+    runs = store.connect(tracking_uri(poc)).search_runs(["1"], "tags.`poclab.trial` != ''", order_by=["attributes.start_time"])
+    assert [(one.info.status, one.data.tags.get("poclab.attempt")) for one in runs] == [("FAILED", None)] * 2 + [("FINISHED", "2")]
+
+
+def test_after_enough_failures_no_further_trial_begins(make_poc, tmp_path, run_poclab):
+    """A mistake that all trials share is met once; the same command goes on with the rest."""
+    poc = _ways_poc(make_poc, tmp_path, "  - {way: leaves}\n  - {way: a}\n  - {way: b}\n  - {way: c}\n")
+    text = (poc / "sweep.yaml").read_text()
+    (poc / "sweep.yaml").write_text(text.replace("{jobs: 2}", "{jobs: 1, stop_after_failures: 1}"))
+    first = run_poclab("sweep", poc, ZOO_TOKEN=ENV_KEY)
+
+    assert first.returncode == 2
+    assert "stopped after 1 failed trial(s): 0 of 4 trials are done, 3 not begun; the same command goes on from there" in first.stdout
+    assert "1 trial(s) failed (baseline): the notebook ended without a report" in first.stderr
