@@ -197,19 +197,11 @@ def execute(
         )
     except PapermillExecutionError as error:
         raise NotebookError(error.cell_index + 1, error.ename, error.evalue, traceback="\n".join(error.traceback)) from None
-    except TimedOut as error:
-        raise NotebookError(error.cell, "TimeoutError", f"no end after {timeout_s:g} s", outcome="timeout") from None
+    except NotebookError:
+        raise
     except Exception as error:  # nbclient's dead kernel, a missing kernel, a disk that is full: each is a trial that failed
-        outcome = "dead_kernel" if "died" in str(error) else "error"
+        outcome = "dead_kernel" if "Kernel died" in str(error) else "error"
         raise NotebookError(None, type(error).__name__, str(error), outcome=outcome) from None
-
-
-class TimedOut(Exception):
-    """A notebook took too long; `cell` is the one that was being executed."""
-
-    def __init__(self, cell: int) -> None:
-        self.cell = cell
-        super().__init__(f"cell {cell}")
 
 
 def kill_running(work: Collection[Future[Any]]) -> None:
@@ -260,7 +252,7 @@ def _register() -> None:
         """
 
         def limit(self, timeout_s: float) -> None:
-            until = time.monotonic() + timeout_s
+            self.limit_s, until = timeout_s, time.monotonic() + timeout_s
             self.interrupt_on_timeout, self.error_on_timeout = True, {"ename": "TimeoutError", "evalue": "", "traceback": []}
             self.timeout_func = lambda cell: max(until - time.monotonic(), 0.001)
 
@@ -282,7 +274,7 @@ def _register() -> None:
                             redaction.remember(secret)
             if self.late:
                 self.shutdown_kernel = "immediate"  # it may not hear a request
-                raise TimedOut(self.late)
+                raise NotebookError(self.late, "TimeoutError", f"no end after {self.limit_s:g} s", outcome="timeout")
 
     class Provisioner(LocalProvisioner):
         """jupyter_client's own way to start a kernel, for when none can be forked."""

@@ -40,10 +40,11 @@ class Range:
     is_log: bool
 
     def draw(self, dice: random.Random) -> dict[str, float]:
-        if isinstance(self.low, int) and isinstance(self.high, int) and not self.is_log:
-            return {self.name: dice.randint(self.low, self.high)}
-        value = math.exp(dice.uniform(math.log(self.low), math.log(self.high))) if self.is_log else dice.uniform(self.low, self.high)
         is_whole = isinstance(self.low, int) and isinstance(self.high, int)
+        if not self.is_log:
+            return {self.name: dice.randint(self.low, self.high) if is_whole else dice.uniform(self.low, self.high)}
+        value = math.exp(dice.uniform(math.log(self.low), math.log(self.high)))
+        # An exponential of a logarithm may come out a little beyond the edge.
         return {self.name: min(max(round(value) if is_whole else value, self.low), self.high)}
 
 

@@ -65,8 +65,13 @@ class Sweep:
     stop_after_failures: int | None = None
     max_cost_usd: float | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    #: Of a part of a sweep, all trials of the whole: they have one budget.
+    #: Of a part of a sweep, the trials of the whole.
     whole: tuple[Trial, ...] = ()
+
+    @property
+    def all_trials(self) -> tuple[Trial, ...]:
+        """The trials of the whole sweep, of which this may be a part: they have one budget."""
+        return self.whole or self.trials
 
     def only(self, expression: str) -> Sweep:
         """Return the sweep of the trials for which an expression over their parameters holds, the notebook's defaults included.
@@ -79,7 +84,7 @@ class Sweep:
         if not kept:
             raise InputError(f"--only {expression!r}: true of none of {len(self.trials)} trials", fix="--dry-run lists them")
         has_baseline = self.has_baseline and kept[0] is self.trials[0]
-        return replace(self, trials=tuple(kept), has_baseline=has_baseline, whole=self.whole or self.trials)
+        return replace(self, trials=tuple(kept), has_baseline=has_baseline, whole=self.all_trials)
 
     @property
     def varied(self) -> tuple[str, ...]:

@@ -165,7 +165,7 @@ class _Driver:
     def open_budget(self) -> None:
         """Open the budget of exactly the trials of the whole sweep: the one that an earlier part of it was paid from."""
         if self.sweep.max_cost_usd is not None:
-            whole = plan(dataclasses.replace(self.sweep, trials=self.sweep.whole or self.sweep.trials))
+            whole = plan(dataclasses.replace(self.sweep, trials=self.sweep.all_trials))
             self.budget = f"sweep {self.sweep.name} {digest(sorted(trial_id for trial_id, _ in whole))[:12]}"
             Ledger.open(self.sweep.poc / LEDGER).open_budget(self.budget, self.sweep.max_cost_usd)
 
@@ -239,7 +239,7 @@ class _Driver:
             except BaseException as stop:
                 self._stop(pool, waiting)
                 for future in waiting:  # those that were killed
-                    if not future.cancelled() and not future.exception():
+                    if not future.cancelled() and not future.exception() and future.result().outcome != "not begun":
                         self._append(future.result())
                 if isinstance(stop, KeyboardInterrupt):
                     raise KeyboardInterrupt(
@@ -287,7 +287,7 @@ class _Driver:
         split = trial.parameters.get("split", self.split)
         goal = "maximize" if self.sweep.maximize else "minimize"
         tags = {"poclab.sweep": self.sweep.name, "poclab.trial": trial_id, "poclab.lock": self.lock_digest, "mlflow.user": user()}
-        tags |= {"poclab.metric": self.sweep.metric, "poclab.goal": goal, "poclab.trials": str(len(self.sweep.whole or self.sweep.trials))}
+        tags |= {"poclab.metric": self.sweep.metric, "poclab.goal": goal, "poclab.trials": str(len(self.sweep.all_trials))}
         tags |= {"poclab.split": split} if isinstance(split, str) else {}
         tags |= {"mlflow.parentRunId": self.parent} if self.parent else {}
         tags |= {"poclab.attempt": str(attempt)} if attempt > 1 else {}

@@ -125,7 +125,7 @@ class Kernel:
 
     def wait(self) -> int:
         while (code := self.poll()) is None:
-            select.select([], [], [], 0.01)
+            time.sleep(0.01)
         return code
 
     def send_signal(self, number: int) -> None:
