@@ -27,6 +27,8 @@ STATUSES = (
     (r"rate.?limit|too.?many.?requests|resource.?exhausted", 429),
     (r"overloaded|unavailable|server.?error|internal|time.?out", 503),
 )
+#: The header by which whoever asked finds the request again.
+REQUEST_ID = "x-poclab-request-id"
 #: The headers that do not go on: what is handed on is decoded, and whole.
 OF_THE_WIRE = ("content-encoding", "content-length", "transfer-encoding")
 
@@ -112,6 +114,12 @@ class Arrival:
         return bool(found) and len(found) >= choices and all(isinstance(one, dict) and one.get("finish_reason") for one in found)
 
     @property
+    def garbled(self) -> bool:
+        """Whether an event of a stream is no JSON: it was cut."""
+        data = [line[5:].strip() for line in self.content.splitlines() if line.startswith(b"data:")] if self.ok and self.is_stream else []
+        return any(one and one != b"[DONE]" and parsed(one) is None for one in data[-1:])
+
+    @property
     def error_code(self) -> int | None:
         return error_code(self.reading.answer) if self.reading.answer is not None else None
 
@@ -129,7 +137,13 @@ class Arrival:
     def answer(self, request_id: str) -> Answer:
         """Return it as the SDK is given it."""
         kept = {name: value for name, value in self.headers.items() if name.lower() not in OF_THE_WIRE}
-        return Answer(self.status, kept | {"x-poclab-request-id": request_id}, self.content, events=self.is_stream)
+        # The SDK's errors repeat what an endpoint says, and that may be the key that it refuses.
+        content = (
+            self.content
+            if self.ok
+            else redaction.conceal(self.content.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+        )
+        return Answer(self.status, kept | {REQUEST_ID: request_id}, content, events=self.is_stream)
 
 
 def _is_event_stream(headers: Mapping[str, str]) -> bool:

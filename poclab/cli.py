@@ -147,13 +147,11 @@ def run(poc: Path | None, pairs: tuple[str, ...], notebook: Path | None, max_cos
 
     It starts from the `fixed` parameters of sweep.yaml, and takes its notebook, unless another one is named.
     """
-    from poclab import sweeps, trials
+    from poclab import trials
     from poclab.archive import Archive
 
     folder = _poc(poc)
-    loaded = None if notebook else sweeps.load_sweep(folder)
-    found = loaded.notebook if loaded else sweeps.find_notebook(notebook, Path.cwd(), folder)
-    single = sweeps.single(folder, found, sweeps.parse_pairs(pairs), fixed=loaded.fixed if loaded else {})
+    single = _single(folder, notebook, pairs)
     results = trials.run_sweep(dataclasses.replace(single, max_cost_usd=max_cost_usd), retry_failed=retry_failed)
     if not results.ran:
         _say("this was run before, and nothing is asked again; POCLAB_MODE=live asks again")
@@ -228,6 +226,7 @@ def history(poc: Path | None) -> None:
 @main.command()
 @click.argument("poc", required=False, type=click.Path(path_type=Path))
 @click.option("-p", "--parameter", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter of the notebook; may be given often.")
+@click.option("--notebook", type=click.Path(path_type=Path), help="The notebook that evaluates.  [default: that of sweep.yaml]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Which cases are drawn, and what they meet.")
 @click.option("--cases", type=click.IntRange(1), default=20, show_default=True, help="How many cases meet each fault.")
 @click.option("--fault", "faults", multiple=True, metavar="NAME", help="A fault to drill; may be given often.  [default: all]")
@@ -236,6 +235,7 @@ def history(poc: Path | None) -> None:
 def drill(
     poc: Path | None,
     pairs: tuple[str, ...],
+    notebook: Path | None,
     seed: int,
     cases: int,
     faults: tuple[str, ...],
@@ -246,13 +246,12 @@ def drill(
 
     The version is that of the same `poclab run`; what it was asked before is replayed. Nothing is recorded as a run.
     """
-    from poclab import rehearsals, sweeps
+    from poclab import rehearsals
 
     folder = _poc(poc)
-    loaded = sweeps.load_sweep(folder)
-    (trial,) = sweeps.single(folder, loaded.notebook, sweeps.parse_pairs(pairs), fixed=loaded.fixed).trials
+    single = _single(folder, notebook, pairs)
     options = {"seed": seed, "cases_per_fault": cases, "timeout_s": timeout, "faults": faults, "max_cost_usd": max_cost_usd}
-    found, kept = rehearsals.drill(folder, loaded.notebook, trial.parameters, **options)
+    found, kept = rehearsals.drill(folder, single.notebook, single.trials[0].parameters, **options)
     _say(f"{found!r}\nkept in {kept}")
 
 
@@ -374,6 +373,15 @@ def _poc_and_runs(arguments: tuple[str, ...]) -> tuple[Path, list[str]]:
     # A folder may be called like a run: MLflow's own are.
     named = bool(first) and (a_poc or (os.path.isdir(first) and not re.fullmatch("[0-9a-f]{1,32}", first)))
     return _poc(Path(arguments[0]) if named else None), list(arguments[named:])
+
+
+def _single(folder: Path, notebook: Path | None, pairs: tuple[str, ...]) -> Any:
+    """Return the sweep of one trial that starts from the `fixed` parameters of sweep.yaml, and its notebook, unless another one is named."""
+    from poclab import sweeps
+
+    loaded = None if notebook else sweeps.load_sweep(folder)
+    found = loaded.notebook if loaded else sweeps.find_notebook(notebook, Path.cwd(), folder)
+    return sweeps.single(folder, found, sweeps.parse_pairs(pairs), fixed=loaded.fixed if loaded else {})
 
 
 def _corpus(poc: Path) -> Any:

@@ -26,13 +26,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from poclab import arguments, runner
+from poclab import arguments, runner, tracking
+from poclab.archive import Archive
 from poclab.cases import Case, TestSet
 from poclab.errors import InputError, printable, refuse_unknown
-from poclab.evaluation import Plan, Task, Watch
+from poclab.evaluation import Malformed, Plan, Task, Watch
 from poclab.faults import FAULTS, Fault, Hang, ServerError, SlowAnswer, Undisturbed
-from poclab.files import canonical, digest, read_json, write_atomic
-from poclab.report import CaseResult
+from poclab.files import canonical, digest, read_json, work_folder, write_atomic
+from poclab.report import DRILL_FILE, CaseResult
 from poclab.requests import ruling
 from poclab.scores import abstained
 from poclab.stats import Estimate, edges, mean_estimate
@@ -70,11 +71,11 @@ COLUMNS = ("fault", "expected", "survived", "interval", "n", "not survived")
 
 @dataclass(frozen=True)
 class _Met:
-    """What came of a case under a fault; `timed_out` if the runner ended it."""
+    """What came of a case under a fault; `silent` if it told its user nothing: it ran out of time, or returned no reply."""
 
     fault: Fault
     result: CaseResult
-    timed_out: bool
+    silent: bool
 
 
 @dataclass(frozen=True)
@@ -231,12 +232,14 @@ def drill(
     workers: int = 8,
     faults: Sequence[str] | None = None,
     max_cost_usd: float | None = None,
+    keep: bool = True,
 ) -> Drill:
     """Ask a system some of its cases under each fault, and return how many it survives.
 
     The arguments are those of `evaluate`, of whose scores the first says what is right. The same `cases_per_fault` cases, drawn by
     `seed`, meet each of `faults` (all, without any named; their names are `faults.FAULTS`). A case has `timeout_s` for all its attempts.
-    Cases of no POC have no ledger: then every answer is asked, and paid, for each fault again.
+    Cases of no POC have no ledger: then every answer is asked, and paid, for each fault again. What a POC `keep`s of it, reports,
+    decisions and handoffs find.
 
     Raises:
         InputError: something about the arguments, held-out cases among them, or a budget that does not reach.
@@ -264,7 +267,7 @@ def drill(
     met = {name: [one for one in rest if one.fault.name == name and one.fault.applied] for name in names}
     live = [call for one in (*first, *rest) for call in (*one.result.calls, *one.result.judge_calls) if _was_live(call, one.fault)]
     live += [call for call in plan.outside.calls if not call.replayed]
-    return Drill(
+    drilled = Drill(
         version=plan.version,
         test_set=test_set.name,
         lock_digest=test_set.digest,
@@ -281,6 +284,26 @@ def drill(
         live_calls=len(live),
         cost_usd=None if any(call.cost_usd is None for call in live) else math.fsum(call.cost_usd for call in live),
     )
+    if keep and test_set.poc and test_set.lock:
+        keep_drill(test_set.poc, drilled)
+    return drilled
+
+
+def keep_drill(poc: Path, found: Drill) -> Path:
+    """Keep a drill in the POC, and beside the report of the version's newest run on the same cases: a decision reads it there.
+
+    A part of one stands beside the whole, and takes nobody's place.
+    """
+    end = "" if found.whole else "-part"
+    path = found.save(work_folder(poc, "drills") / f"{found.version.digest[:12]}-{found.seed}{end}" / DRILL_FILE)
+    if found.whole:
+        archive = Archive.open(poc)
+        same = {"version": found.version.digest, "lock": found.lock_digest, "code": found.code_digest, "split": "dev"}
+        runs = [row for row in archive.finished if all(row["tags"].get(name) == value for name, value in same.items())]
+        if runs:
+            sent = {"run_id": runs[-1]["run_id"], "files": {str(path): ""}}
+            tracking.recorder().send("artifacts", uri=archive.uri, **sent).result()
+    return path
 
 
 def chosen(faults: Sequence[str] | None) -> list[str]:
@@ -313,7 +336,9 @@ def _answered(plan: Plan, tasks: Sequence[Task], workers: int) -> list[_Met]:
         with ruling(plan.outside):
             for outcome in arguments.progress(iter(run), len(tasks), "drill"):
                 result, _ = plan.settle(outcome)
-                met = done[outcome.index] = _Met(outcome.task.context.fault, result, outcome.timed_out)
+                met = done[outcome.index] = _Met(
+                    outcome.task.context.fault, result, outcome.timed_out or isinstance(outcome.error, Malformed)
+                )
                 if isinstance(met.fault, Undisturbed) or result.failure == "budget" or plan.outside.stop:
                     watch.take(outcome, result)
                 if watch.error:
@@ -347,8 +372,8 @@ def _survived(met: _Met) -> bool:
     """Tell whether a case did what is expected under a fault."""
     fault, result, reply = met.fault, met.result, met.result.reply
     if fault.expected == "reports":
-        if result.failure:  # to return nothing, or to let the time run out, tells nobody anything
-            return not met.timed_out and result.failure != "malformed_output"
+        if result.failure:
+            return not met.silent
         return _right(result) or bool(reply.text.strip() and abstained(reply))
     if result.failure:
         return False

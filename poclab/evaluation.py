@@ -34,6 +34,8 @@ LONGEST_ERROR = 4000
 FIRST_CASES = 5
 #: The share of a case's time that its model calls may take: the rest is the system's, to say what went wrong.
 FOR_CALLS = 0.95
+#: What is raised by code that cannot read an answer: the json module, pydantic, and the SDK's own parsing.
+UNREAD = ("JSONDecodeError", "ValidationError", "LengthFinishReasonError", "ContentFilterFinishReasonError")
 #: Replies to find out by whether a score applies to a case or to a reply.
 PROBES = (Reply(""), Reply("?"), Reply("?", data={}))
 DEPENDS = "the score was left out on this reply and is given on others: let it apply by the case alone, Scorer(name, function, applies=...)"
@@ -77,7 +79,7 @@ class _Answer:
     scores: dict[str, Score | None] | None = None
 
 
-class _Malformed(Exception):
+class Malformed(Exception):
     """A system returned something that is no reply."""
 
 
@@ -147,7 +149,7 @@ class Plan:
         try:
             reply = Reply.of(value)
         except (TypeError, InputError) as error:
-            raise _Malformed(str(error)) from None
+            raise Malformed(str(error)) from None
         return _Answer(task, reply, Reply.from_json(conceal_json(reply.to_json())), latency_s, ended_ns)
 
     def score(self, answer: _Answer) -> _Answer:
@@ -360,8 +362,6 @@ def _unjudged(first: Score | None, judging: CaseContext) -> str:
 def _outcome(failure: str | None, task: Task, reply: Reply, first: Score | None) -> str:
     if failure and task.kept:
         return task.kept.outcome
-    if failure == "malformed_output":  # a refusal has no content, and a system may hand that on as it is
-        return next((call.stopped for call in task.context.calls[-1:]), "") or failure
     found = failure or _unjudged(first, task.judging) or outcome_of(reply, first, task.context)
     return "empty_retrieval" if task.kept and task.kept.outcome == "empty_retrieval" and found in ("wrong", "abstained") else found
 
@@ -394,13 +394,20 @@ def _failure(outcome: runner.Outcome[Task]) -> tuple[str, str]:
         return "timeout", str(error)
     if isinstance(error, _Kept):
         return kept.failure, kept.error
-    if isinstance(error, _Malformed):
-        return "malformed_output", conceal(str(error))
+    context = outcome.task.context
+    if isinstance(error, Malformed):
+        return _malformed(context), conceal(str(error))
     try:
         text = conceal("".join(traceback.format_exception(error)))[-LONGEST_ERROR:]
-        return _endpoint_failure(error, outcome.task.context) or "crashed", text
+        unread = any(type(cause).__name__ in UNREAD for cause in causes(error)) and context.calls
+        return _endpoint_failure(error, context) or (_malformed(context) if unread else "crashed"), text
     except Exception:  # an error of the system's own kind may fail even at being looked at
         return "crashed", type(error).__name__
+
+
+def _malformed(context: CaseContext) -> str:
+    """Return why there is no reply in an answer: a refusal has no content, and half an answer is no JSON."""
+    return next((call.stopped for call in context.calls[-1:]), "") or "malformed_output"
 
 
 def _endpoint_failure(error: BaseException, context: CaseContext) -> str | None:
@@ -415,6 +422,7 @@ def _endpoint_failure(error: BaseException, context: CaseContext) -> str | None:
             status = getattr(cause, "status_code", None)
             in_a_stream = not status and type(cause).__name__ == "APIError"  # the SDK's error for one that stands inside of it
             late = isinstance(cause, TimeoutError) and context.calls[-1].trouble == "timeout"  # by a limit of the system's own
-            if in_a_stream or late or (status and status == call.status):
+            garbled = isinstance(cause, json.JSONDecodeError) and context.calls[-1].trouble == "connection"  # an event of a stream
+            if in_a_stream or late or garbled or (status and status == call.status):
                 return call.trouble
     return None

@@ -142,7 +142,11 @@ class Exchange:
             raise InputError(f"a budget cannot bound a call to {self.path}", fix="run it without max_cost_usd")
         response = yield Send(None)
         self._refuse_page(response)
-        return Answer(response.status_code, response.headers, response=response)
+        if self.come.ok:
+            return Answer(response.status_code, response.headers, response=response)
+        self.come = self._arrival(response.status_code, dict(response.headers.items()))
+        self._keep((yield Read(response)))  # whole, since it may repeat a key
+        return self.come.answer(self.context.request_id)
 
     # --- what the case sees
 
@@ -197,6 +201,9 @@ class Exchange:
             with self.failing():
                 if self.come.ok and self.come.finished(self.asked.choices):
                     self._keep_stream()
+                elif self.come.garbled:  # the SDK cannot read it, and leaves
+                    self.trouble = limits.of_error(CutShort())
+                    self.lost += self.trouble.billed
                 self._note()
 
     def _note(self, error: BaseException | None = None) -> None:

@@ -120,7 +120,7 @@ def _drill(system: Any, given: tuple[TestSet, Sequence[Any], Version], workers: 
     """Drill in place of an evaluation, as a rehearsed notebook is asked to; `options` are those of `drill`, and the folder of its file."""
     folder = Path(options.pop("folder"))
     test_set, scorers, version = given
-    drills.drill(system, test_set, scorers, version=version, workers=workers, **options).save(folder / DRILL_FILE)
+    drills.drill(system, test_set, scorers, version=version, workers=workers, keep=False, **options).save(folder / DRILL_FILE)
 
 
 def _ask_all(plan: Plan, results: dict[int, CaseResult], recording: Recording, workers: int) -> Watch:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import errno
 import functools
 import hashlib
 import json
@@ -212,7 +213,7 @@ def write_atomic(path: Path | str, text: str, *, sync: bool = True) -> Path:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error.strerror}", fix=f"make {path.parent} writable") from None
+        raise unwritable(path, error, f"make {path.parent} writable") from None
     return path
 
 
@@ -225,7 +226,7 @@ def write_bytes(path: Path, data: bytes) -> Path:
     try:
         path.write_bytes(data)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error.strerror}", fix="name a file in a folder that you may write") from None
+        raise unwritable(path, error, "name a file in a folder that you may write") from None
     return path
 
 
@@ -242,8 +243,15 @@ def work_folder(poc: Path, *parts: str) -> Path:
         os.close(probe)
         os.unlink(name)
     except OSError as error:
-        raise StoreError(f"{folder}: cannot be written: {error.strerror}", fix=f"make {poc} writable, or copy the POC elsewhere") from None
+        raise unwritable(folder, error, f"make {poc} writable, or copy the POC elsewhere") from None
     return folder
+
+
+def unwritable(path: Path, error: OSError, fix: str) -> StoreError:
+    """Return what it means that a file or a folder cannot be written; `fix` is for all but a full disk."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        fix = "free some space there, and do it again; model answers that the ledger has are not asked again"
+    return StoreError(f"{path}: cannot be written: {error.strerror}", fix=fix)
 
 
 def canonical(value: Any) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import logging
 import os
 import re
 import urllib.parse
@@ -79,6 +80,7 @@ def async_http_client(http: ModuleType, *, base_url: str | None = None, mode: st
 
 
 def _http_client(http: ModuleType, url: str, mode: str | None) -> Any:
+    logging.getLogger(http.__name__).addFilter(_without_keys)
     transport = adapter(http)(functools.partial(http.HTTPTransport, proxy=_proxy(url), limits=_limits(http)), _checked(mode))
     made = http.Client(transport=transport, follow_redirects=True)
     weakref.finalize(made, transport.close).atexit = False
@@ -86,8 +88,15 @@ def _http_client(http: ModuleType, url: str, mode: str | None) -> Any:
 
 
 def _async_http_client(http: ModuleType, url: str, mode: str | None) -> Any:
+    logging.getLogger(http.__name__).addFilter(_without_keys)
     connect = functools.partial(http.AsyncHTTPTransport, proxy=_proxy(url), limits=_limits(http))
     return http.AsyncClient(transport=adapter(http)(connect, _checked(mode)), follow_redirects=True)
+
+
+def _without_keys(record: logging.LogRecord) -> bool:
+    """Take the keys out of what the HTTP library logs: the address of each request, with all that stands in it."""
+    record.msg, record.args = redaction.shown(record.getMessage()), ()
+    return True
 
 
 def _limits(http: ModuleType) -> Any:

@@ -25,7 +25,7 @@ from poclab import tracking
 from poclab.cases import lines
 from poclab.errors import PocError, StoreError
 from poclab.evaluation import Plan
-from poclab.files import CHARTER, WORK, digest, read_json_lines, read_text, work_folder, write_atomic
+from poclab.files import CHARTER, WORK, digest, read_json_lines, read_text, unwritable, work_folder, write_atomic
 from poclab.redaction import conceal, conceal_json, secrets, shown
 from poclab.report import DRILL_FILE, Report
 
@@ -99,8 +99,11 @@ class Recording:
             except RecursionError:  # an answer may be nested as deeply as its sender likes
                 plain = conceal_json({**record, "steps": [_told(step) for step in record["steps"]]})
             kept = _redacted(plain, self.plan.redact) if self.plan.redact else plain
-            self.records.write(json.dumps(kept, ensure_ascii=False) + "\n")
-            self.records.flush()
+            try:
+                self.records.write(json.dumps(kept, ensure_ascii=False) + "\n")
+                self.records.flush()
+            except OSError as error:
+                raise unwritable(self.folder, error, "make it writable, and run it again") from None
 
     def finish(self, report: Report) -> tuple[Report, Path | None]:
         """Save the report, have it recorded, and return it with its run; the path tells where it is kept if Ctrl-C stopped it."""
@@ -176,7 +179,8 @@ class Recording:
 
     def fail(self) -> None:
         if self.records:
-            self.records.close()
+            with contextlib.suppress(OSError):  # what it could not write, it tries again
+                self.records.close()
         if self.begun is not None:
             self._close()
 

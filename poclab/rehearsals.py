@@ -14,10 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from poclab import drills, kernels, projection, tracking
-from poclab.archive import Archive
+from poclab import drills, kernels, projection
 from poclab.cases import TestSet
-from poclab.drills import Drill
+from poclab.drills import Drill, keep_drill
 from poclab.errors import InputError
 from poclab.files import work_folder
 from poclab.projection import Projection
@@ -45,19 +44,13 @@ def drill(poc: Path, notebook: Path, parameters: Mapping[str, Any], **options: A
         InputError: the notebook did not drill: what it says.
     """
     drills.chosen(options.get("faults"))  # before a kernel starts
-    kept = work_folder(poc, "drills")
-    with tempfile.TemporaryDirectory(dir=kept) as folder:
+    with tempfile.TemporaryDirectory(dir=work_folder(poc, "drills")) as folder:
         asked = json.dumps({**options, "folder": folder})
         _execute(poc, notebook, parameters, Path(folder), DRILL_FILE, {drills.DRILL: asked})
         found = Drill.load(Path(folder, DRILL_FILE))
     if found.lock_digest != TestSet.load(poc / "cases.jsonl").digest:
         raise InputError(f"{notebook}: other cases than the frozen ones were drilled", fix="cases.split(split), with cases of TestSet.load")
-    # A part stands beside the whole, and takes nobody's place.
-    end = "" if found.whole else "-part"
-    path = found.save(kept / f"{found.version.digest[:12]}-{found.seed}{end}" / DRILL_FILE)
-    if found.whole:
-        _keep_with_run(poc, found, path)
-    return found, path
+    return found, keep_drill(poc, found)
 
 
 def _execute(poc: Path, notebook: Path, parameters: Mapping[str, Any], folder: Path, result: str, env: Mapping[str, str]) -> None:
@@ -74,13 +67,3 @@ def _execute(poc: Path, notebook: Path, parameters: Mapping[str, Any], folder: P
             raise
     if not (folder / result).is_file():
         raise InputError(said or f"{notebook}: the notebook evaluates nothing", fix="" if said else "let it call poclab.evaluate once")
-
-
-def _keep_with_run(poc: Path, found: Drill, path: Path) -> None:
-    """Put a drill beside the report of the version's newest run on the same cases, if there is one: a decision reads it there."""
-    archive = Archive.open(poc)
-    same = {"version": found.version.digest, "lock": found.lock_digest, "code": found.code_digest, "split": "dev"}
-    runs = [row for row in archive.finished if all(row["tags"].get(name) == value for name, value in same.items())]
-    if runs:
-        sent = {"run_id": runs[-1]["run_id"], "files": {str(path): ""}}
-        tracking.recorder().send("artifacts", uri=archive.uri, **sent).result()

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 #: Why there is no reply to score: such a case counts as failed.
-FAILURES = ("malformed_output", "rate_limited", "timeout", "connection", "server_error", "crashed", "budget")
+FAILURES = ("refused", "truncated", "malformed_output", "rate_limited", "timeout", "connection", "server_error", "crashed", "budget")
 #: What can become of a case.
-OUTCOMES = ("ok", "wrong", "abstained", "empty_retrieval", "refused", "truncated", *FAILURES)
+OUTCOMES = ("ok", "wrong", "abstained", "empty_retrieval", *FAILURES)
 #: What the endpoint did, not the system: only these may be asked again.
 RETRIED = ("rate_limited", "connection", "server_error", "budget")
 #: What is shown of a report; `report.frame()` holds all of it.
@@ -493,8 +493,9 @@ class Report:
         """Return what the answers cost, and how much of it was paid now."""
         total, spent, judge = self.total("cost_usd"), self.spent_usd, self.judge_cost_usd
         known = money(total) if total is not None else f"unknown ({self.why_unknown})"
-        parts = [known, f"paid now: {money(spent)}"] if spent != total else [known]
-        parts += [f"judge besides: {money(judge)}"] if any(one.judge_calls for one in self.results) else []
+        judged = any(one.judge_calls for one in self.results)
+        parts = [known, *([f"judge besides: {money(judge)}"] if judged else [])]
+        parts += [f"paid now{', judge included' if judged else ''}: {money(spent)}"] if spent != total or judged else []
         parts += [f"{self.lost} request(s) without an answer may be billed besides"] if self.lost else []
         return "; ".join(parts)
 

@@ -20,6 +20,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from types import ModuleType
 from typing import Any
 
+from poclab.answers import REQUEST_ID
 from poclab.exchange import CutShort, Exchange, Read, Send
 from poclab.requests import OutOfTime, Request
 
@@ -124,6 +125,7 @@ def adapter(http: ModuleType) -> type:
             headers = [(name.encode("latin-1", "replace"), value.encode("latin-1", "replace")) for name, value in answer.headers.items()]
             return http.Response(answer.status, headers=headers, stream=stream)
         if exchange.asked.recorded:
+            answer.response.headers[REQUEST_ID] = exchange.context.request_id
             answer.response.stream = Watched(answer.response.stream, exchange, request)
         return answer.response
 

@@ -601,6 +601,17 @@ def test_one_candidate_is_shown_case_by_case():
     assert "broken: 0" in lines
 
 
+def test_many_candidates_tell_what_their_cases_failed_by():
+    """Wrong answers may be traded for crashes: the table says which failures there are, in text and HTML."""
+    base = report(result("q1", 1.0), result("q2", 0.0), result("q3", 0.0))
+    crash = report(result("q1", 1.0), result("q2", 0.0, failure="crashed"), result("q3", 0.0, failure="crashed"), version=Version("a"))
+    late = report(result("q1", 1.0), result("q2", 0.0, failure="crashed"), result("q3", 0.0, failure="timeout"), version=Version("b"))
+    found = compare(base, crash, late)
+
+    for text in (repr(found), found._repr_html_()):
+        assert "2 (crashed 2)" in text and "2 (crashed 1, timeout 1)" in text
+
+
 def test_many_candidates_are_a_table_with_the_largest_difference_first():
     """What was tried in columns of its own: `=` where it is as in the baseline."""
     base = side("0000", version=Version("base", k=3, model="m"))

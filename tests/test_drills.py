@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import poclab
-from conftest import DEADLINE_S, until
+from conftest import CHARTER, DEADLINE_S, until
 from endpoint import HOSTILE, Endpoint
-from poclab import drills, models, report, scores, system
+from poclab import drills, freezing, models, report, scores, system
 from poclab.drills import Drill, Row, drill
 from poclab.errors import EndpointError, InputError
 from poclab.faults import FAULTS, Fault
@@ -311,11 +311,11 @@ def result(reply="", *, failure=None, value=None):
     return report.CaseResult("q", "", 0, {}, {}, {}, None, Reply(reply), {"exact": scores.Score(value)}, 0.1, failure=failure)
 
 
-def judged(expected, reply, *, timed_out=False, **more):
+def judged(expected, reply, *, silent=False, **more):
     """Tell whether a reply under a fault survives."""
     fault = Fault(poclab.Case("q", {"question": "?"}), 0, 1.0)
     fault.expected = expected
-    return drills._survived(drills._Met(fault, result(reply, **more), timed_out))
+    return drills._survived(drills._Met(fault, result(reply, **more), silent))
 
 
 @pytest.mark.parametrize(
@@ -329,8 +329,8 @@ def judged(expected, reply, *, timed_out=False, **more):
         (("abstains", "", {"failure": "crashed"}), False),
         (("reports", "", {"failure": "crashed", "value": 0.0}), True),
         (("reports", "", {"failure": "timeout", "value": 0.0}), True),
-        (("reports", "", {"failure": "timeout", "timed_out": True, "value": 0.0}), False),
-        (("reports", "", {"failure": "malformed_output", "value": 0.0}), False),
+        (("reports", "", {"failure": "timeout", "silent": True, "value": 0.0}), False),
+        (("reports", "", {"failure": "malformed_output", "value": 0.0}), True),
         (("reports", "I don't know.", {"value": 0.0}), True),
         (("reports", "", {"value": 0.0}), False),
         (("reports", "Paris", {"value": 0.5}), True),
@@ -340,7 +340,7 @@ def judged(expected, reply, *, timed_out=False, **more):
     ],
 )
 def test_what_survives_follows_what_is_expected(case, survives):
-    """A fault that the system owns up to is survived; a wrong answer, silence, or the runner's time limit is not."""
+    """A fault that the system owns up to is survived; a wrong answer, no reply, or the runner's time limit is not."""
     expected, reply, more = case
 
     assert judged(expected, reply, **more) is survives
@@ -463,6 +463,21 @@ def test_the_seed_decides_which_cases_are_drawn(url, cases):
 
     assert drawn(0) == drawn(0)
     assert len({drawn(seed) for seed in range(4)}) > 1
+
+
+def test_a_drill_is_kept_for_the_report_unless_it_is_asked_not_to(url, cases):
+    """Whichever way it was made: the next report of the version on these cases holds it, and so does the one before."""
+    (cases.poc / "charter.yaml").write_text(CHARTER)
+    freezing.freeze(cases.path)
+    cases = poclab.TestSet.load(cases.path).split("dev")
+    given = (careful(url), cases, [scores.exact()])
+    drill(*given, keep=False, **QUICK)
+    before = poclab.evaluate(*given)
+    found = drill(*given, **QUICK)
+
+    assert before.drill is None
+    assert poclab.load_run(before.run_id, cases.poc).drill["seed"] == found.seed
+    assert poclab.evaluate(*given).drill["seed"] == found.seed
 
 
 def test_a_drill_is_no_run(url, cases):

@@ -1,8 +1,10 @@
 import contextlib
+import errno
 import json
 import time
 
 import openai
+import pydantic
 import pytest
 
 import poclab
@@ -11,6 +13,7 @@ from poclab import Case, freezing, models, scores
 from poclab.errors import EndpointError, InputError, StoreError
 from poclab.evaluation import outcome_of
 from poclab.ledger import LEDGER, Ledger
+from poclab.recording import Recording
 from poclab.report import OUTCOMES, Report
 from poclab.scores import Score
 from poclab.system import Call, CaseContext, Reply, Step
@@ -245,6 +248,103 @@ def test_an_answer_that_was_cut_at_its_limit_is_truncated(endpoint, cases):
     found = poclab.evaluate(answer, cases, [scores.exact()], version=VERSION)
 
     assert found.outcomes["truncated"] == 60
+
+
+class Answer(pydantic.BaseModel):
+    answer: str
+
+
+@pytest.mark.parametrize(
+    ("prompt", "limit", "fault", "outcome"),
+    [
+        ("ANSWER:{no JSON at all}", 50, None, "malformed_output"),
+        ("ANSWER:{[1, 2]}", 50, None, "malformed_output"),
+        ('ANSWER:{{"answer": "one two three"}}', 3, None, "truncated"),
+        ("ANSWER:{no}", 50, "refusal", "refused"),
+    ],
+)
+def test_a_system_that_cannot_read_an_answer_says_why(endpoint, cases, prompt, limit, fault, outcome):
+    """What is no JSON, or of another schema, is malformed; half of it was cut at its limit, and a refusal is no JSON either."""
+    endpoint.configure(faults=[{"kind": fault, "match": "ANSWER", "times": None}] if fault else [])
+    client = models.client(base_url=endpoint.url, api_key=KEY)
+
+    def ask(create, **more):
+        return create(model="m", messages=[{"role": "user", "content": prompt}], max_tokens=limit, **more).choices[0].message
+
+    def parsing(inputs):
+        return ask(client.chat.completions.parse, response_format=Answer).parsed.answer
+
+    def validating(inputs):
+        return Answer.model_validate_json(ask(client.chat.completions.create).content or "{}").answer
+
+    def loading(inputs):
+        return json.loads(ask(client.chat.completions.create).content or "")["answer"]
+
+    def handing_on(inputs):
+        return ask(client.chat.completions.create).content
+
+    part = poclab.TestSet(cases.cases[:2])
+    wanted = [validating, *([loading] if "[" not in prompt else []), *([handing_on] if fault else []), *([parsing] if limit == 3 else [])]
+    found = [poclab.evaluate(one, part, [scores.exact()], version=VERSION) for one in wanted]
+
+    assert [[(one.outcome, one.failure) for one in report.results] for report in found] == [[(outcome, outcome)] * 2] * len(wanted)
+    assert f"failed: 2 {outcome}" in repr(found[0])
+
+
+def test_a_file_of_the_systems_own_that_is_no_json_is_a_crash(cases):
+    """Nothing was asked: no answer can be to blame."""
+    found = poclab.evaluate(lambda inputs: json.loads("{"), poclab.TestSet(cases.cases[:2]), [scores.exact()], version=VERSION)
+
+    assert found.outcomes["crashed"] == 2
+
+
+def test_a_stream_that_is_cut_inside_of_an_event_failed_at_the_connection(endpoint, cases):
+    """The SDK cannot read the event, and leaves: the endpoint is to blame, and the case may be asked again."""
+    endpoint.configure(faults=[{"kind": "cut_json", "match": "case 00", "times": 1}])
+    client = models.client(base_url=endpoint.url, api_key=KEY)
+
+    def answer(inputs):
+        stream = client.chat.completions.create(
+            model="m", messages=[{"role": "user", "content": inputs["question"]}], max_tokens=50, stream=True
+        )
+        return "".join(event.choices[0].delta.content or "" for event in stream if event.choices)
+
+    first = poclab.evaluate(answer, cases, [scores.exact()], version=VERSION)
+    again = poclab.evaluate(answer, cases, [scores.exact()], version=VERSION, retry_failed=True)
+
+    assert (first.outcomes["connection"], first.outcomes["ok"], first.results[0].calls[0].lost) == (1, 59, 1)
+    assert (again.outcomes["ok"], again.retried) == (60, 1)
+
+
+def test_a_disk_that_fills_up_is_told_with_the_way_out(endpoint, cases, monkeypatch):
+    """What was answered is in the ledger: the same call goes on from there."""
+
+    class Full:
+        def __init__(self, file):
+            self.file, self.left = file, 3
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def write(self, text):
+            self.left -= 1
+            if self.left < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return self.file.write(text)
+
+    begun = Recording.__init__
+
+    def fill(self, *given):
+        begun(self, *given)
+        self.records = Full(self.records)
+
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match="No space left on device\n  fix: free some space"):
+        patch.setattr(Recording, "__init__", fill)
+        evaluate(endpoint, cases)
+    found = evaluate(endpoint, cases)
+
+    assert found.outcomes["ok"] == 60
+    assert endpoint.counts()["billed"] == 60
 
 
 # --- asking again what the endpoint failed

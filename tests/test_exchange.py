@@ -336,12 +336,33 @@ def test_a_call_tells_tokens_cost_and_entry(endpoint, folder):
 
 
 def test_an_answer_carries_the_request_id(endpoint, folder):
-    """It is on the reply, the ledger entry and the log line."""
-    with case(folder) as context:
-        raw = client(endpoint).chat.completions.with_raw_response.create(model="m", messages=[{"role": "user", "content": "hello"}])
+    """It is on the reply, streamed or not, live or replayed, on the ledger entry and the log line."""
+    asked = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+    for _ in range(2):
+        with case(folder, request_id="7" * 32) as context:
+            raw = client(endpoint).chat.completions.with_raw_response.create(**asked)
+            with client(endpoint).chat.completions.with_streaming_response.create(**asked, stream=True) as stream:
+                stream.read()
 
-    assert raw.headers["x-poclab-request-id"] == context.request_id
-    assert [one.case_id for one in Ledger.open(folder / LEDGER).of_case(request_id=context.request_id)] == ["q1"]
+        assert raw.headers["x-poclab-request-id"] == stream.headers["x-poclab-request-id"] == context.request_id
+    assert len(Ledger.open(folder / LEDGER).of_case(request_id=context.request_id)) == 2
+    assert [one.case_id for one in Ledger.open(folder / LEDGER).of_case(request_id=context.request_id)] == ["q1"] * 2
+
+
+def test_a_key_that_an_endpoint_repeats_is_in_no_error_and_no_log_line(endpoint, folder, caplog):
+    """Outside of an evaluation, too: the SDK's error holds what the endpoint said, and the HTTP library logs each address."""
+    endpoint.configure(key="right")
+    address = endpoint.url.replace("://", "://ada:pass-word-4711@") + "?api_key=sk-in-the-address-1"
+    given = models.client(base_url=address.partition("?")[0], api_key="sk-wrong-key-0815", default_query={"api_key": "sk-in-the-address-1"})
+    with caplog.at_level("INFO"):
+        for call in (lambda: ask(given), given.models.list):
+            with pytest.raises(openai.AuthenticationError) as caught:
+                call()
+            assert "sk-wrong-key-0815" not in repr(caught.value) + str(caught.value) + str(caught.value.body)
+            assert "(key removed)" in str(caught.value)
+
+    assert "HTTP Request: POST" in caplog.text
+    assert [secret for secret in ("4711", "0815", "sk-in-the") if secret in caplog.text] == []
 
 
 def test_replayed_answers_delay_a_case_as_they_did(endpoint, folder):

@@ -1,4 +1,5 @@
 import datetime
+import errno
 import json
 import os
 import resource
@@ -22,6 +23,7 @@ from poclab.files import (
     read_text,
     read_yaml,
     require_poc,
+    unwritable,
     work_folder,
     write_atomic,
 )
@@ -260,6 +262,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
             write_atomic(file, "n" * 1_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "free some space" in unwritable(file, OSError(errno.ENOSPC, "No space left on device"), "make it writable").fix
 
     assert file.read_text() == "old"
     assert [one.name for one in tmp_path.iterdir()] == ["cases.jsonl"]

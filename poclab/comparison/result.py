@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -187,7 +188,7 @@ class Comparison:
         ordered = self._ordered()
         names = list(dict.fromkeys(key for one in ordered for key in one.changed))
         rows = [
-            [*_numbers(one.scores[0])[2:], f"{len(one.fixed)}/{len(one.broken)}", one.report.failed, *map(_ratio, one.ratios.values())]
+            [*_numbers(one.scores[0])[2:], f"{len(one.fixed)}/{len(one.broken)}", _failed(one.report), *map(_ratio, one.ratios.values())]
             + [one.changed[key][1] if key in one.changed else "=" for key in names]
             + [(one.report.run_id or "")[:8]]
             for one in ordered
@@ -226,6 +227,12 @@ def _numbers(change: ScoreChange) -> list[str]:
     both = [f"{one.value:.3f} ({edges(one.low, one.high)})" for one in (change.before, change.after)]
     told = "< 0.0001" if change.p < 0.0001 else f"{change.p:.4f}"
     return [change.score, *both, f"{difference.value:+.3f} ({edges(difference.low, difference.high, '+.3f')})", told, change.word]
+
+
+def _failed(report: Report) -> str:
+    """Return how many cases failed, and by what."""
+    classes = Counter(one.failure for one in report.results if one.failure)
+    return f"{report.failed} ({', '.join(f'{name} {count}' for name, count in classes.most_common())})" if classes else "0"
 
 
 def _score_table(one: Candidate) -> tuple[list[str], list[list[str]]]:
