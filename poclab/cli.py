@@ -1,16 +1,19 @@
 """The command line: verbs in the order of a POC's weeks. A handler reads its arguments, calls the library and prints.
 
-Exit codes: 0 done or go, 1 no-go or not yet, 2 wrong input or something that failed, 130 Ctrl-C.
+Exit codes: 0 done or go, 1 no-go or not yet, 2 wrong input or something that failed, 130 Ctrl-C, 143 `kill`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import re
 import signal
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +37,10 @@ class _Group(click.Group):
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
+        stops: list[int] = []
         try:
-            return super().invoke(ctx)
+            with _stoppable(stops):
+                return super().invoke(ctx)
         except BrokenPipeError:
             raise  # click ends in silence when nobody reads on
         except (PocError, OSError) as error:
@@ -43,7 +48,30 @@ class _Group(click.Group):
             sys.exit(2)
         except KeyboardInterrupt as stop:
             _say(f"stopped. {stop}".strip(), err=True)
-            sys.exit(130)
+            sys.exit(128 + (stops or [signal.SIGINT])[0])
+
+
+@contextlib.contextmanager
+def _stoppable(stops: list[int]) -> Iterator[None]:
+    """Take `kill` and a closed terminal for Ctrl-C: what is under way is closed. The second time this process ends at once."""
+
+    def stop(number: int, _: Any) -> None:
+        stops.append(number)
+        if len(stops) > 1:
+            os._exit(128 + number)
+        raise KeyboardInterrupt
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        before = {number: handler for number, handler in found.items() if handler is not signal.SIG_IGN}  # as under nohup
+    try:
+        for number in before:
+            signal.signal(number, stop)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Dollars(click.FloatRange):
@@ -354,9 +382,6 @@ def ui(poc: Path | None, port: int) -> None:
     """
     from poclab.archive import show_ui
 
-    # A closed terminal, or `kill`, ends the server too, as Ctrl-C does.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
     show_ui(_poc(poc), port, say=_say)
 
 

@@ -7,33 +7,20 @@ source of the `parameters` cell, before a kernel starts. Each kernel gets its ow
 from __future__ import annotations
 
 import ast
-import asyncio
 import contextlib
 import contextvars
-import json
-import logging
-import os
 import re
-import shutil
-import signal
-import sys
-import tempfile
-import time
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from poclab import errors, redaction
+from poclab import errors
 from poclab.errors import InputError, refuse_unknown
 from poclab.files import check_json, read_json
 from poclab.zygote import Zygote
 
-#: The papermill clients whose notebooks are being executed by this process.
-_running: set[Any] = set()
-#: How long, in seconds, a kernel that has done its work has to say which keys it used.
-TELLING_S = 5
 #: A line that is IPython's and not Python's.
 MAGIC = re.compile(r"(?m)^\s*[%!].*")
 TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": list, "dict": dict, "None": type(None)}
@@ -163,12 +150,13 @@ def execute(
     env: Mapping[str, str],
     cwd: Path,
     timeout_s: float | None = None,
+    cell_timeout_s: float | None = None,
     zygote: Zygote | None = None,
 ) -> None:
-    """Execute a notebook with parameters in a kernel of its own, and write the executed copy to `output`.
+    """Execute a notebook with parameters in a kernel of its own, and write the executed copy to `output`, whole or not at all.
 
-    The kernel is forked from the `zygote`, if there is one and it can; else it is started. After `timeout_s`, all cells together, it is
-    interrupted, and killed.
+    The kernel is forked from the `zygote`, if there is one and it can; else it is started. After `timeout_s`, all cells together, or
+    `cell_timeout_s` in one, it is interrupted, and killed.
 
     Raises:
         NotebookError: a cell failed, it took too long, or the kernel died. Whether the notebook did its work is for its result to show.
@@ -176,158 +164,44 @@ def execute(
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    _register()
+    from poclab.engine import TookTooLong
+
+    begun = output.with_name(f".begun-{output.name}")
     try:
         # An empty context: jupyter_core keeps an event loop in a context variable, and each notebook's is closed at its end.
         contextvars.Context().run(
             papermill.execute_notebook,
             str(notebook),
-            str(output),
+            str(begun),
             parameters=dict(parameters),
             engine_name="poclab",
             kernel_name="python3",
             language="python",
             progress_bar=False,
             request_save_on_cell_execute=False,
+            execution_timeout=cell_timeout_s,
             kernel_env=dict(env),
             kernel_cwd=str(cwd),
-            kernel_output=str(output),
+            kernel_output=str(begun),
             kernel_timeout_s=timeout_s,
             kernel_zygote=zygote,
         )
     except PapermillExecutionError as error:
         raise NotebookError(error.cell_index + 1, error.ename, error.evalue, traceback="\n".join(error.traceback)) from None
-    except NotebookError:
-        raise
+    except TookTooLong as error:
+        raise NotebookError(error.cell, "TimeoutError", str(error), outcome="timeout") from None
     except Exception as error:  # nbclient's dead kernel, a missing kernel, a disk that is full: each is a trial that failed
         outcome = "dead_kernel" if "Kernel died" in str(error) else "error"
-        raise NotebookError(None, type(error).__name__, str(error), outcome=outcome) from None
+        raise NotebookError(getattr(error, "cell", None), type(error).__name__, str(error), outcome=outcome) from None
+    finally:
+        if begun.exists():
+            begun.replace(output)
 
 
 def kill_running(work: Collection[Future[Any]]) -> None:
     """Kill the kernels that this process executes notebooks in, with all that they started, until the threads that wait for them end."""
-    while any(future.running() for future in work):
-        for client in tuple(_running):
-            process = getattr(getattr(client.km, "provisioner", None), "process", None)
-            if process is not None and process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)  # jupyter_client starts each kernel in a session of its own
-        time.sleep(0.1)  # and again: one may just be starting
+    import papermill  # noqa: F401  # before its engine
 
+    from poclab import engine
 
-def _end(loop: asyncio.AbstractEventLoop) -> None:
-    """Close an event loop, and first what a killed kernel left on it, which would complain."""
-    left = asyncio.all_tasks(loop)
-    for task in left:
-        task.cancel()
-    loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-    loop.close()
-
-
-async def _secrets_of(kernel: Any) -> list[str]:
-    """Return the keys that are known to the poclab in a kernel, if it has one."""
-    # As a text: of a long list IPython shows the beginning.
-    known = "__import__('json').dumps(__import__('sys').modules['poclab.redaction'].secrets())"
-    asked = kernel.execute("", silent=True, store_history=False, user_expressions={"known": known})
-    while (reply := await kernel.get_shell_msg(timeout=TELLING_S))["parent_header"].get("msg_id") != asked:
-        pass
-    found = reply["content"]["user_expressions"]["known"]
-    return json.loads(ast.literal_eval(found["data"]["text/plain"])) if found["status"] == "ok" else []
-
-
-def _register() -> None:
-    from jupyter_client.provisioning import LocalProvisioner
-    from jupyter_core.utils import ensure_event_loop, run_sync
-    from papermill.clientwrap import PapermillNotebookClient
-    from papermill.engines import NBClientEngine, papermill_engines
-    from papermill.iorw import write_ipynb
-
-    log = logging.getLogger("poclab.notebook")  # says of a time limit what the trial's error says
-    log.setLevel(logging.CRITICAL)
-
-    class Client(PapermillNotebookClient):
-        """papermill's own client, with a time limit for all cells together.
-
-        At the end it takes from the kernel which keys its notebook used: what is kept of it must not show them.
-        """
-
-        def limit(self, timeout_s: float) -> None:
-            self.limit_s, until = timeout_s, time.monotonic() + timeout_s
-            self.interrupt_on_timeout, self.error_on_timeout = True, {"ename": "TimeoutError", "evalue": "", "traceback": []}
-            self.timeout_func = lambda cell: max(until - time.monotonic(), 0.001)
-
-        async def _async_handle_timeout(self, timeout: float, cell: Any = None) -> Any:
-            self.late = self.nb.cells.index(cell) + 1
-            return await super()._async_handle_timeout(timeout, cell)
-
-        def papermill_execute_cells(self) -> None:
-            self.late = 0
-            try:
-                super().papermill_execute_cells()
-            except Exception:
-                if not self.late:  # else it does not answer to an interrupt, either
-                    raise
-            finally:
-                with contextlib.suppress(Exception):  # a kernel that died, or hangs, has none to tell
-                    if run_sync(self.km.is_alive)():
-                        for secret in run_sync(_secrets_of)(self.kc):
-                            redaction.remember(secret)
-            if self.late:
-                self.shutdown_kernel = "immediate"  # it may not hear a request
-                raise NotebookError(self.late, "TimeoutError", f"no end after {self.limit_s:g} s", outcome="timeout")
-
-    class Provisioner(LocalProvisioner):
-        """jupyter_client's own way to start a kernel, for when none can be forked."""
-
-        def __init__(self, zygote: Zygote, **given: Any) -> None:
-            super().__init__(kernel_spec=given["parent"].kernel_spec, **given)
-            self.zygote = zygote
-
-        async def launch_kernel(self, cmd: list[str], **given: Any) -> Any:
-            self.process = self.zygote.fork(cmd, given["env"], given["cwd"])
-            if self.process is None:
-                return await super().launch_kernel(cmd, **given)
-            self.pid = self.pgid = self.process.pid
-            self.cwd = given["cwd"]
-            return self.connection_info
-
-    class Engine(NBClientEngine):
-        """papermill's own engine, but the environment and the folder belong to the kernel, not to this process."""
-
-        @classmethod
-        def execute_managed_notebook(
-            cls,
-            nb_man: Any,
-            kernel_name: str,
-            *,
-            kernel_env: dict[str, str],
-            kernel_cwd: str,
-            kernel_output: str,
-            kernel_timeout_s: float | None,
-            kernel_zygote: Zygote | None,
-            **_: Any,
-        ) -> Any:
-            quiet = ["--IPKernelApp.log_level=CRITICAL"]
-            client = Client(nb_man, kernel_name=kernel_name, timeout=None, startup_timeout=120, extra_arguments=quiet, log=log)
-            sockets = tempfile.mkdtemp(prefix="poclab-")
-            manager = client.create_kernel_manager()
-            if sys.platform != "win32":  # a port that is free now may be taken by another program when the kernel starts
-                manager.transport, manager.connection_file = "ipc", f"{sockets}/kernel.json"
-            if kernel_zygote:
-                manager.provisioner = Provisioner(kernel_zygote, parent=manager)
-            if kernel_timeout_s:
-                client.limit(kernel_timeout_s)
-            loop = ensure_event_loop()
-            _running.add(client)
-            try:
-                return client.execute(env=kernel_env, cwd=kernel_cwd)
-            except Exception:  # a kernel that died: papermill itself keeps only what ended, or failed in a cell
-                write_ipynb(nb_man.nb, kernel_output)
-                raise
-            finally:
-                _running.discard(client)
-                shutil.rmtree(sockets, ignore_errors=True)
-                if not loop.is_running():
-                    _end(loop)
-
-    papermill_engines.register("poclab", Engine)
+    engine.kill_running(work)

@@ -27,6 +27,7 @@ GOALS = ("maximize", "minimize")
 LIMITS: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
     "jobs": (1, lambda value: _is_count(value) and 1 <= value <= 256, "2"),
     "timeout_s": (None, lambda value: type(value) in (int, float) and 0 < value < math.inf, "900"),
+    "cell_timeout_s": (None, lambda value: type(value) in (int, float) and 0 < value < math.inf, "300"),
     "retries": (0, lambda value: _is_count(value) and value <= 10, "1"),
     "max_cost_usd": (None, is_budget, "5.00"),
     "stop_after_failures": (None, lambda value: _is_count(value) and value > 0, "3"),
@@ -58,9 +59,10 @@ class Sweep:
     has_baseline: bool
     jobs: int
     nested: bool = True
-    #: What a trial may take, in seconds; how often one is run again whose kernel died or that took too long; and after how many that
+    #: What a trial may take, in seconds, and a cell of it; how often one is run again whose kernel died or that took too long; and after how many that
     #: failed no further one begins.
     timeout_s: float | None = None
+    cell_timeout_s: float | None = None
     retries: int = 0
     stop_after_failures: int | None = None
     max_cost_usd: float | None = None

@@ -301,6 +301,7 @@ class _Driver:
                 env={**self._env(), **self._own(folder, begun)},
                 cwd=self.sweep.poc,
                 timeout_s=self.sweep.timeout_s,
+                cell_timeout_s=self.sweep.cell_timeout_s,
                 zygote=self.zygote,
             )
         except kernels.NotebookError as error:

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -206,7 +207,10 @@ def _serve(link: socket.socket) -> dict[str, Any] | None:
                 kernels.discard(pid)
                 _send(link, {"exit": pid, "code": code})
             for request in _received(link, rest, 0):
-                pid = os.fork()
+                with warnings.catch_warnings():
+                    # Python's own threads were looked for; those of OpenBLAS it ends before a fork, and starts again after it.
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    pid = os.fork()
                 if pid == 0:
                     os.setsid()
                     signal.set_wakeup_fd(-1)

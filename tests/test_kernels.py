@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -160,6 +162,57 @@ def test_a_cell_that_fails_is_named(write, tmp_path):
         execute(write(("a = 1", "parameters"), "1 / 0"), tmp_path / "executed.ipynb", {}, env=os.environ, cwd=tmp_path)
     assert not caught.value.poclab_error
     assert "ZeroDivisionError" in (tmp_path / "executed.ipynb").read_text()
+
+
+def statuses(path):
+    """Return what an executed notebook says of each cell, and of itself."""
+    data = json.loads(path.read_text())
+    return [cell["metadata"]["papermill"]["status"] for cell in data["cells"]], data["metadata"]["papermill"]["exception"]
+
+
+@pytest.mark.parametrize(
+    ("source", "limits", "outcome", "message"),
+    [
+        ("import os; os._exit(3)", {}, "dead_kernel", "Kernel died"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", {}, "dead_kernel", "Kernel died"),
+        ("import time; time.sleep(60)", {"timeout_s": 2}, "timeout", "no end after 2 s"),
+        ("import time; time.sleep(60)", {"cell_timeout_s": 1.5, "timeout_s": 60}, "timeout", "a cell without an end after 1.5 s"),
+    ],
+)
+def test_a_notebook_that_came_to_no_end_says_so(write, tmp_path, source, limits, outcome, message):
+    """The cell is named; the executed copy calls it failed, those before completed, and those after pending. Nothing else is left."""
+    with pytest.raises(NotebookError, match=message) as caught:
+        execute(write(("a = 1", "parameters"), source, "2"), tmp_path / "executed.ipynb", {}, env=os.environ, cwd=tmp_path, **limits)
+
+    assert (caught.value.outcome, caught.value.cell) == (outcome, 2)
+    assert statuses(tmp_path / "executed.ipynb") == (["completed", "failed", "pending"], True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["executed.ipynb", "notebook.ipynb"]
+
+
+def test_papermill_itself_finds_the_engine(write, tmp_path):
+    """Its command line executes with it, obeys its own limits, and keeps what came to no end."""
+    notebook = write(("a: float = 1.0", "parameters"), "import time", "time.sleep(a); print('slept', a)", "3")
+    command = [sys.executable, "-m", "papermill", "--engine", "poclab", "-k", "python3", str(notebook), str(tmp_path / "out.ipynb")]
+    done = subprocess.run([*command, "-p", "a", "0.1"], capture_output=True, text=True)
+    late = subprocess.run([*command, "-p", "a", "60", "--execution-timeout", "2"], capture_output=True, text=True)
+
+    assert (done.returncode, late.returncode) == (0, 1), done.stderr
+    assert "TookTooLong: a cell without an end after 2 s" in late.stderr
+    assert statuses(tmp_path / "out.ipynb") == (["completed"] * 3 + ["failed", "pending"], True)
+
+
+def test_a_notebook_without_a_kernel_is_not_called_completed(write, tmp_path, monkeypatch):
+    """Not one of its cells was executed."""
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    folder = tmp_path / "kernels" / "python3"
+    folder.mkdir(parents=True)
+    (folder / "kernel.json").write_text(
+        json.dumps({"argv": ["/no/such/program", "{connection_file}"], "display_name": "no", "language": "python"})
+    )
+    with pytest.raises(NotebookError, match="No such file"):
+        execute(write(("a = 1", "parameters"), "2"), tmp_path / "executed.ipynb", {}, env=os.environ, cwd=tmp_path)
+
+    assert statuses(tmp_path / "executed.ipynb") == (["failed", "pending"], True)
 
 
 def test_an_error_written_for_a_person_is_known_as_such():

@@ -292,11 +292,11 @@ def test_a_store_that_is_no_database_is_refused_before_a_kernel_starts(poc):
 
 @pytest.fixture(scope="module")
 def stopped(make_poc, tmp_path_factory):
-    """A sweep with two trials that hang, stopped by Ctrl-C; then the same command again, killed with -9."""
+    """A sweep with two trials that hang, stopped by Ctrl-C; then the same command again, ended by `kill` twice at once, and by `kill -9`."""
     folder = tmp_path_factory.mktemp("stopped")
     poc = _ways_poc(make_poc, folder, "  - {way: goes well}\n  - {way: hangs A}\n  - {way: hangs B}\n")
     record, stories = poc / ".poclab/sweeps/sweep/trials.jsonl", []
-    for number in (signal.SIGINT, signal.SIGKILL):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         command = [sys.executable, "-m", "poclab", "sweep", str(poc)]
         env = {**os.environ, "ZOO_TOKEN": ENV_KEY}
         process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -305,6 +305,9 @@ def stopped(make_poc, tmp_path_factory):
             kernels = [int(path.name.split()[-1]) for path in poc.glob("hangs *")]
             process.send_signal(number)
             began = time.monotonic()
+            if number == signal.SIGTERM:
+                time.sleep(0.05)
+                process.send_signal(number)
             out, err = process.communicate(timeout=DEADLINE_S)
         finally:
             process.kill()
@@ -315,7 +318,9 @@ def stopped(make_poc, tmp_path_factory):
             path.unlink()
     client = store.connect(tracking_uri(poc))
     until(lambda: all(run.info.status != "RUNNING" for run in client.search_runs(["1"])), "every run is closed")
-    return SimpleNamespace(poc=poc, interrupted=stories[0], killed=stories[1], client=client, runs=client.search_runs(["1"]))
+    return SimpleNamespace(
+        poc=poc, interrupted=stories[0], ended=stories[1], killed=stories[2], client=client, runs=client.search_runs(["1"])
+    )
 
 
 def _alive(pid):
@@ -336,13 +341,20 @@ def test_ctrl_c_stops_a_sweep_at_once(stopped):
     assert sorted(record["outcome"] for record in records) == ["cancelled", "cancelled", "ok"]
 
 
+def test_who_asks_twice_is_not_kept_waiting(stopped):
+    """The second `kill` (or Ctrl-C) ends the driver at once; kernels and runs are closed without it."""
+    assert stopped.ended.code == 143
+    assert stopped.ended.took_s < 2
+    assert "Traceback" not in stopped.ended.err
+
+
 def test_the_runs_of_a_stopped_sweep_are_killed_and_keep_their_traces(stopped):
-    """After Ctrl-C and after kill -9 alike: per sweep two trials and the parent; the third trial is finished."""
+    """After Ctrl-C, `kill` and kill -9 alike: per sweep two trials and the parent; the third trial is finished."""
     statuses = sorted(run.info.status for run in stopped.runs)
     hanging = [run for run in stopped.runs if "hangs" in run.info.run_name]
 
-    assert statuses == ["FINISHED"] + ["KILLED"] * 6
-    assert len(hanging) == 4
+    assert statuses == ["FINISHED"] + ["KILLED"] * 9
+    assert len(hanging) == 6
     for run in hanging:
         found = stopped.client.search_traces(locations=["1"], run_id=run.info.run_id, include_spans=False)
         assert sorted(trace.info.tags["poclab.case"] for trace in found) == ["q01", "q02", "q03"]
