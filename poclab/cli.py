@@ -328,6 +328,26 @@ def handoff(runs: tuple[str, ...], out: Path | None, folder: Path | None) -> Non
 
 
 @main.command()
+@click.argument("runs", nargs=-1, metavar="[POC] RUN")
+@click.option("--replay/--live", default=True, help="From the run's own answers, or from new ones.  [default: --replay]")
+@click.option("--max-cost-usd", type=DOLLARS, help="With --live: what the answers may cost.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def reproduce(runs: tuple[str, ...], replay: bool, max_cost_usd: float | None, as_json: bool) -> None:
+    """Run RUN again, and tell whether the same comes out.
+
+    Its notebook, parameters, prompts and cases are those that it recorded. Exit code 1: the result is not equal, or with --live another one.
+    """
+    from poclab.reproduction import reproduce as run_again
+
+    folder, ids = _poc_and_runs(runs)
+    if len(ids) != 1:
+        raise InputError(f"reproduce takes one RUN, found {len(ids)}", fix="`poclab history` lists them")
+    found = run_again(ids[0], folder, live=not replay, max_cost_usd=max_cost_usd)
+    _say(json.dumps(found.to_json(), indent=1) if as_json else repr(found))
+    sys.exit(0 if found.holds else 1)
+
+
+@main.command()
 @click.argument("arguments", nargs=-1, metavar="[POC] ID")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def trace(arguments: tuple[str, ...], as_json: bool) -> None:

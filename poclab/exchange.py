@@ -39,6 +39,9 @@ from poclab.system import Call, close_step, open_step
 
 #: How often, in seconds, somebody looks again for an answer, or for room in a budget, that another process has in hand.
 LOOK_AGAIN = 0.02
+#: What an answer says of itself, and under which name, and how much of it is kept.
+TOLD = {"answered_id": "id", "answered_model": "model", "fingerprint": "system_fingerprint"}
+LONGEST_NAME = 200
 #: How long, in seconds, a request waits for room before it looks whether others hang.
 PATIENCE_S = 0.25
 
@@ -257,7 +260,7 @@ class Exchange:
             status=self.come.status,
             cost_usd=entry.cost_usd if paid else cost.usd if cost else None,
             priced_on=entry.priced_on if paid else cost.priced_on if cost else None,
-            answered_id=str(answer["id"]) if answer and answer.get("id") else None,
+            **{name: str(answer[key])[:LONGEST_NAME] if answer and answer.get(key) else None for name, key in TOLD.items()},
             entry=entry.name if entry else None,
             replayed=replayed,
             attempts=self.attempts,

@@ -22,7 +22,7 @@ from poclab import offline, redaction, runner
 from poclab.answers import parsed
 from poclab.errors import EndpointError, InputError
 from poclab.redaction import shown
-from poclab.requests import FIX_KEY, FIX_URL, MODES, NO_KEY, not_an_api
+from poclab.requests import FIX_KEY, FIX_URL, MODE, MODES, NO_KEY, not_an_api
 from poclab.transport import adapter
 
 if TYPE_CHECKING:
@@ -115,13 +115,15 @@ def check(model: str, *, api_key: str | None = None, base_url: str | None = None
 
     A model that is missing from the list is not refused, since gateways list in part and route by aliases; neither is an endpoint
     without a list (404, 405, or any other JSON). So passing promises a known offline model, or an endpoint that takes the key.
-    `timeout_s` bounds a whole answer; two may be asked for.
+    Where all is replayed, nothing is asked. `timeout_s` bounds a whole answer; two may be asked for.
 
     Raises:
         EndpointError: unknown offline model, no key, key refused, endpoint out of reach or unavailable, or not an OpenAI-compatible API.
     """
     if model.startswith(offline.PREFIX):
         return _check_offline(model)
+    if os.environ.get(MODE) == "replay":  # nothing is going to be asked
+        return None
     key, url = _endpoint(api_key, base_url)
     if key == NO_KEY:
         raise EndpointError(f"no API key for model {model!r}", fix=FIX_KEY)

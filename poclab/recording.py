@@ -192,7 +192,9 @@ class Recording:
         """Write what is known of the run before its first answer; not synced, since all of it stands elsewhere too."""
         plan, write = self.plan, functools.partial(write_atomic, sync=False)
         write(folder / "version.json", json.dumps(plan.version.to_json(), ensure_ascii=False, indent=1))
-        write(folder / "cases.jsonl", lines(plan.test_set))
+        # The whole frozen set, of which this may be a split: its lock holds for all of it.
+        whole = plan.test_set.lock and plan.test_set.path
+        write(folder / "cases.jsonl", read_text(plan.test_set.path) if whole else lines(plan.test_set))
         if plan.test_set.lock:
             write(folder / "cases.lock.json", json.dumps(plan.test_set.lock.to_json(), ensure_ascii=False, indent=1))
         if plan.charter and plan.charter.path:
@@ -213,6 +215,7 @@ def run_end(report: Report) -> dict[str, Any]:
         "poclab.content": report.content_digest(),
         "poclab.partial": str(report.partial).lower(),
         "poclab.score": report.score_names[0],
+        "poclab.models": ", ".join(report.models)[:LONGEST_PARAM],
         "mlflow.note.content": report.summary(),
     }
     traced = sum(result.trace_id is not None for result in report.results)

@@ -102,6 +102,11 @@ class CaseResult:
             return last
         return f"{said.rpartition(chr(10))[2].removeprefix('poclab.errors.')} ({last.strip()})"
 
+    def content(self) -> list[Any]:
+        """Return what must be equal when the case is asked again and answered the same."""
+        scores = {name: [one.value, one.answer] for name, one in self.scores.items()}
+        return [self.case_id, self.case_digest, self.repeat, self.reply.to_json(), self.failure, scores]
+
     def to_json(self) -> dict[str, Any]:
         data = {name: getattr(self, name) for name in self.__dataclass_fields__}
         scores = {name: vars(score) for name, score in self.scores.items()}
@@ -349,22 +354,18 @@ class Report:
         numbers |= {"retried": self.retried, **{f"outcome_{name}": count for name, count in self.outcomes.items()}}
         return {name: _rounded(name, value) for name, value in numbers.items() if value is not None and math.isfinite(value)}
 
+    @property
+    def models(self) -> list[str]:
+        """The models that answered, as the endpoint calls them, with the fingerprint of what serves them if it tells one."""
+        calls = (call for one in self.results for call in (*one.calls, *one.judge_calls) if call.answered_model)
+        return sorted({call.answered_model + (f" ({call.fingerprint})" if call.fingerprint else "") for call in calls})
+
     def content_digest(self) -> str:
         """Return the digest of what must be equal when a run is repeated: version, set, replies, scores and failures.
 
         Left out are times, identifiers, reasons, and the wording of errors. Key values are concealed, as in the file.
         """
-        rows = [
-            [
-                one.case_id,
-                one.case_digest,
-                one.repeat,
-                one.reply.to_json(),
-                one.failure,
-                {name: [s.value, s.answer] for name, s in one.scores.items()},
-            ]
-            for one in self.results
-        ]
+        rows = [one.content() for one in self.results]
         identity = [self.version.digest, self.lock_digest, self.split, self.repeats, self.corpus_digest, list(self.score_names)]
         return digest(canonical(conceal_json([*identity, self.planned, rows])))
 

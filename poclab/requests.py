@@ -107,7 +107,10 @@ class Request:
         _remember_secrets(request)
         self.case = current_case.get()
         self.context = self.case or _context_outside()
-        if without_key and not self.offline:
+        self.mode = mode or self.context.mode or os.environ.get(MODE) or "auto"
+        if self.mode not in MODES:
+            raise InputError(f"{MODE} is {self.mode!r}", fix=f"use one of: {', '.join(MODES)}")
+        if without_key and not self.offline and self.mode != "replay":
             self.context.fatal = f"no API key for {f'model {self.model!r}' if self.model else path}", FIX_KEY
             raise EndpointError(self.context.fatal[0], fix=FIX_KEY)
         if listing:
@@ -117,9 +120,6 @@ class Request:
         self.recorded = self.path in RECORDED and isinstance(self.body, dict)
         self.streams = self.recorded and bool(self.body.get("stream"))
         self.choices = _choices(self.body) if self.recorded else 1
-        self.mode = mode or self.context.mode or os.environ.get(MODE) or "auto"
-        if self.mode not in MODES:
-            raise InputError(f"{MODE} is {self.mode!r}", fix=f"use one of: {', '.join(MODES)}")
         self.poc = self.context.poc or find_poc()
         self.budget = self.context.budget or os.environ.get(BUDGET)
         #: How long the client waits for something to come, in seconds.

@@ -197,7 +197,7 @@ class Call:
     `cost_usd` is what the answer cost when it was paid, by a price of `priced_on`; when `replayed`, it cost nothing now.
     `attempts` counts the requests it took, `lost` those that may be billed although no answer came of them, at a cost that nobody
     knows. `trouble` is the class of failure that the last attempt met, `stopped` why the model wrote no further: `refused` or
-    `truncated`. `entry` names the answer in the ledger.
+    `truncated`. `entry` names the answer in the ledger. `answered_model` and `fingerprint` are what the answer says of the model.
     """
 
     model: str
@@ -217,6 +217,8 @@ class Call:
     lost: int = 0
     trouble: str = ""
     stopped: str = ""
+    answered_model: str | None = None
+    fingerprint: str | None = None
 
 
 @dataclass

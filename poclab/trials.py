@@ -40,6 +40,8 @@ from poclab.zygote import Zygote
 
 #: A trial that ended so is run again, `retries` times: another time may go well.
 AGAIN = ("dead_kernel", "timeout")
+#: What a run of a trial holds besides its notebook, so that it can be run again: see `reproduction`.
+TRIAL_FILE = "trial.json"
 #: What a trial of the reference notebook imports by and by.
 PRELOADED = (
     "ipykernel.ipkernel", "ipykernel.kernelapp", "bm25s", "filelock", "jiter", "openai.resources.chat.completions", "pandas",
@@ -55,7 +57,7 @@ def plan(sweep: Sweep) -> list[tuple[str, Trial]]:
     """
     # The same model name at another address is another model.
     endpoint = os.environ.get("OPENAI_BASE_URL", "")
-    common = {"notebook": read_text(sweep.notebook), "code": digest(_code(sweep.poc)), "endpoint": endpoint, **_inputs(sweep.poc)}
+    common = {"notebook": read_text(sweep.notebook), "code": digest(code_digests(sweep.poc)), "endpoint": endpoint, **_inputs(sweep.poc)}
     return [
         (digest({**common, "parameters": trial.parameters, "files": file_digests(trial.parameters, sweep.poc)})[:16], trial)
         for trial in sweep.trials
@@ -154,7 +156,7 @@ class _Driver:
         self.split = kernels.read_parameters(sweep.notebook).get("split", kernels.NO_PARAMETER).default
         self.place = run_place(sweep.poc, self.uri)
         self.stopped = False
-        self.code = _code(sweep.poc)
+        self.code = code_digests(sweep.poc)
         self.budget: str | None = None
         self.zygote: Zygote | None = None
         #: The outcomes of the trials that have ended.
@@ -325,7 +327,7 @@ class _Driver:
         recorder, run_id = tracking.recorder(), begun["run_id"]
         common = {"trial_id": trial_id, "name": trial.name, "parameters": dict(trial.parameters), **begun}
         source = _concealed(self.sweep.notebook, folder / "source" / self.sweep.notebook.name)
-        files = {str(source): "notebook/source"}
+        files = {str(source): "notebook/source", str(self._needs(trial, folder)): ""}
         files |= {str(path): "notebook" for path in (folder / "executed.ipynb",) if path.exists()}
         try:
             recorder.send("artifacts", uri=self.uri, run_id=run_id, files=files).result()
@@ -366,9 +368,21 @@ class _Driver:
             **common,
         )
 
+    def _needs(self, trial: Trial, folder: Path) -> Path:
+        """Write what it takes to run a trial again, beside its notebook and its report."""
+        notebook = self.sweep.notebook
+        needs = {
+            "notebook": notebook.name,
+            "path": os.path.relpath(notebook, self.sweep.poc.resolve()),
+            "parameters": trial.parameters,
+            "endpoint": shown(os.environ.get("OPENAI_BASE_URL", "")),
+            "code": self.code,
+        }
+        return write_atomic(folder / TRIAL_FILE, json.dumps(conceal_json(needs), ensure_ascii=False, indent=1) + "\n")
+
     def _refuse_edited(self) -> None:
         """Refuse a trial during which code was edited: it is of neither version, nor are those before and after it of one."""
-        now = _code(self.sweep.poc)
+        now = code_digests(self.sweep.poc)
         if edited := sorted(name for name in {*now, *self.code} if now.get(name) != self.code.get(name)):
             raise InputError(f"{', '.join(edited[:3])}: edited while the sweep ran", fix="run it again: no trial of two versions is kept")
 
@@ -429,7 +443,7 @@ def corpus_digest(poc: Path) -> str | None:
     return rag.load_corpus(poc).digest
 
 
-def _code(poc: Path) -> dict[str, str]:
+def code_digests(poc: Path) -> dict[str, str]:
     """Return the digest of each file of poclab's own code and of the POC's: a result of other code is another result."""
     home = Path(__file__).parent
     files = {f"poclab/{path.relative_to(home).as_posix()}": path for path in home.rglob("*.py")}

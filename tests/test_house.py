@@ -42,7 +42,20 @@ FLOORS = [
         "drills",
         "experiment",
     ],
-    ["zygote", "engine", "kernels", "rehearsals", "points", "sweeps", "results", "trials", "confirmation", "handover", "starter"],
+    [
+        "zygote",
+        "engine",
+        "kernels",
+        "rehearsals",
+        "points",
+        "sweeps",
+        "results",
+        "trials",
+        "reproduction",
+        "confirmation",
+        "handover",
+        "starter",
+    ],
     ["cli", "__main__"],
 ]
 #: The one module (or package) that may import each heavy package.

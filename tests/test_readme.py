@@ -42,7 +42,7 @@ def test_every_option_in_the_readme_exists():
     """An option that the README shows is one that the verb takes."""
     for verb, rest in re.findall(r"poclab (\w+)([^`\n]*)", README):
         if verb in main.commands:
-            known = {name for parameter in main.commands[verb].params for name in parameter.opts}
+            known = {name for parameter in main.commands[verb].params for name in (*parameter.opts, *parameter.secondary_opts)}
             assert set(re.findall(r"(?<=\s)--?[a-z][\w-]*", rest.split("   ")[0])) <= known, verb
 
 

@@ -13,7 +13,7 @@ from poclab.ledger.book import LEDGER, Claim, Ledger
 from poclab.ledger.budgets import BudgetError, Reservation, Spent
 from poclab.ledger.entries import Entry
 from poclab.ledger.listing import Sums, budgets_table, entries, overview, summary, summary_table
-from poclab.ledger.portable import export, export_file, import_, import_file
+from poclab.ledger.portable import export, export_file, import_, import_file, transfer
 from poclab.ledger.recovery import recover
 
 __all__ = [
@@ -35,4 +35,5 @@ __all__ = [
     "recover",
     "summary",
     "summary_table",
+    "transfer",
 ]

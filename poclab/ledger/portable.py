@@ -69,6 +69,18 @@ def export_file(path: Path | str, to: Path) -> int:
     return count
 
 
+def transfer(found: Iterable[Entry], path: Path | str) -> int:
+    """Add entries of another ledger to the one at `path`, as `import_` does; return how many are new.
+
+    Raises:
+        StoreError: the ledger cannot be used.
+    """
+    ledger = Ledger.open(path)
+    rows = [one.row() for one in found]
+    with ledger.store.writing(durable=True) as connection:
+        return sum(ledger.take_over(connection, row) for row in rows)
+
+
 def import_file(path: Path | str, source: Path) -> tuple[int, int]:
     """Add the entries of an exported file, as `import_` does.
 

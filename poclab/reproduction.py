@@ -1,0 +1,311 @@
+"""Run a recorded run again: its notebook with its parameters, prompts, cases, lock and charter, in a folder of its own.
+
+They come from the store alone. Documents and code are those of now: what is not what it was then is named, since it may be why another
+result comes out. By default the run's own answers are served again, from the ledger, and nothing else: then the result must be equal,
+and every answer that was recorded must be asked for. Live, the model is asked again, and the two results are compared.
+
+Only a run that a notebook made headlessly can be run again. The store is not touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import html
+import json
+import os
+import platform
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from poclab import comparison, kernels, tracking, trials
+from poclab.archive import Archive
+from poclab.cases import lock_path
+from poclab.comparison import Comparison
+from poclab.comparison.result import BETTER, WORSE
+from poclab.errors import InputError, printable
+from poclab.files import CHARTER, canonical, digest, read_json, read_text, require_poc, work_folder, write_atomic
+from poclab.ledger import LEDGER, Ledger, entries, transfer
+from poclab.recording import TRIAL_FOLDER, TRIAL_RUN
+from poclab.redaction import conceal, conceal_json
+from poclab.report import CaseResult, Report
+from poclab.requests import BUDGET, MODE, RETRY
+from poclab.tables import cut, html_table, text_table
+from poclab.trials import TRIAL_FILE
+
+#: What of a POC's folder stays where it is: the store, what was made of it, and the ledger.
+LEFT = ("mlflow.db*", "mlartifacts", f"{LEDGER}*", "handoff", ".*", "__pycache__")
+SHOWN = 20
+COLUMNS = ("case", "recorded", "now")
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A run that was run again. `found` is the report of now; None if the notebook did not get there, and `problem` says why.
+
+    `causes` are what is not as it was then; `restored` what is not either, where the run's own was used. Of the run's `recorded_answers`,
+    `asked_for` were asked for again; None live. `compared` is there live alone.
+    """
+
+    run_id: str
+    recorded: Report
+    found: Report | None
+    problem: str
+    causes: tuple[str, ...]
+    restored: tuple[str, ...]
+    recorded_answers: int = 0
+    asked_for: int | None = None
+    compared: Comparison | None = None
+
+    @property
+    def live(self) -> bool:
+        return self.asked_for is None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the result is equal; live, whether no difference can be told."""
+        if self.found is None or self.problem:
+            return False
+        if self.live:
+            changes = self.compared.candidates[0].scores if self.compared else ()
+            return bool(changes) and changes[0].paired is not None and not {one.word for one in changes} & {BETTER, WORSE}
+        return self.found.content_digest() == self.recorded.content_digest() and self.asked_for == self.recorded_answers
+
+    def differences(self) -> list[tuple[str, str, str]]:
+        """Return the cases that differ: what was recorded, and what came now."""
+        then, now = ({(one.case_id, one.repeat): one for one in report.results} for report in (self.recorded, self.found or self.recorded))
+        places = dict.fromkeys([*then, *now])
+        told = (
+            (_name(place), _told(then.get(place)), _told(now.get(place)))
+            for place in places
+            if _content(then, place) != _content(now, place)
+        )
+        return list(told)
+
+    def _lines(self) -> Iterator[str]:
+        how = "asked again" if self.live else "replayed"
+        head = f"run {self.run_id} ({self.recorded.version.name}) {how}: "
+        if self.problem:
+            yield f"{head}it did not get to a result: {self.problem}"
+        elif self.live:
+            yield head + ("no difference can be told" if self.holds else "the results differ")
+            yield f"answered by {_models(self.recorded)} then, by {_models(self.found)} now"
+        elif self.holds:
+            yield f"{head}equal, content {self.recorded.content_digest()[:12]}"
+            yield f"{len(self.recorded.results)} results; {self.asked_for} answers were asked for, all of those that were recorded"
+        else:
+            differ = len(self.differences())
+            yield f"{head}NOT equal: {differ} of {len(self.recorded.results)} results differ" if differ else f"{head}NOT equal"
+            if self.asked_for != self.recorded_answers:
+                yield f"{self.asked_for} of the {self.recorded_answers} recorded answers were asked for"
+        yield from (f"not as it was then: {one}" for one in self.causes)
+        if not self.holds and not self.causes:
+            yield "code, packages, Python and documents are what they were: the notebook or the system depends on something else"
+        if self.restored:
+            yield f"restored from the run, since it is another one here: {', '.join(self.restored)}"
+
+    def __repr__(self) -> str:
+        lines = [printable(line) for line in self._lines()]
+        if self.live and self.compared:
+            return "\n".join([*lines, "", repr(self.compared)])
+        rows = [] if self.problem or self.holds else self.differences()
+        more = [f"... and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []
+        return "\n".join([*lines, *(["", text_table(COLUMNS, rows[:SHOWN])] if rows else []), *more])
+
+    def _repr_html_(self) -> str:
+        lines = "".join(f"<p>{html.escape(printable(line))}</p>" for line in self._lines())
+        if self.live:
+            return lines + (self.compared._repr_html_() if self.compared else "")
+        return lines + (html_table(COLUMNS, self.differences()) if not self.problem and not self.holds else "")
+
+    def to_json(self) -> dict[str, Any]:
+        plain = {
+            name: getattr(self, name) for name in ("run_id", "problem", "causes", "restored", "recorded_answers", "asked_for", "holds")
+        }
+        digests = {"recorded": self.recorded.content_digest(), "found": self.found and self.found.content_digest()}
+        compared = {"comparison": self.compared.to_json()} if self.compared else {}
+        return {**plain, **digests, "differences": [] if self.live else self.differences(), **compared}
+
+
+def reproduce(run_id: str, poc: Path | str | None = None, *, live: bool = False, max_cost_usd: float | None = None) -> Reproduction:
+    """Run a recorded run again, from its own answers or `live`, and tell whether the same comes out.
+
+    `run_id` is an id, or how it begins; `max_cost_usd` bounds what is asked live.
+
+    Raises:
+        InputError: there is no such run, or no notebook made it.
+        StoreError: the store or the ledger cannot be used.
+    """
+    folder = require_poc(poc)
+    archive = Archive.open(folder)
+    run_id = archive.find(run_id)["run_id"]
+    home = work_folder(folder, "reproductions") / run_id
+    shutil.rmtree(home, ignore_errors=True)
+    recorded = home / "recorded"
+    archive.download(run_id, recorded)
+    if not (recorded / TRIAL_FILE).is_file():
+        raise InputError(
+            f"run {run_id} was made by Python code, or by an older poclab: it holds no notebook to execute",
+            fix="`poclab run` makes one that does",
+        )
+    report, trial = Report.load(recorded / "report.json"), read_json(recorded / TRIAL_FILE)
+    copy = home / folder.name
+    restored = tuple(_restore(folder, recorded, copy, report))
+    causes = list(_causes(folder, copy, recorded, trial, report))
+    names = [call.entry for one in report.results for call in (*one.calls, *one.judge_calls) if call.entry]
+    if not live:
+        missing = _serve(folder, copy, names)
+        causes += (
+            [
+                f"{missing} of the run's {len(names)} answers are not in {folder / LEDGER}: `poclab ledger --import` adds those of another machine"
+            ]
+            if missing
+            else []
+        )
+    elif max_cost_usd is not None:
+        Ledger.open(copy / LEDGER).open_budget(run_id, max_cost_usd)
+    try:
+        found, problem = _execute(recorded, copy, home / "trial", trial, report, _env(trial, copy, home, run_id, live, max_cost_usd))
+    finally:
+        if live and (copy / LEDGER).is_file():  # what was paid for belongs to the POC
+            transfer(entries(Ledger.open(copy / LEDGER)), folder / LEDGER)
+    told = Reproduction(run_id, report, found, problem, tuple(causes), restored, len(names))
+    if live:
+        return dataclasses.replace(
+            told, compared=comparison.compare(report, dataclasses.replace(found, run_id=None)) if found and not problem else None
+        )
+    asked = [call.entry for one in (found.results if found else ()) for call in (*one.calls, *one.judge_calls) if call.entry]
+    # Of the key alone: in the ledger that served them all are of generation 0.
+    same = Counter(map(_key, names)) & Counter(map(_key, asked))
+    return dataclasses.replace(told, asked_for=same.total())
+
+
+def _restore(folder: Path, recorded: Path, copy: Path, report: Report) -> Iterator[str]:
+    """Make a copy of the POC with what the run holds in place of what there is now; yield what is another one now."""
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns(*LEFT))
+    texts = {name: recorded / name for name in (CHARTER, "cases.jsonl", lock_path(Path("cases.jsonl")).name) if (recorded / name).is_file()}
+    own = {name: read_text(path) for name, path in texts.items()} | {one.name: one.text for one in report.version.prompts.values()}
+    for name, text in own.items():
+        path = (copy / name).resolve()
+        if not path.is_relative_to(copy.resolve()):
+            raise InputError(f"run {report.run_id}: names a file outside of the POC: {name!r}")
+        if not path.is_file() or _plain(conceal(read_text(path)), name) != _plain(text, name):
+            yield name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, text, sync=False)
+
+
+def _plain(text: str, name: str) -> Any:
+    """Return what a file says; of JSON, however it is laid out."""
+    with contextlib.suppress(ValueError):
+        return json.loads(text) if name.endswith(".json") else text
+    return text
+
+
+def _causes(folder: Path, copy: Path, recorded: Path, trial: Mapping[str, Any], report: Report) -> Iterator[str]:
+    """Yield what cannot be restored, and is not what it was."""
+    now, then = trials.code_digests(folder), trial["code"]
+    for what, names in (("was edited", now.keys() & then), ("is new", now.keys() - then), ("is gone", then.keys() - now)):
+        yield from (f"{name} {what}" for name in sorted(names) if now.get(name) != then.get(name))
+    environment = read_json(recorded / "environment.json")
+    if environment["python"] != platform.python_version():
+        yield f"Python {environment['python']} then, {platform.python_version()} now"
+    packages = {name: _version(name) for name in environment["packages"]}
+    changed = [
+        f"{name} {old} -> {packages[name] or 'not installed'}" for name, old in environment["packages"].items() if packages[name] != old
+    ]
+    if changed:
+        yield f"{len(changed)} package(s): {', '.join(changed[:5])}{' ...' if len(changed) > 5 else ''}"
+    corpus = trials.corpus_digest(copy)
+    if corpus != report.corpus_digest:
+        yield f"the documents of corpus.yaml ({_short(report.corpus_digest)} then, {_short(corpus)} now)"
+    source = recorded / "notebook" / "source" / trial["notebook"]
+    here = folder / trial["path"]
+    if here.is_file() and digest(conceal_json(read_json(here))) != digest(read_json(source)):
+        yield f"{trial['path']} was edited; the run's own notebook is executed"
+
+
+def _serve(folder: Path, copy: Path, names: list[str]) -> int:
+    """Put the run's own answers into the ledger of the copy, with those that no case asked; return how many there are not."""
+    if not (folder / LEDGER).is_file():
+        Ledger.open(copy / LEDGER)
+        return len(names)
+    ledger = Ledger.open(folder / LEDGER)
+    found = [ledger.named(name) for name in names]
+    transfer([*(one for one in found if one), *ledger.of_case("")], copy / LEDGER)
+    return found.count(None)
+
+
+def _env(trial: Mapping[str, Any], copy: Path, home: Path, run_id: str, live: bool, max_cost_usd: float | None) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if name not in (BUDGET, RETRY)}
+    own = {
+        "POCLAB_POC": str(copy),
+        "MLFLOW_TRACKING_URI": f"{tracking.SQLITE}{copy / tracking.DATABASE}",  # a second evaluation of the notebook leaves its run here
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        MODE: "live" if live else "replay",
+        TRIAL_FOLDER: str(home / "trial"),
+        TRIAL_RUN: run_id,
+    }
+    own |= {BUDGET: run_id} if live and max_cost_usd is not None else {}
+    own |= {"OPENAI_BASE_URL": trial["endpoint"]} if trial["endpoint"] and not live else {}
+    return {**inherited, **own}
+
+
+def _execute(
+    recorded: Path, copy: Path, folder: Path, trial: Mapping[str, Any], report: Report, env: Mapping[str, str]
+) -> tuple[Report | None, str]:
+    (folder / "artifacts").mkdir(parents=True)
+    problem = ""
+    try:
+        kernels.execute(
+            recorded / "notebook" / "source" / trial["notebook"], folder / "executed.ipynb", trial["parameters"], env=env, cwd=copy
+        )
+    except kernels.NotebookError as failure:
+        problem = conceal(failure.message if failure.poclab_error else str(failure))
+    path = folder / "artifacts" / "report.json"
+    if not path.is_file():
+        return None, problem or "the notebook ended without a report"
+    found = Report.load(path)
+    return found, problem or found.stopped
+
+
+def _key(entry: str) -> str:
+    return entry.partition("/")[0]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _short(found: str | None) -> str:
+    return found[:12] if found else "none"
+
+
+def _models(report: Report | None) -> str:
+    return ", ".join(report.models) or "nobody knows whom" if report else "nobody"
+
+
+def _name(place: tuple[str, int]) -> str:
+    return place[0] if not place[1] else f"{place[0]} (repeat {place[1] + 1})"
+
+
+def _content(results: Mapping[tuple[str, int], CaseResult], place: tuple[str, int]) -> str | None:
+    """Return what must be equal, as `Report.content_digest` takes it."""
+    one = results.get(place)
+    return one and canonical(conceal_json(one.content()))
+
+
+def _told(one: CaseResult | None) -> str:
+    if one is None:
+        return "(not asked)"
+    scores = ", ".join(f"{name} {score.value:g}" if score.value is not None else f"{name} none" for name, score in one.scores.items())
+    said = one.failure or cut(one.reply.text or canonical(one.reply.data), 60)
+    return f"{said} ({scores})"
