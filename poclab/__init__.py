@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from poclab.handover import handoff
     from poclab.report import Report
     from poclab.system import Prompt, Reply, Version
+    from poclab.trials import sweep
 
 _HOMES = {
     "Case": "cases",
@@ -45,6 +46,7 @@ _HOMES = {
     "rag": "",
     "runs": "archive",
     "scores": "",
+    "sweep": "trials",
 }
 __all__ = [
     "Case",
@@ -69,6 +71,7 @@ __all__ = [
     "rag",
     "runs",
     "scores",
+    "sweep",
 ]
 
 

@@ -19,7 +19,7 @@ from poclab import kernels, points
 from poclab.arguments import is_budget
 from poclab.charter import METRICS
 from poclab.errors import InputError, refuse_unknown
-from poclab.files import canonical, digest, find_poc, parse_value, read_text, read_yaml
+from poclab.files import canonical, check_json, digest, find_poc, parse_value, read_text, read_yaml, require_poc
 
 KEYS = ("notebook", "metric", "method", "run_cap", "seed", "fixed", "parameters", "zip", "where", "include", "limits")
 GOALS = ("maximize", "minimize")
@@ -95,18 +95,22 @@ class Sweep:
         return tuple(name for name in names if len({canonical(trial.parameters.get(name)) for trial in self.trials}) > 1)
 
 
-def load_sweep(path: Path | str) -> Sweep:
-    """Read and validate a sweep file, or the `sweep.yaml` of a POC folder.
+def load_sweep(source: Path | str | Mapping[str, Any], poc: Path | str | None = None) -> Sweep:
+    """Read and validate a sweep: a file, the `sweep.yaml` of a POC folder, or what would stand in one, for `poc`.
 
     Raises:
         InputError: unknown keys or parameters (with the nearest valid one), wrong types, values that are not JSON, a
             missing notebook or file, an unknown metric, an expression that is not allowed, or no trial left.
     """
-    path = Path(path)
-    path = path / "sweep.yaml" if os.path.isdir(path) else path
-    data = read_yaml(path)
+    if isinstance(source, Mapping):
+        check_json(source, where="sweep")
+        name, path, data, poc = f"sweep-{digest(source)[:8]}", Path("sweep"), dict(source), require_poc(poc)
+    else:
+        path = Path(source)
+        path = path / "sweep.yaml" if os.path.isdir(path) else path
+        name, data = path.stem, read_yaml(path)
+        poc = find_poc(path) or path.resolve().parent
     refuse_unknown(data, KEYS, where=str(path))
-    poc = find_poc(path) or path.resolve().parent
     if not isinstance(data.get("notebook"), str):
         raise InputError(f"{path}: names no notebook", fix="notebook: notebooks/02_evaluate.ipynb")
     notebook = find_notebook(data["notebook"], poc)
@@ -120,7 +124,7 @@ def load_sweep(path: Path | str) -> Sweep:
     if not trials:
         raise InputError(f"{path}: no trial is left", fix="give `parameters` with `values`, or `include`, and look at `where`")
     limits, fixed = _limits(data.get("limits"), path), data.get("fixed") or {}
-    return Sweep(path.stem, poc, notebook, metric, maximize, trials, included > 0, **limits, fixed=fixed)
+    return Sweep(name, poc, notebook, metric, maximize, trials, included > 0, **limits, fixed=fixed)
 
 
 def single(poc: Path, notebook: Path, parameters: Mapping[str, Any], *, fixed: Mapping[str, Any] | None = None) -> Sweep:

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from poclab import kernels, projection, rehearsals, tracking
 from poclab.cases import TestSet
@@ -33,10 +33,13 @@ from poclab.redaction import conceal, conceal_json, secrets, shown
 from poclab.report import RETRIED, Report
 from poclab.requests import BUDGET, MODE, RETRY
 from poclab.results import FAILED, Record, Results
-from poclab.sweeps import Sweep, Trial, file_digests
+from poclab.sweeps import Sweep, Trial, file_digests, load_sweep
 from poclab.tables import money, text_table
 from poclab.tracking import queries
 from poclab.zygote import Zygote
+
+if TYPE_CHECKING:
+    import pandas
 
 #: A trial that ended so is run again, `retries` times: another time may go well.
 AGAIN = ("dead_kernel", "timeout")
@@ -134,6 +137,34 @@ def run_sweep(sweep: Sweep, *, say: Callable[[str], None] = lambda line: None, r
         if todo:
             driver.end(results)
     return results
+
+
+def sweep(
+    source: Path | str | Mapping[str, Any],
+    poc: Path | str | None = None,
+    *,
+    only: str | None = None,
+    jobs: int | None = None,
+    retry_failed: bool = False,
+    warm: bool = True,
+) -> pandas.DataFrame:
+    """Run a sweep as `poclab sweep` does, tell of each trial as it ends, and return the trials that ended well, the best first.
+
+    `source` is a sweep file, the folder of a POC, or a dict with what stands in such a file: then `poc` is the folder, found as for the
+    command line without one. `only` is an expression over parameters; `jobs` trials run side by side.
+
+    Raises:
+        InputError: something in the sweep, before a kernel starts; or no trial ended well.
+        StoreError: the store cannot be used, or the sweep is being run by another process.
+    """
+    loaded = load_sweep(source, poc)
+    loaded = dataclasses.replace(loaded.only(only) if only else loaded, jobs=jobs or loaded.jobs)
+    results = run_sweep(loaded, say=print, retry_failed=retry_failed, warm=warm)
+    told = "\n".join(filter(None, (results.notes(), results.to_retry, results.stopped, results.errors and results.failures())))
+    if not results.ranked():
+        raise InputError(told)
+    print(told)
+    return results.frame()
 
 
 class _Failed(InputError):

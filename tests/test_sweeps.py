@@ -1,7 +1,10 @@
+import datetime
 import json
+import math
 import shutil
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,6 +61,23 @@ class TestTrials:
             for size, overlap in ((100, 0), (200, 0), (200, 50), (400, 0), (400, 50))
         ]
         assert (sweep.has_baseline, sweep.jobs, sweep.metric, sweep.maximize) == (True, 2, "accuracy", True)
+
+    def test_may_stand_in_a_dict(self, load, folder):
+        """What a file would hold; its name is made of what it says."""
+        given = yaml.safe_load(GRID)
+        sweep = load_sweep(given, folder)
+
+        assert sweep.trials == load(GRID).trials
+        assert sweep.name == load_sweep(given, folder).name != load_sweep({**given, "limits": {"jobs": 3}}, folder).name
+        for wrong, said in (
+            ({"notebok": "x"}, "sweep: unknown key 'notebok'"),
+            ({"parameters": {"chunk_size": {"values": [100, math.nan]}}}, "nan"),
+            ({"parameters": {"chunk_size": {"values": (100, 200)}}}, "tuple"),
+            ({"fixed": {"prompt": datetime.date(2026, 1, 1)}}, "date"),
+            ({"fixed": {"x; import os": 1}}, "x; import os"),
+        ):
+            with pytest.raises(InputError, match=said):
+                load_sweep({**given, **wrong}, folder)
 
     def test_may_be_drawn_by_chance_and_are_the_same_each_time(self, load):
         """Five points of the ten, after the baseline, which is not drawn."""

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import DEADLINE_S, ENV_KEY, PROMPTS, notebook_of, until
-from poclab import Report, projection, trials
+from poclab import Report, kernels, projection, trials
 from poclab.errors import FrozenError, StoreError
 from poclab.ledger import LEDGER
 from poclab.sweeps import load_sweep
@@ -288,6 +288,32 @@ def test_a_store_that_is_no_database_is_refused_before_a_kernel_starts(poc):
     (poc / "mlflow.db").write_text("no database, and longer than a header")
     with pytest.raises(StoreError, match="not an SQLite database"):
         trials.run_sweep(load_sweep(poc))
+
+
+NOTED = (
+    ("poc: str = '.'\nnote: str = ''", "parameters"),
+    "import poclab; from poclab import scores; cases = poclab.TestSet.load(f'{poc}/cases.jsonl').split('dev')",
+    "poclab.evaluate(lambda inputs: 'fifteen', cases, [scores.contains()], version=poclab.Version('noted', note=note))",
+)
+
+
+def test_a_notebook_runs_a_sweep_and_gets_its_table(make_poc, tmp_path):
+    """From a dict, in a kernel, with what is told of each trial; what is hostile in a parameter arrives as it is."""
+    poc = make_poc(tmp_path / "animals")
+    (poc / "notebooks/noted.ipynb").write_text(json.dumps(notebook_of(*NOTED)))
+    hostile = "%%bash\nrm -rf / 'quotes\" \\\\ {braces} {{x}} \N{OWL}\r\n" + "x" * 200_000
+    given = {"notebook": "notebooks/noted.ipynb", "parameters": {"note": {"values": ["", hostile]}}}
+    source = "import poclab; frame = poclab.sweep(given, '.', jobs=2)\nframe[['rank', 'accuracy']].to_json('table.json', orient='records')"
+    (tmp_path / "calls.ipynb").write_text(json.dumps(notebook_of(("given: dict = {}", "parameters"), source)))
+    kernels.execute(tmp_path / "calls.ipynb", tmp_path / "out.ipynb", {"given": given}, env=os.environ, cwd=poc)
+
+    assert [row["rank"] for row in json.loads((poc / "table.json").read_text())] == [1, 2]
+    (record,) = poc.glob(".poclab/sweeps/sweep-*/trials.jsonl")
+    assert [json.loads(line)["outcome"] for line in record.read_text().splitlines()] == ["ok", "ok"]
+    assert {Report.load(path).version.parameters["note"] for path in record.parent.glob("*/artifacts/report.json")} == {"", hostile}
+    outputs = [out for cell in json.loads((tmp_path / "out.ipynb").read_text())["cells"] for out in cell["outputs"]]
+    said = "".join("".join(out.get("text", "")) for out in outputs)
+    assert "[1/2] " in said and "[2/2] " in said and "Intervals are 95%" in said
 
 
 @pytest.fixture(scope="module")
