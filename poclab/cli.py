@@ -197,8 +197,19 @@ def run(poc: Path | None, pairs: tuple[str, ...], notebook: Path | None, max_cos
 @click.option("--only", metavar="EXPR", help="Run the trials of which an expression holds, such as 'chunk_size <= 400'.")
 @click.option("--jobs", type=click.IntRange(1, 256), help="How many trials run side by side.  [default: limits.jobs of the file]")
 @RETRY_FAILED
+@click.option("--resume", is_flag=True, help="Go on with a sweep that was stopped; refuse when anything that it depends on changed since.")
+@click.option("--allow-drift", is_flag=True, help="Go on all the same; the sweep's run says what changed.")
 @click.option("--cold", is_flag=True, help="Start each kernel anew; else they are forked from one that has done the imports (Linux).")
-def sweep(path: Path | None, dry_run: bool, only: str | None, jobs: int | None, retry_failed: bool, cold: bool) -> None:
+def sweep(
+    path: Path | None,
+    dry_run: bool,
+    only: str | None,
+    jobs: int | None,
+    retry_failed: bool,
+    resume: bool,
+    allow_drift: bool,
+    cold: bool,
+) -> None:
     """Run the sweep at PATH and print the trials, the best first.
 
     PATH is a file, or a POC folder with a sweep.yaml.
@@ -210,7 +221,7 @@ def sweep(path: Path | None, dry_run: bool, only: str | None, jobs: int | None, 
     if dry_run:
         _say(trials.planned_table(loaded))
         return
-    results = trials.run_sweep(loaded, say=_say, retry_failed=retry_failed, warm=not cold)
+    results = trials.run_sweep(loaded, say=_say, retry_failed=retry_failed, warm=not cold, resume=resume, allow_drift=allow_drift)
     _say(f"\n{results}\n\n{results.notes()}")
     _end(results)
 
@@ -220,7 +231,7 @@ def sweep(path: Path | None, dry_run: bool, only: str | None, jobs: int | None, 
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.option("--chart", type=click.Path(path_type=Path, dir_okay=False), help="Write the differences with their intervals as a PNG file.")
 def compare(runs: tuple[str, ...], as_json: bool, chart: Path | None) -> None:
-    """Compare runs on the same cases, the first RUN being the baseline.
+    """Compare runs on the same cases; the first is the baseline.
 
     Without a RUN: the trials of the last sweep with its baseline. A RUN is an id, or how it begins, as tables show it.
     """
@@ -313,7 +324,7 @@ def decide(runs: tuple[str, ...], confirm: bool, as_json: bool) -> None:
     "--verify", "folder", type=click.Path(path_type=Path), help="Check a handoff that was written: its digests, and every number again."
 )
 def handoff(runs: tuple[str, ...], out: Path | None, folder: Path | None) -> None:
-    """Write the folder from which another team decides and takes over.
+    """Write the folder from which others decide and take over.
 
     It holds handoff.md, handoff.html and the evidence for both. The version is chosen as by `decide`. Exit code of --verify: 0 when all of it holds, 1 when something does not.
     """

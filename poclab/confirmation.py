@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from poclab import decision, kernels, sweeps, trials
+from poclab import decision, drift, kernels, sweeps, trials
 from poclab.archive import Archive
 from poclab.charter import Charter
 from poclab.errors import FrozenError, InputError
@@ -78,7 +78,7 @@ def _parameters(report: Report, sweep: sweeps.Sweep, poc: Path) -> Mapping[str, 
             raise InputError(
                 f"{prompt.name} was edited since run {report.run_id}", fix="`poclab sweep`, and confirm its winner, or another RUN"
             )
-    corpus = trials.corpus_digest(poc)
+    corpus = drift.corpus_digest(poc)
     if report.corpus_digest and corpus != report.corpus_digest:
         raise InputError(f"the documents changed since run {report.run_id}", fix="`poclab sweep`, and confirm its winner")
     used = {name: value for name, value in report.version.flat().items() if name in known}

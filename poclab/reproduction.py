@@ -14,22 +14,21 @@ import dataclasses
 import html
 import json
 import os
-import platform
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from poclab import comparison, kernels, tracking, trials
+from poclab import comparison, drift, kernels, tracking
 from poclab.archive import Archive
 from poclab.cases import lock_path
 from poclab.comparison import Comparison
 from poclab.comparison.result import BETTER, WORSE
+from poclab.drift import State
 from poclab.errors import InputError, printable
-from poclab.files import CHARTER, canonical, digest, read_json, read_text, require_poc, work_folder, write_atomic
+from poclab.files import CHARTER, canonical, read_json, read_text, require_poc, work_folder, write_atomic
 from poclab.ledger import LEDGER, Ledger, entries, transfer
 from poclab.recording import TRIAL_FOLDER, TRIAL_RUN
 from poclab.redaction import conceal, conceal_json
@@ -155,37 +154,37 @@ def reproduce(run_id: str, poc: Path | str | None = None, *, live: bool = False,
         )
     report, trial = Report.load(recorded / "report.json"), read_json(recorded / TRIAL_FILE)
     copy = home / folder.name
-    restored = tuple(_restore(folder, recorded, copy, report))
-    causes = list(_causes(folder, copy, recorded, trial, report))
-    names = [call.entry for one in report.results for call in (*one.calls, *one.judge_calls) if call.entry]
+    restored = tuple(_restore(folder, recorded, copy, report, trial))
+    causes = list(
+        _then(recorded, trial, report).changes(State(drift.code_digests(folder), "", drift.corpus_digest(copy), *drift.environment()))
+    )
+    names = _answers(report)
     if not live:
-        missing = _serve(folder, copy, names)
-        causes += (
-            [
-                f"{missing} of the run's {len(names)} answers are not in {folder / LEDGER}: `poclab ledger --import` adds those of another machine"
-            ]
-            if missing
-            else []
-        )
+        causes += _serve(folder, copy, names)
     elif max_cost_usd is not None:
         Ledger.open(copy / LEDGER).open_budget(run_id, max_cost_usd)
     try:
-        found, problem = _execute(recorded, copy, home / "trial", trial, report, _env(trial, copy, home, run_id, live, max_cost_usd))
+        found, problem = _execute(recorded, copy, home / "trial", trial, _env(trial, copy, home, run_id, live, max_cost_usd))
     finally:
         if live and (copy / LEDGER).is_file():  # what was paid for belongs to the POC
             transfer(entries(Ledger.open(copy / LEDGER)), folder / LEDGER)
     told = Reproduction(run_id, report, found, problem, tuple(causes), restored, len(names))
-    if live:
-        return dataclasses.replace(
-            told, compared=comparison.compare(report, dataclasses.replace(found, run_id=None)) if found and not problem else None
-        )
-    asked = [call.entry for one in (found.results if found else ()) for call in (*one.calls, *one.judge_calls) if call.entry]
-    # Of the key alone: in the ledger that served them all are of generation 0.
-    same = Counter(map(_key, names)) & Counter(map(_key, asked))
-    return dataclasses.replace(told, asked_for=same.total())
+    if not live:
+        # Of the key alone: in the ledger that served them all are of generation 0.
+        same = Counter(map(_key, names)) & Counter(map(_key, _answers(found)))
+        return dataclasses.replace(told, asked_for=same.total())
+    if found is None or problem:
+        return told
+    return dataclasses.replace(told, compared=comparison.compare(report, dataclasses.replace(found, run_id=None)))
 
 
-def _restore(folder: Path, recorded: Path, copy: Path, report: Report) -> Iterator[str]:
+def _answers(report: Report | None) -> list[str]:
+    """Return the names of the answers that a report's calls got."""
+    results = report.results if report else ()
+    return [call.entry for one in results for call in (*one.calls, *one.judge_calls) if call.entry]
+
+
+def _restore(folder: Path, recorded: Path, copy: Path, report: Report, trial: Mapping[str, Any]) -> Iterator[str]:
     """Make a copy of the POC with what the run holds in place of what there is now; yield what is another one now."""
     shutil.copytree(folder, copy, ignore=shutil.ignore_patterns(*LEFT))
     texts = {name: recorded / name for name in (CHARTER, "cases.jsonl", lock_path(Path("cases.jsonl")).name) if (recorded / name).is_file()}
@@ -198,6 +197,13 @@ def _restore(folder: Path, recorded: Path, copy: Path, report: Report) -> Iterat
             yield name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, text, sync=False)
+    here = folder / trial["path"]
+    if not here.is_file() or drift.notebook_digest(here) != drift.notebook_digest(_source(recorded, trial)):
+        yield trial["path"]
+
+
+def _source(recorded: Path, trial: Mapping[str, Any]) -> Path:
+    return recorded / "notebook" / "source" / trial["notebook"]
 
 
 def _plain(text: str, name: str) -> Any:
@@ -207,38 +213,19 @@ def _plain(text: str, name: str) -> Any:
     return text
 
 
-def _causes(folder: Path, copy: Path, recorded: Path, trial: Mapping[str, Any], report: Report) -> Iterator[str]:
-    """Yield what cannot be restored, and is not what it was."""
-    now, then = trials.code_digests(folder), trial["code"]
-    for what, names in (("was edited", now.keys() & then), ("is new", now.keys() - then), ("is gone", then.keys() - now)):
-        yield from (f"{name} {what}" for name in sorted(names) if now.get(name) != then.get(name))
+def _then(recorded: Path, trial: Mapping[str, Any], report: Report) -> State:
+    """Return what the run says of what cannot be restored."""
     environment = read_json(recorded / "environment.json")
-    if environment["python"] != platform.python_version():
-        yield f"Python {environment['python']} then, {platform.python_version()} now"
-    packages = {name: _version(name) for name in environment["packages"]}
-    changed = [
-        f"{name} {old} -> {packages[name] or 'not installed'}" for name, old in environment["packages"].items() if packages[name] != old
-    ]
-    if changed:
-        yield f"{len(changed)} package(s): {', '.join(changed[:5])}{' ...' if len(changed) > 5 else ''}"
-    corpus = trials.corpus_digest(copy)
-    if corpus != report.corpus_digest:
-        yield f"the documents of corpus.yaml ({_short(report.corpus_digest)} then, {_short(corpus)} now)"
-    source = recorded / "notebook" / "source" / trial["notebook"]
-    here = folder / trial["path"]
-    if here.is_file() and digest(conceal_json(read_json(here))) != digest(read_json(source)):
-        yield f"{trial['path']} was edited; the run's own notebook is executed"
+    return State(trial["code"], "", report.corpus_digest, environment["python"], environment["packages"])
 
 
-def _serve(folder: Path, copy: Path, names: list[str]) -> int:
-    """Put the run's own answers into the ledger of the copy, with those that no case asked; return how many there are not."""
-    if not (folder / LEDGER).is_file():
-        Ledger.open(copy / LEDGER)
-        return len(names)
-    ledger = Ledger.open(folder / LEDGER)
-    found = [ledger.named(name) for name in names]
-    transfer([*(one for one in found if one), *ledger.of_case("")], copy / LEDGER)
-    return found.count(None)
+def _serve(folder: Path, copy: Path, names: list[str]) -> list[str]:
+    """Put the run's own answers into the ledger of the copy, with those that no case asked; tell how many there are not."""
+    ledger = Ledger.open(folder / LEDGER) if (folder / LEDGER).is_file() else None
+    found = [ledger.named(name) if ledger else None for name in names]
+    transfer([*(one for one in found if one), *(ledger.of_case("") if ledger else [])], copy / LEDGER)
+    told = f"{found.count(None)} of the run's {len(names)} answers are not in {folder / LEDGER}"
+    return [f"{told}: `poclab ledger --import` adds those of another machine"] if None in found else []
 
 
 def _env(trial: Mapping[str, Any], copy: Path, home: Path, run_id: str, live: bool, max_cost_usd: float | None) -> dict[str, str]:
@@ -256,15 +243,12 @@ def _env(trial: Mapping[str, Any], copy: Path, home: Path, run_id: str, live: bo
     return {**inherited, **own}
 
 
-def _execute(
-    recorded: Path, copy: Path, folder: Path, trial: Mapping[str, Any], report: Report, env: Mapping[str, str]
-) -> tuple[Report | None, str]:
+def _execute(recorded: Path, copy: Path, folder: Path, trial: Mapping[str, Any], env: Mapping[str, str]) -> tuple[Report | None, str]:
+    """Execute the run's notebook in the copy; return its report, None if there is none, and what went wrong."""
     (folder / "artifacts").mkdir(parents=True)
     problem = ""
     try:
-        kernels.execute(
-            recorded / "notebook" / "source" / trial["notebook"], folder / "executed.ipynb", trial["parameters"], env=env, cwd=copy
-        )
+        kernels.execute(_source(recorded, trial), folder / "executed.ipynb", trial["parameters"], env=env, cwd=copy)
     except kernels.NotebookError as failure:
         problem = conceal(failure.message if failure.poclab_error else str(failure))
     path = folder / "artifacts" / "report.json"
@@ -276,17 +260,6 @@ def _execute(
 
 def _key(entry: str) -> str:
     return entry.partition("/")[0]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _short(found: str | None) -> str:
-    return found[:12] if found else "none"
 
 
 def _models(report: Report | None) -> str:

@@ -23,17 +23,18 @@ from typing import TYPE_CHECKING, Any
 from poclab import kernels, projection, rehearsals, tracking
 from poclab.cases import TestSet
 from poclab.charter import METRICS
+from poclab.drift import State, code_digests, corpus_digest
 from poclab.errors import InputError, PocError, StoreError
 from poclab.evaluation import user
-from poclab.files import WORK, digest, parse_json, plain, read_json, read_text, work_folder, write_atomic
+from poclab.files import canonical, digest, parse_json, plain, read_json, read_text, work_folder, write_atomic
 from poclab.ledger import LEDGER, Ledger, Spent
 from poclab.projection import Projection
-from poclab.recording import TRIAL_FOLDER, TRIAL_RUN, run_end, run_place
+from poclab.recording import LONGEST_PARAM, TRIAL_FOLDER, TRIAL_RUN, run_end, run_place
 from poclab.redaction import conceal, conceal_json, secrets, shown
 from poclab.report import RETRIED, Report
 from poclab.requests import BUDGET, MODE, RETRY
 from poclab.results import FAILED, Record, Results
-from poclab.sweeps import Sweep, Trial, file_digests, load_sweep
+from poclab.sweeps import Sweep, Trial, file_digests, is_file_name, load_sweep
 from poclab.tables import money, text_table
 from poclab.tracking import queries
 from poclab.zygote import Zygote
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
 #: A trial that ended so is run again, `retries` times: another time may go well.
 AGAIN = ("dead_kernel", "timeout")
+#: What a sweep depends on, as it was when it began: a `State`.
+BEGUN = "begun.json"
 #: What a run of a trial holds besides its notebook, so that it can be run again: see `reproduction`.
 TRIAL_FILE = "trial.json"
 #: What a trial of the reference notebook imports by and by.
@@ -108,14 +111,25 @@ def _projected(sweep: Sweep, todo: Mapping[str, Trial], budget: str | None) -> d
         return dict(zip(todo, pool.map(one, todo.values()), strict=True))
 
 
-def run_sweep(sweep: Sweep, *, say: Callable[[str], None] = lambda line: None, retry_failed: bool = False, warm: bool = True) -> Results:
+def run_sweep(
+    sweep: Sweep,
+    *,
+    say: Callable[[str], None] = lambda line: None,
+    retry_failed: bool = False,
+    warm: bool = True,
+    resume: bool = False,
+    allow_drift: bool = False,
+) -> Results:
     """Run the trials that have no valid result yet, `sweep.jobs` at a time, and return all results.
 
     `retry_failed` asks again the cases that the endpoint failed in trials that have one. In mode live all trials are run.
+    A trial of other code, cases, documents or files is another one, and run. With `resume` that is refused, for all that a sweep depends
+    on, packages and Python among it; `allow_drift` takes the trials that ended before all the same, and the sweep's run says what changed.
     The kernels are forked from a `warm` process that has done the notebook's imports, where there is more than one to run.
     `say` is told of each trial as it ends. A trial that fails does not stop the others.
 
     Raises:
+        InputError: nothing can be resumed, or something changed since.
         StoreError: the store cannot be used, or the sweep is being run by another process.
     """
     driver = _Driver(sweep, say)
@@ -123,7 +137,9 @@ def run_sweep(sweep: Sweep, *, say: Callable[[str], None] = lambda line: None, r
     planned, inputs = plan(sweep), _inputs(sweep.poc)
     driver.lock_digest = inputs["lock"]
     with driver.alone():
-        known = driver.known()
+        if resume or allow_drift:
+            driver.refuse_drift(allowed=allow_drift)
+        known = driver.known(planned if driver.drifted else ())
         driver.again = {trial_id for trial_id, record in known.items() if retry_failed and record.retryable}
         run_all = os.environ.get(MODE) == "live"
         todo = [(trial_id, trial) for trial_id, trial in planned if run_all or trial_id not in known or trial_id in driver.again]
@@ -188,6 +204,8 @@ class _Driver:
         self.place = run_place(sweep.poc, self.uri)
         self.stopped = False
         self.code = code_digests(sweep.poc)
+        #: What changed since the sweep began, where that was allowed.
+        self.drifted: tuple[str, ...] = ()
         self.budget: str | None = None
         self.zygote: Zygote | None = None
         #: The outcomes of the trials that have ended.
@@ -235,8 +253,27 @@ class _Driver:
         finally:
             lock.release()
 
-    def known(self) -> dict[str, Record]:
-        """Return the trials that ended well and whose runs are still in the store, as far as that can be seen without MLflow."""
+    def _state(self) -> State:
+        parameters = [trial.parameters for trial in self.sweep.all_trials]
+        files = sorted({name for one in parameters for name in one.values() if is_file_name(name)})
+        return State.now(self.sweep.poc, self.sweep.notebook, files)
+
+    def refuse_drift(self, *, allowed: bool) -> None:
+        """Refuse to go on with a sweep of what is no longer as it was when it began, unless that is allowed: then it is noted."""
+        if not (self.folder / BEGUN).exists():
+            raise InputError(f"{self.folder}: no sweep was begun here", fix="`poclab sweep` begins it")
+        self.drifted = tuple(State.load(self.folder / BEGUN).changes(self._state()))
+        if self.drifted and not allowed:
+            raise InputError(
+                f"since this sweep began: {'; '.join(self.drifted)}",
+                fix="put it back; or `poclab sweep`, which runs again what that changes; or --allow-drift, which mixes the two",
+            )
+
+    def known(self, planned: Sequence[tuple[str, Trial]] = ()) -> dict[str, Record]:
+        """Return the trials that ended well and whose runs are still in the store, as far as that can be seen without MLflow.
+
+        Those that are `planned` are found by their parameters, too, whatever else changed since.
+        """
         if not self.records.exists():
             return {}
         held = tracking.run_ids(self.uri)
@@ -244,12 +281,20 @@ class _Driver:
         whole = self.records.read_bytes().rpartition(b"\n")[0].decode()
         records = [parse_json(line, where=str(self.records)) for line in whole.split("\n") if line]
         ours = [one for one in records if one.pop("store") == shown(self.uri) and one["outcome"] == "ok"]
-        return {one["trial_id"]: Record(**one) for one in ours if held is None or one["run_id"] in held}
+        found = {one["trial_id"]: Record(**one) for one in ours if held is None or one["run_id"] in held}
+        by_point = {canonical(one.parameters): one for one in found.values()}
+        earlier = {trial_id: by_point.get(canonical(trial.parameters)) for trial_id, trial in planned}
+        return found | {
+            trial_id: dataclasses.replace(one, trial_id=trial_id) for trial_id, one in earlier.items() if one and trial_id not in found
+        }
 
     def begin(self, planned: Sequence[tuple[str, Trial]]) -> None:
         if not self.sweep.nested:
             return
+        if not self.drifted:
+            self._state().save(self.folder / BEGUN)
         tags = {"poclab.sweep": self.sweep.name, "poclab.trials": str(len(planned)), "mlflow.runType": "poclab_sweep"}
+        tags |= {"poclab.drift": "; ".join(self.drifted)[:LONGEST_PARAM]} if self.drifted else {}
         self.parent = self._begin(f"{self.sweep.name} of {len(planned)} trials", tags, None)["run_id"]
 
     def _begin(self, name: str, tags: Mapping[str, str], folder: Path | None, run_id: str | None = None, **more: Any) -> dict[str, str]:
@@ -463,21 +508,3 @@ def _valid_report(folder: Path, trial: Trial, run_id: str, lock_digest: str) -> 
         if name in used and used[name] != value:
             raise InputError(f"asked for {name} = {value!r}, but the version that was evaluated has {used[name]!r}")
     return report
-
-
-def corpus_digest(poc: Path) -> str | None:
-    """Return the digest of the documents of a POC as they are now; None without a `corpus.yaml`."""
-    if not (poc / "corpus.yaml").is_file():
-        return None
-    from poclab import rag
-
-    return rag.load_corpus(poc).digest
-
-
-def code_digests(poc: Path) -> dict[str, str]:
-    """Return the digest of each file of poclab's own code and of the POC's: a result of other code is another result."""
-    home = Path(__file__).parent
-    files = {f"poclab/{path.relative_to(home).as_posix()}": path for path in home.rglob("*.py")}
-    # An editor's lock on an open file is a link to nowhere of the same ending.
-    files |= {path.relative_to(poc).as_posix(): path for path in poc.rglob("*.py") if WORK not in path.parts and path.is_file()}
-    return {name: digest(path.read_bytes()) for name, path in files.items()}

@@ -492,7 +492,22 @@ def test_help_lists_the_verbs_in_the_order_of_the_weeks(run_poclab):
     listed = [line.split()[0] for line in done.stdout.partition("Commands:")[2].splitlines() if line.strip()]
 
     assert done.returncode == 0
-    assert listed == ["new", "plan", "freeze", "run", "sweep", "compare", "history", "drill", "decide", "handoff", "trace", "ledger", "ui"]
+    assert listed == [
+        "new",
+        "plan",
+        "freeze",
+        "run",
+        "sweep",
+        "compare",
+        "history",
+        "drill",
+        "decide",
+        "handoff",
+        "reproduce",
+        "trace",
+        "ledger",
+        "ui",
+    ]
     assert "..." not in done.stdout.partition("Commands:")[2]
 
 

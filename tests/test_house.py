@@ -49,6 +49,7 @@ FLOORS = [
         "rehearsals",
         "points",
         "sweeps",
+        "drift",
         "results",
         "trials",
         "reproduction",

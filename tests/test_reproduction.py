@@ -105,8 +105,8 @@ def test_what_is_another_one_here_is_restored_and_named(made, elsewhere):
     found = reproduction.reproduce(made.runs[0], elsewhere)
 
     assert found.holds, repr(found)
-    assert found.restored == ("cases.jsonl", "prompts/a.md")
-    assert found.causes == ("notebooks/mine.ipynb was edited; the run's own notebook is executed",)
+    assert found.restored == ("cases.jsonl", "prompts/a.md", "notebooks/mine.ipynb")
+    assert found.causes == ()
     assert "restored from the run, since it is another one here: cases.jsonl, prompts/a.md" in repr(found)
     assert (elsewhere / "prompts/a.md").read_text() == "prompt a: {{question}}\n"
 

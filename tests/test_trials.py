@@ -13,9 +13,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from conftest import DEADLINE_S, ENV_KEY, PROMPTS, notebook_of, until
+from conftest import DEADLINE_S, ENV_KEY, PROMPTS, copy_poc, notebook_of, until
 from poclab import Report, kernels, projection, trials
-from poclab.errors import FrozenError, StoreError
+from poclab.errors import FrozenError, InputError, StoreError
 from poclab.ledger import LEDGER
 from poclab.sweeps import load_sweep
 from poclab.tracking import store, tracking_uri
@@ -245,6 +245,7 @@ class TestSwept:
 
         assert {one.path for one in client.list_artifacts(baseline.info.run_id)} == {
             "report.json", "brief.json", "version.json", "cases.jsonl", "cases.lock.json", "charter.yaml", "prompts", "environment.json", "notebook",
+            "trial.json",
         }  # fmt: skip
         assert baseline.info.run_name == "baseline"
         assert baseline.data.params == {"model": "offline/extractive", "prompt": "prompts/abstain.md", "retrieval": "none"} | {
@@ -288,6 +289,46 @@ def test_a_store_that_is_no_database_is_refused_before_a_kernel_starts(poc):
     (poc / "mlflow.db").write_text("no database, and longer than a header")
     with pytest.raises(StoreError, match="not an SQLite database"):
         trials.run_sweep(load_sweep(poc))
+
+
+def test_a_sweep_is_resumed_only_as_it_began_unless_that_is_allowed(swept, tmp_path):
+    """Each change is named: a prompt, a case, a document, code, the notebook, a package, Python. What was allowed stands on the sweep's run."""
+    poc = copy_poc(swept[0], tmp_path / "animals")
+    sweep = load_sweep(poc)
+    begun, records = poc / ".poclab/sweeps/sweep/begun.json", poc / ".poclab/sweeps/sweep/trials.jsonl"
+    records.write_text(records.read_text().replace(str(swept[0]), str(poc)))
+    same = trials.run_sweep(sweep, resume=True)
+    assert (same.ran, len(same.ranked())) == (0, 3)
+
+    (poc / "prompts/plain.md").write_text(PROMPTS["plain.md"] + "Be brief.\n")
+    (poc / "docs/cats.md").write_text("Cats sleep about fifteen hours a day. They purr when they are content.\n")
+    (poc / "system.py").write_text("x = 1\n")
+    (poc / "notebooks/02_evaluate.ipynb").write_text((poc / "notebooks/02_evaluate.ipynb").read_text().replace("report", "found"))
+    state = json.loads(begun.read_text())
+    begun.write_text(json.dumps({**state, "python": "3.10.0", "packages": {**state["packages"], "bm25s": "0.1"}, "lock": "0" * 64}))
+    with pytest.raises(InputError) as caught:
+        trials.run_sweep(sweep, resume=True)
+    for named in (
+        "system.py is new", "the notebook was edited", "the cases were frozen anew (lock 000000000000 then", "the documents of corpus.yaml",
+        "prompts/plain.md was edited", "Python 3.10.0 then", "1 package(s): bm25s 0.1 -> ",
+    ):  # fmt: skip
+        assert named in caught.value.message
+    assert "--allow-drift" in caught.value.fix
+
+    (poc / "sweep.yaml").write_text((poc / "sweep.yaml").read_text() + "# one more\n")
+    more = (poc / "sweep.yaml").read_text().replace("prompts/plain.md]", "prompts/plain.md]}\n  chunk_size: {values: [400, 100]")
+    (poc / "sweep.yaml").write_text(more)
+    mixed = trials.run_sweep(load_sweep(poc).only("chunk_size == 100 or prompt == 'prompts/abstain.md'"), allow_drift=True)
+    parent = store.connect(tracking_uri(poc)).get_run(mixed.parent_run_id)
+    assert "prompts/plain.md was edited" in parent.data.tags["poclab.drift"]
+    assert mixed.ran < len(mixed.records)
+
+    begun.write_text("{}")
+    with pytest.raises(InputError, match="another version of poclab wrote it"):
+        trials.run_sweep(sweep, resume=True)
+    begun.unlink()
+    with pytest.raises(InputError, match="no sweep was begun here"):
+        trials.run_sweep(sweep, resume=True)
 
 
 NOTED = (

@@ -32,7 +32,7 @@ class Surroundings:
 
     @classmethod
     def look(cls, poc: Path | None) -> Surroundings:
-        environment = {"python": platform.python_version(), "platform": platform.platform(), "packages": _packages()}
+        environment = {"python": platform.python_version(), "platform": platform.platform(), "packages": packages()}
         return cls(environment, _git_state(poc) if poc else {})
 
     def write(self, folder: Path) -> dict[str, str]:
@@ -49,7 +49,8 @@ class Surroundings:
 
 
 @lru_cache(maxsize=1)
-def _packages() -> dict[str, str]:
+def packages() -> dict[str, str]:
+    """Return the version of each package that is installed."""
     read = (one.metadata for one in metadata.distributions())  # once each: every access parses the file again
     found = {one["Name"]: one["Version"] for one in read if one["Name"]}
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
