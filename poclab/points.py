@@ -39,17 +39,60 @@ class Range:
     high: float
     is_log: bool
 
+    @property
+    def is_whole(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
     def draw(self, dice: random.Random) -> dict[str, float]:
-        is_whole = isinstance(self.low, int) and isinstance(self.high, int)
         if not self.is_log:
-            return {self.name: dice.randint(self.low, self.high) if is_whole else dice.uniform(self.low, self.high)}
+            return {self.name: dice.randint(self.low, self.high) if self.is_whole else dice.uniform(self.low, self.high)}
         value = math.exp(dice.uniform(math.log(self.low), math.log(self.high)))
         # An exponential of a logarithm may come out a little beyond the edge.
-        return {self.name: min(max(round(value) if is_whole else value, self.low), self.high)}
+        return {self.name: min(max(round(value) if self.is_whole else value, self.low), self.high)}
 
 
 #: What one parameter, or several that move together, may be.
 Axis = Range | list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a search may propose: a point of each axis, with what is `fixed`, where all `expressions` hold; `count` of them."""
+
+    axes: tuple[Axis, ...]
+    fixed: Mapping[str, Any]
+    expressions: tuple[str, ...]
+    count: int
+    seed: int
+    where: str
+
+    def point(self, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+        """Return the point that these parts make, None where an expression does not hold."""
+        point = {**self.fixed, **{name: value for part in parts for name, value in part.items()}}
+        return point if all(holds(one, point, where=self.where) for one in self.expressions) else None
+
+    def edges(self) -> list[dict[str, Any]]:
+        """Return points that hold every value of every axis, and the ends of each range, for a check of names and types."""
+        ends = [[{one.name: one.low}, {one.name: one.high}] if isinstance(one, Range) else one for one in self.axes]
+        first = {name: value for axis in ends for name, value in axis[0].items()}
+        return [{**self.fixed, **first, **part} for axis in ends for part in axis]
+
+
+def space(data: Mapping[str, Any], fixed: Mapping[str, Any], *, where: str) -> Space:
+    """Return the space that a sweep file's `parameters` span, for a search of `run_cap` points.
+
+    Raises:
+        InputError: as for `sample`, or no parameters.
+    """
+    count, seed = _drawn(data, where=where)
+    axes = tuple(_axes(data, where=where))
+    if not axes:
+        raise InputError(f"{where}: parameters: nothing to search in", fix="chunk_size: {min: 100, max: 1600}, or {values: [..., ...]}")
+    if not any(isinstance(axis, Range) for axis in axes) and math.prod(map(len, axes)) <= MOST:
+        count = min(count, len(_kept(_grid(axes, where=where), data, fixed, where=where)))
+    found = Space(axes, fixed, tuple(_expressions(data, where=where)), count, seed, where)
+    found.point(found.edges()[:1])  # an expression that cannot be computed is refused here
+    return found
 
 
 def grid(data: Mapping[str, Any], fixed: Mapping[str, Any], *, where: str) -> list[dict[str, Any]]:
@@ -73,11 +116,7 @@ def sample(data: Mapping[str, Any], fixed: Mapping[str, Any], *, where: str) -> 
     Raises:
         InputError: as for `grid`, or no `run_cap`.
     """
-    count, seed = data.get("run_cap"), data.get("seed", 0)
-    if type(count) is not int or not 1 <= count <= MOST:
-        raise InputError(f"{where}: run_cap is {count!r}", fix="run_cap: 20, the number of trials to draw")
-    if type(seed) is not int:
-        raise InputError(f"{where}: seed is {seed!r}", fix="seed: 0")
+    count, seed = _drawn(data, where=where)
     axes, dice = _axes(data, where=where), random.Random(seed)
     if not axes:
         return []
@@ -94,10 +133,25 @@ def sample(data: Mapping[str, Any], fixed: Mapping[str, Any], *, where: str) -> 
     return list(found.values())
 
 
-def _kept(points: Sequence[dict[str, Any]], data: Mapping[str, Any], fixed: Mapping[str, Any], *, where: str) -> list[dict[str, Any]]:
+def _drawn(data: Mapping[str, Any], *, where: str) -> tuple[int, int]:
+    """Return `run_cap` and `seed`."""
+    count, seed = data.get("run_cap"), data.get("seed", 0)
+    if type(count) is not int or not 1 <= count <= MOST:
+        raise InputError(f"{where}: run_cap is {count!r}", fix="run_cap: 20, the number of trials to draw")
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise InputError(f"{where}: seed is {seed!r}", fix="seed: 0")
+    return count, seed
+
+
+def _expressions(data: Mapping[str, Any], *, where: str) -> list[str]:
     expressions = data.get("where") or []
     if not isinstance(expressions, list) or not all(isinstance(one, str) for one in expressions):
         raise InputError(f"{where}: where is a list of expressions, found {expressions!r}")
+    return expressions
+
+
+def _kept(points: Sequence[dict[str, Any]], data: Mapping[str, Any], fixed: Mapping[str, Any], *, where: str) -> list[dict[str, Any]]:
+    expressions = _expressions(data, where=where)
     whole = [{**fixed, **point} for point in points]
     return [point for point in whole if all(holds(one, point, where=where) for one in expressions)]
 

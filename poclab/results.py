@@ -57,6 +57,10 @@ class Record:
     cost_usd: float | None = None
     estimates: Mapping[str, Mapping[str, Any]] | None = None
 
+    def value(self, metric: str) -> float | None:
+        """Return the value of a metric; None of a trial that is not ok, or does not have it."""
+        return (self.estimates or {}).get(metric, {}).get("value") if self.outcome == "ok" else None
+
     def shown(self, metric: str) -> tuple[str, str, int | str]:
         """Return value, interval and n of a metric for a table; a score that could not be given has none."""
         found = (self.estimates or {}).get(metric)

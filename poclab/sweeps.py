@@ -1,7 +1,7 @@
 """The sweep file: which trials there are. Everything is checked here before a kernel starts; `trials` runs them.
 
 `include` lists trials that always run, the first being the baseline; `fixed` is the same for all; what `parameters` span is for `points`.
-File parameters are paths relative to the POC folder. Nothing is searched: which trials there are does not depend on how others went.
+File parameters are paths relative to the POC folder. With `method: tpe` further trials are proposed as others end: see `search`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LIMITS: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
     "max_cost_usd": (None, is_budget, "5.00"),
     "stop_after_failures": (None, lambda value: _is_count(value) and value > 0, "3"),
 }
-METHODS = {"grid": points.grid, "random": points.sample}
+METHODS = {"grid": points.grid, "random": points.sample, "tpe": None}
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,20 @@ class Sweep:
     stop_after_failures: int | None = None
     max_cost_usd: float | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    #: Where further trials are searched for.
+    space: points.Space | None = None
     #: Of a part of a sweep, the trials of the whole.
     whole: tuple[Trial, ...] = ()
+
+    @property
+    def planned(self) -> int:
+        """How many trials the whole sweep has, at most."""
+        return len(self.all_trials) + (self.space.count if self.space else 0)
+
+    def trial(self, point: Mapping[str, Any]) -> Trial:
+        """Return the trial at a point, named by what differs from the first of the sweep."""
+        first = {name: value for name, value in self.trials[0].parameters.items() if name != "poc"} if self.trials else self.fixed
+        return _trial(point, first, kernels.read_parameters(self.notebook))
 
     @property
     def all_trials(self) -> tuple[Trial, ...]:
@@ -116,15 +128,16 @@ def load_sweep(source: Path | str | Mapping[str, Any], poc: Path | str | None = 
     notebook = find_notebook(data["notebook"], poc)
     known = kernels.read_parameters(notebook)
     found, included = _points(data, path)
-    for point in found:
+    space = points.space(data, data.get("fixed") or {}, where=str(path)) if data.get("method") == "tpe" else None
+    for point in found + (space.edges() if space else []):
         kernels.check_parameters(point, known, where=str(path))
         check_files(point, known, poc, where=str(path))
     metric, maximize = _metric(data.get("metric"), notebook, path)
     trials = _trials(found, known, poc)
-    if not trials:
+    if not trials and not space:
         raise InputError(f"{path}: no trial is left", fix="give `parameters` with `values`, or `include`, and look at `where`")
     limits, fixed = _limits(data.get("limits"), path), data.get("fixed") or {}
-    return Sweep(name, poc, notebook, metric, maximize, trials, included > 0, **limits, fixed=fixed)
+    return Sweep(name, poc, notebook, metric, maximize, trials, included > 0, **limits, fixed=fixed, space=space)
 
 
 def single(poc: Path, notebook: Path, parameters: Mapping[str, Any], *, fixed: Mapping[str, Any] | None = None) -> Sweep:
@@ -202,19 +215,22 @@ def _points(data: Mapping[str, Any], path: Path) -> tuple[list[dict[str, Any]], 
     method = data.get("method", "grid")
     refuse_unknown([method], METHODS, where=str(path), what="method")
     if method == "grid" and (drawn := [key for key in ("run_cap", "seed") if key in data]):
-        raise InputError(f"{path}: {drawn[0]} is for method: random", fix="a grid has all of its points")
-    return [{**fixed, **one} for one in include] + METHODS[method](data, fixed, where=str(path)), len(include)
+        raise InputError(f"{path}: {drawn[0]} is for method: random or tpe", fix="a grid has all of its points")
+    points_of = METHODS[method]
+    return [{**fixed, **one} for one in include] + (points_of(data, fixed, where=str(path)) if points_of else []), len(include)
 
 
 def _trials(found: Sequence[dict[str, Any]], known: Mapping[str, kernels.Parameter], poc: Path) -> tuple[Trial, ...]:
     unique = list({canonical(point): point for point in found}.values())
-    trials = []
-    for point in unique:
-        names = dict.fromkeys([*unique[0], *point])
-        changes = [(name, unique[0].get(name, known[name].default), point.get(name, known[name].default)) for name in names]
-        changed = ", ".join(f"{name} {_short(old)} -> {_short(new)}" for name, old, new in changes if old != new)
-        trials.append(Trial(_with_poc(point, known), changed or "baseline"))
-    return tuple(trials)
+    return tuple(_trial(point, unique[0], known) for point in unique)
+
+
+def _trial(point: Mapping[str, Any], first: Mapping[str, Any], known: Mapping[str, kernels.Parameter]) -> Trial:
+    """Return the trial at a point, named by what differs from the first one."""
+    names = dict.fromkeys([*first, *point])
+    changes = [(name, first.get(name, known[name].default), point.get(name, known[name].default)) for name in names]
+    changed = ", ".join(f"{name} {_short(old)} -> {_short(new)}" for name, old, new in changes if old != new)
+    return Trial(_with_poc(point, known), changed or "baseline")
 
 
 def _with_poc(parameters: Mapping[str, Any], known: Mapping[str, kernels.Parameter]) -> dict[str, Any]:

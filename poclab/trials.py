@@ -34,6 +34,7 @@ from poclab.redaction import conceal, conceal_json, secrets, shown
 from poclab.report import RETRIED, Report
 from poclab.requests import BUDGET, MODE, RETRY
 from poclab.results import FAILED, Record, Results
+from poclab.search import Search
 from poclab.sweeps import Sweep, Trial, file_digests, is_file_name, load_sweep
 from poclab.tables import money, text_table
 from poclab.tracking import queries
@@ -61,13 +62,19 @@ def plan(sweep: Sweep) -> list[tuple[str, Trial]]:
     Raises:
         FrozenError: the POC's cases are not what their lock says.
     """
+    identify = _identifier(sweep)
+    return [(identify(trial), trial) for trial in sweep.trials]
+
+
+def _identifier(sweep: Sweep) -> Callable[[Trial], str]:
     # The same model name at another address is another model.
     endpoint = os.environ.get("OPENAI_BASE_URL", "")
     common = {"notebook": read_text(sweep.notebook), "code": digest(code_digests(sweep.poc)), "endpoint": endpoint, **_inputs(sweep.poc)}
-    return [
-        (digest({**common, "parameters": trial.parameters, "files": file_digests(trial.parameters, sweep.poc)})[:16], trial)
-        for trial in sweep.trials
-    ]
+
+    def identify(trial: Trial) -> str:
+        return digest({**common, "parameters": trial.parameters, "files": file_digests(trial.parameters, sweep.poc)})[:16]
+
+    return identify
 
 
 def _inputs(poc: Path) -> dict[str, str | None]:
@@ -88,7 +95,8 @@ def planned_table(sweep: Sweep) -> str:
         told = foreseen[trial_id].cells() if trial_id in foreseen else ["?" if trial_id in todo else "0", *[""] * 4]
         rows.append([trial_id, "to run" if trial_id in todo else "done", *told, *(trial.parameters.get(one, "(default)") for one in names)])
     heads = ["trial", "state", "cases left", "calls", "tokens in", "tokens out", "cost", *names]
-    lines = [f"{len(rows)} trials, {len(todo)} to run, {sweep.jobs} at a time", *projection.summary(list(foreseen.values()))]
+    more = f", and up to {sweep.space.count} that are proposed as others end" if sweep.space else ""
+    lines = [f"{len(rows)} trials, {len(todo)} to run{more}, {sweep.jobs} at a time", *projection.summary(list(foreseen.values()))]
     lines += [f"cannot be foreseen: {problem}" for problem in sorted({one for one in projected.values() if isinstance(one, str)})]
     if spent := driver.spent():
         lines.append(str(spent))
@@ -143,14 +151,20 @@ def run_sweep(
         driver.again = {trial_id for trial_id, record in known.items() if retry_failed and record.retryable}
         run_all = os.environ.get(MODE) == "live"
         todo = [(trial_id, trial) for trial_id, trial in planned if run_all or trial_id not in known or trial_id in driver.again]
-        if todo:
-            with driver.warmed(warm and len(todo) > 1):
-                driver.begin(planned)
+        proposed = driver.search_among(known) if sweep.space else []
+        to_run = len(todo) + (sweep.space.count - len(proposed) if sweep.space else 0)
+        ran: dict[str, Record] = {}
+        if to_run:
+            with driver.warmed(warm and to_run > 1):
+                driver.begin()
                 driver.open_budget()
-                known |= driver.run(todo)
-        records = tuple(known[trial_id] for trial_id, _ in planned)
-        results = Results(sweep, records, len(todo), driver.parent, *inputs.values(), budget=driver.spent())
-        if todo:
+                ran = driver.run(todo, to_run)
+        known |= ran
+        ids = dict.fromkeys([*(trial_id for trial_id, _ in planned), *proposed, *ran])
+        records = tuple(known[trial_id] for trial_id in ids)
+        swept = dataclasses.replace(sweep, trials=tuple(Trial(one.parameters, one.name) for one in records)) if sweep.space else sweep
+        results = Results(swept, records, len(ran), driver.parent, *inputs.values(), budget=driver.spent())
+        if to_run:
             driver.end(results)
     return results
 
@@ -208,6 +222,8 @@ class _Driver:
         self.drifted: tuple[str, ...] = ()
         self.budget: str | None = None
         self.zygote: Zygote | None = None
+        #: Proposes further trials, in a sweep that searches.
+        self.search: Search | None = None
         #: The outcomes of the trials that have ended.
         self.ended: list[str] = []
         #: The trials of which only what the endpoint failed is asked again.
@@ -217,7 +233,8 @@ class _Driver:
         """Open the budget of exactly the trials of the whole sweep: the one that an earlier part of it was paid from."""
         if self.sweep.max_cost_usd is not None:
             whole = plan(dataclasses.replace(self.sweep, trials=self.sweep.all_trials))
-            self.budget = f"sweep {self.sweep.name} {digest(sorted(trial_id for trial_id, _ in whole))[:12]}"
+            space = [dataclasses.asdict(self.sweep.space)] if self.sweep.space else []
+            self.budget = f"sweep {self.sweep.name} {digest([*sorted(trial_id for trial_id, _ in whole), *space])[:12]}"
             Ledger.open(self.sweep.poc / LEDGER).open_budget(self.budget, self.sweep.max_cost_usd)
 
     def spent(self) -> Spent | None:
@@ -288,41 +305,53 @@ class _Driver:
             trial_id: dataclasses.replace(one, trial_id=trial_id) for trial_id, one in earlier.items() if one and trial_id not in found
         }
 
-    def begin(self, planned: Sequence[tuple[str, Trial]]) -> None:
+    def search_among(self, known: Mapping[str, Record]) -> list[str]:
+        """Begin the search for further trials; return the ids of those that it proposed before and that have a result."""
+        identify = _identifier(self.sweep)
+        self.search = Search(self.sweep, identify)
+        earlier = [(Trial(one.parameters, one.name), one.value(self.sweep.metric)) for one in known.values()]
+        return [trial_id for trial_id in map(identify, self.search.remember(earlier)) if trial_id in known]
+
+    def begin(self) -> None:
         if not self.sweep.nested:
             return
         if not self.drifted:
             self._state().save(self.folder / BEGUN)
-        tags = {"poclab.sweep": self.sweep.name, "poclab.trials": str(len(planned)), "mlflow.runType": "poclab_sweep"}
+        tags = {"poclab.sweep": self.sweep.name, "poclab.trials": str(self.sweep.planned), "mlflow.runType": "poclab_sweep"}
         tags |= {"poclab.drift": "; ".join(self.drifted)[:LONGEST_PARAM]} if self.drifted else {}
-        self.parent = self._begin(f"{self.sweep.name} of {len(planned)} trials", tags, None)["run_id"]
+        self.parent = self._begin(f"{self.sweep.name} of {self.sweep.planned} trials", tags, None)["run_id"]
 
     def _begin(self, name: str, tags: Mapping[str, str], folder: Path | None, run_id: str | None = None, **more: Any) -> dict[str, str]:
         run = {**self.place, "run_id": run_id, "name": name, "tags": dict(tags), "params": {}, "prompts": [], "dataset": None, **more}
         return tracking.recorder().send("begin", uri=self.uri, folder=folder and str(folder), poc=str(self.sweep.poc), run=run).result()
 
-    def run(self, todo: Sequence[tuple[str, Trial]]) -> dict[str, Record]:
+    def run(self, todo: Sequence[tuple[str, Trial]], count: int) -> dict[str, Record]:
+        """Run these trials, and those that a search proposes: `count` of both together, at most."""
         done: dict[str, Record] = {}
         with ThreadPoolExecutor(self.sweep.jobs) as pool:
             waiting: set[Future[Record]] = {pool.submit(self._trial, trial_id, trial) for trial_id, trial in todo}
             try:
-                while waiting:
+                while waiting or self.search:
+                    while self.search and len(waiting) < self.sweep.jobs and (found := None if self._enough() else self.search.next()):
+                        waiting.add(pool.submit(self._trial, *found))
+                    if not waiting:
+                        break
                     ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                     for future in ended:
                         record = future.result()
                         done[record.trial_id] = record
                         if record.outcome != "not begun":
                             self._append(record)
-                            self.say(f"[{len(done)}/{len(todo)}] {record.name}: {record.outcome_text(self.sweep.metric)}")
+                            self.say(f"[{len(done)}/{count}] {record.name}: {record.outcome_text(self.sweep.metric)}")
+                        if self.search:
+                            self.search.tell(record.trial_id, record.value(self.sweep.metric))
             except BaseException as stop:
                 self._stop(pool, waiting)
                 for future in waiting:  # those that were killed
                     if not future.cancelled() and not future.exception() and future.result().outcome != "not begun":
                         self._append(future.result())
                 if isinstance(stop, KeyboardInterrupt):
-                    raise KeyboardInterrupt(
-                        f"{len(done)} of {len(todo)} trials are recorded; the same command goes on from there"
-                    ) from None
+                    raise KeyboardInterrupt(f"{len(done)} of {count} trials are recorded; the same command goes on from there") from None
                 raise
         return done
 
@@ -365,7 +394,7 @@ class _Driver:
         split = trial.parameters.get("split", self.split)
         goal = "maximize" if self.sweep.maximize else "minimize"
         tags = {"poclab.sweep": self.sweep.name, "poclab.trial": trial_id, "poclab.lock": self.lock_digest, "mlflow.user": user()}
-        tags |= {"poclab.metric": self.sweep.metric, "poclab.goal": goal, "poclab.trials": str(len(self.sweep.all_trials))}
+        tags |= {"poclab.metric": self.sweep.metric, "poclab.goal": goal, "poclab.trials": str(self.sweep.planned)}
         tags |= {"poclab.split": split} if isinstance(split, str) else {}
         tags |= {"mlflow.parentRunId": self.parent} if self.parent else {}
         tags |= {"poclab.attempt": str(attempt)} if attempt > 1 else {}

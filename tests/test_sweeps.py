@@ -185,7 +185,7 @@ def test_a_wrong_parameter_is_refused_before_a_kernel_starts(load, change, messa
         ("metric: {name: print}", "unknown metric 'print'\n.*use one of: accuracy, .*, contains, evidence_recall, abstains$"),
         ("metric: {name: accuracy, goal: maximise}", "unknown goal 'maximise'\n.*maximize"),
         ("metric: accuracy", "metric: found 'accuracy'\n.*metric: {name: accuracy"),
-        ("method: tpe", "unknown method 'tpe'\n.*use one of: grid, random"),
+        ("method: bayes", "unknown method 'bayes'\n.*use one of: grid, random, tpe"),
         ("method: [grid]", r"unknown method \['grid'\]"),
         ("method: random", "run_cap is None\n.*run_cap: 20"),
         ("run_cap: 3", "run_cap is for method: random"),

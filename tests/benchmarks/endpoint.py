@@ -31,9 +31,9 @@ def answer(number: int) -> str:
 
 
 def reply_to(prompt: str) -> str:
-    """Return the right answer, or a wrong one for the numbers 3, 13, 23, ..."""
-    number = int(re.search(r"\d+", prompt)[0])
-    return "nothing at all" if number % 10 == 3 else answer(number)
+    """Return the right answer, or a wrong one for the numbers 3, 13, 23, ... and where there is none."""
+    found = re.search(r"\d+", prompt)
+    return "nothing at all" if found is None or found[0].endswith("3") else answer(int(found[0]))
 
 
 class Connection(asyncio.Protocol):
