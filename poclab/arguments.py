@@ -122,11 +122,11 @@ def open_budget(poc: Path | None, max_cost_usd: float | None) -> str | None:
 
 def progress(outcomes: Iterator[Any], total: int, name: str) -> Iterator[Any]:
     """Show a progress bar in a terminal or a notebook; none where nobody looks."""
-    if os.environ.get(TRIAL_RUN):
-        return outcomes
+    return outcomes if os.environ.get(TRIAL_RUN) else iter(bar(outcomes, total=total, desc=printable(name), unit="case"))
+
+
+def bar(*given: Any, **options: Any) -> Any:
+    """Return tqdm's progress bar with these options, as it is shown here: on a terminal, and in a notebook, whose output is none."""
     from tqdm.auto import tqdm
 
-    # None: only on a terminal. A notebook's output is no terminal, but somebody looks.
-    return iter(
-        tqdm(outcomes, total=total, desc=printable(name), unit="case", leave=False, disable=False if "ipykernel" in sys.modules else None)
-    )
+    return tqdm(*given, **options, leave=False, disable=False if "ipykernel" in sys.modules else None)

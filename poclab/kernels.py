@@ -9,7 +9,9 @@ from __future__ import annotations
 import ast
 import contextlib
 import contextvars
+import functools
 import re
+import sys
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -161,7 +163,7 @@ def execute(
     Raises:
         NotebookError: a cell failed, it took too long, or the kernel died. Whether the notebook did its work is for its result to show.
     """
-    import papermill
+    papermill = _papermill()
     from papermill.exceptions import PapermillExecutionError
 
     from poclab.engine import TookTooLong
@@ -200,8 +202,22 @@ def execute(
 
 def kill_running(work: Collection[Future[Any]]) -> None:
     """Kill the kernels that this process executes notebooks in, with all that they started, until the threads that wait for them end."""
-    import papermill  # noqa: F401  # before its engine
-
+    _papermill()
     from poclab import engine
 
     engine.kill_running(work)
+
+
+@functools.cache
+def _papermill() -> Any:
+    """Return papermill, without a parser of web addresses that jsonschema loads for a second to check formats that no notebook has."""
+    name = "rfc3987_syntax"
+    absent = name not in sys.modules and "jsonschema" not in sys.modules
+    if absent:
+        sys.modules[name] = None  # to import it is an ImportError, which jsonschema expects
+    try:
+        import papermill
+    finally:
+        if absent:
+            del sys.modules[name]
+    return papermill

@@ -54,7 +54,9 @@ class Record:
     failed: int = 0
     #: How many cases the endpoint failed; they can be asked again.
     retryable: int = 0
+    #: What its answers cost when they were paid, and what of that was paid by this trial.
     cost_usd: float | None = None
+    spent_usd: float | None = None
     estimates: Mapping[str, Mapping[str, Any]] | None = None
 
     def value(self, metric: str) -> float | None:

@@ -1,7 +1,7 @@
 """Run the trials of a sweep: a kernel each, a run each, and a record that makes a rerun free.
 
-`trials.jsonl` in the POC's work folder is append-only: a trial that stands there as `ok` is not run again while
-notebook, parameters, files they name, lock, corpus and code are the same. A trial is `ok` only when its report is
+A trial that stands in the `journal` as `ok` is not run again while notebook, parameters, files they name, lock, corpus and code are the
+same. A trial is `ok` only when its report is
 there, whole, and of the parameters that were asked for; what the notebook says of itself is not trusted.
 A driver that is killed leaves the trials that were running to be run again.
 """
@@ -15,6 +15,7 @@ import math
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -23,11 +24,13 @@ from typing import TYPE_CHECKING, Any
 from poclab import kernels, projection, rehearsals, tracking
 from poclab.cases import TestSet
 from poclab.charter import METRICS
-from poclab.drift import State, code_digests, corpus_digest
-from poclab.errors import InputError, PocError, StoreError
+from poclab.drift import code_digests, corpus_digest
+from poclab.errors import InputError, PocError
 from poclab.evaluation import user
-from poclab.files import canonical, digest, parse_json, plain, read_json, read_text, work_folder, write_atomic
+from poclab.files import digest, plain, read_json, read_text, work_folder, write_atomic
+from poclab.journal import Journal
 from poclab.ledger import LEDGER, Ledger, Spent
+from poclab.progress import Progress
 from poclab.projection import Projection
 from poclab.recording import LONGEST_PARAM, TRIAL_FOLDER, TRIAL_RUN, run_end, run_place
 from poclab.redaction import conceal, conceal_json, secrets, shown
@@ -35,7 +38,7 @@ from poclab.report import RETRIED, Report
 from poclab.requests import BUDGET, MODE, RETRY
 from poclab.results import FAILED, Record, Results
 from poclab.search import Search
-from poclab.sweeps import Sweep, Trial, file_digests, is_file_name, load_sweep
+from poclab.sweeps import Sweep, Trial, file_digests, load_sweep
 from poclab.tables import money, text_table
 from poclab.tracking import queries
 from poclab.zygote import Zygote
@@ -43,10 +46,10 @@ from poclab.zygote import Zygote
 if TYPE_CHECKING:
     import pandas
 
+#: How often, in seconds, the progress of a sweep is shown anew.
+TICK_S = 1.0
 #: A trial that ended so is run again, `retries` times: another time may go well.
 AGAIN = ("dead_kernel", "timeout")
-#: What a sweep depends on, as it was when it began: a `State`.
-BEGUN = "begun.json"
 #: What a run of a trial holds besides its notebook, so that it can be run again: see `reproduction`.
 TRIAL_FILE = "trial.json"
 #: What a trial of the reference notebook imports by and by.
@@ -85,7 +88,7 @@ def planned_table(sweep: Sweep) -> str:
     """Return the trials of a sweep as a table, with what is known of each."""
     planned, driver = plan(sweep), _Driver(sweep, print)
     driver.open_budget()
-    known = driver.known()
+    known = driver.journal.known()
     todo = {trial_id: trial for trial_id, trial in planned if trial_id not in known}
     projected = _projected(sweep, todo, driver.budget)
     foreseen = {trial_id: one for trial_id, one in projected.items() if isinstance(one, Projection)}
@@ -144,10 +147,10 @@ def run_sweep(
     tracking.check_store(driver.uri)
     planned, inputs = plan(sweep), _inputs(sweep.poc)
     driver.lock_digest = inputs["lock"]
-    with driver.alone():
+    with driver.journal.alone():
         if resume or allow_drift:
-            driver.refuse_drift(allowed=allow_drift)
-        known = driver.known(planned if driver.drifted else ())
+            driver.journal.refuse_drift(allowed=allow_drift)
+        known = driver.journal.known(planned if driver.journal.drifted else ())
         driver.again = {trial_id for trial_id, record in known.items() if retry_failed and record.retryable}
         run_all = os.environ.get(MODE) == "live"
         todo = [(trial_id, trial) for trial_id, trial in planned if run_all or trial_id not in known or trial_id in driver.again]
@@ -209,17 +212,19 @@ class _Driver:
     def __init__(self, sweep: Sweep, say: Callable[[str], None]) -> None:
         self.sweep, self.say = sweep, say
         self.folder = work_folder(sweep.poc, "sweeps", sweep.name)
-        self.records = self.folder / "trials.jsonl"
         self.uri = tracking.tracking_uri(sweep.poc)
+        self.journal = Journal(sweep, self.folder, self.uri)
         self.parent: str | None = None
         self.lock_digest = ""
         #: The split of a trial that names none: held-out cases are looked at even when the trial fails.
         self.split = kernels.read_parameters(sweep.notebook).get("split", kernels.NO_PARAMETER).default
         self.place = run_place(sweep.poc, self.uri)
         self.stopped = False
+        #: One for each kernel.
+        self.places = threading.BoundedSemaphore(sweep.jobs)
+        #: Whether what comes of a trial decides if the next one begins.
+        self.counts = sweep.max_cost_usd is not None or sweep.stop_after_failures is not None
         self.code = code_digests(sweep.poc)
-        #: What changed since the sweep began, where that was allowed.
-        self.drifted: tuple[str, ...] = ()
         self.budget: str | None = None
         self.zygote: Zygote | None = None
         #: Proposes further trials, in a sweep that searches.
@@ -253,58 +258,6 @@ class _Driver:
         finally:
             self.zygote.close()
 
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Hold the sweep's folder: two drivers would take each other's trials away."""
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(self.folder / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise StoreError(f"{self.folder}: this sweep is being run already", fix="wait for it, or stop it with Ctrl-C") from None
-        try:
-            if self.records.exists():  # without the half line that a killed driver left: the next would be appended to it
-                os.truncate(self.records, self.records.read_bytes().rfind(b"\n") + 1)
-            yield
-        finally:
-            lock.release()
-
-    def _state(self) -> State:
-        parameters = [trial.parameters for trial in self.sweep.all_trials]
-        files = sorted({name for one in parameters for name in one.values() if is_file_name(name)})
-        return State.now(self.sweep.poc, self.sweep.notebook, files)
-
-    def refuse_drift(self, *, allowed: bool) -> None:
-        """Refuse to go on with a sweep of what is no longer as it was when it began, unless that is allowed: then it is noted."""
-        if not (self.folder / BEGUN).exists():
-            raise InputError(f"{self.folder}: no sweep was begun here", fix="`poclab sweep` begins it")
-        self.drifted = tuple(State.load(self.folder / BEGUN).changes(self._state()))
-        if self.drifted and not allowed:
-            raise InputError(
-                f"since this sweep began: {'; '.join(self.drifted)}",
-                fix="put it back; or `poclab sweep`, which runs again what that changes; or --allow-drift, which mixes the two",
-            )
-
-    def known(self, planned: Sequence[tuple[str, Trial]] = ()) -> dict[str, Record]:
-        """Return the trials that ended well and whose runs are still in the store, as far as that can be seen without MLflow.
-
-        Those that are `planned` are found by their parameters, too, whatever else changed since.
-        """
-        if not self.records.exists():
-            return {}
-        held = tracking.run_ids(self.uri)
-        # The last line may be a half one: the driver that writes it was killed, or is still at it.
-        whole = self.records.read_bytes().rpartition(b"\n")[0].decode()
-        records = [parse_json(line, where=str(self.records)) for line in whole.split("\n") if line]
-        ours = [one for one in records if one.pop("store") == shown(self.uri) and one["outcome"] == "ok"]
-        found = {one["trial_id"]: Record(**one) for one in ours if held is None or one["run_id"] in held}
-        by_point = {canonical(one.parameters): one for one in found.values()}
-        earlier = {trial_id: by_point.get(canonical(trial.parameters)) for trial_id, trial in planned}
-        return found | {
-            trial_id: dataclasses.replace(one, trial_id=trial_id) for trial_id, one in earlier.items() if one and trial_id not in found
-        }
-
     def search_among(self, known: Mapping[str, Record]) -> list[str]:
         """Begin the search for further trials; return the ids of those that it proposed before and that have a result."""
         identify = _identifier(self.sweep)
@@ -315,10 +268,9 @@ class _Driver:
     def begin(self) -> None:
         if not self.sweep.nested:
             return
-        if not self.drifted:
-            self._state().save(self.folder / BEGUN)
+        self.journal.begin()
         tags = {"poclab.sweep": self.sweep.name, "poclab.trials": str(self.sweep.planned), "mlflow.runType": "poclab_sweep"}
-        tags |= {"poclab.drift": "; ".join(self.drifted)[:LONGEST_PARAM]} if self.drifted else {}
+        tags |= {"poclab.drift": "; ".join(self.journal.drifted)[:LONGEST_PARAM]} if self.journal.drifted else {}
         self.parent = self._begin(f"{self.sweep.name} of {self.sweep.planned} trials", tags, None)["run_id"]
 
     def _begin(self, name: str, tags: Mapping[str, str], folder: Path | None, run_id: str | None = None, **more: Any) -> dict[str, str]:
@@ -328,7 +280,8 @@ class _Driver:
     def run(self, todo: Sequence[tuple[str, Trial]], count: int) -> dict[str, Record]:
         """Run these trials, and those that a search proposes: `count` of both together, at most."""
         done: dict[str, Record] = {}
-        with ThreadPoolExecutor(self.sweep.jobs) as pool:
+        self.progress = Progress(self.sweep, count, self.say)
+        with self.progress, ThreadPoolExecutor(2 * self.sweep.jobs) as pool:
             waiting: set[Future[Record]] = {pool.submit(self._trial, trial_id, trial) for trial_id, trial in todo}
             try:
                 while waiting or self.search:
@@ -336,20 +289,21 @@ class _Driver:
                         waiting.add(pool.submit(self._trial, *found))
                     if not waiting:
                         break
-                    ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                    ended, waiting = wait(waiting, TICK_S, return_when=FIRST_COMPLETED)
+                    self.progress.refresh()
                     for future in ended:
                         record = future.result()
                         done[record.trial_id] = record
                         if record.outcome != "not begun":
-                            self._append(record)
-                            self.say(f"[{len(done)}/{count}] {record.name}: {record.outcome_text(self.sweep.metric)}")
+                            self.journal.append(record)
+                            self.progress.take(record)
                         if self.search:
                             self.search.tell(record.trial_id, record.value(self.sweep.metric))
             except BaseException as stop:
                 self._stop(pool, waiting)
                 for future in waiting:  # those that were killed
                     if not future.cancelled() and not future.exception() and future.result().outcome != "not begun":
-                        self._append(future.result())
+                        self.journal.append(future.result())
                 if isinstance(stop, KeyboardInterrupt):
                     raise KeyboardInterrupt(f"{len(done)} of {count} trials are recorded; the same command goes on from there") from None
                 raise
@@ -358,7 +312,7 @@ class _Driver:
     def _enough(self) -> bool:
         """Tell whether no further trial is to begin."""
         failed = sum(outcome in FAILED for outcome in self.ended)
-        return "budget" in self.ended or failed >= (self.sweep.stop_after_failures or math.inf)
+        return self.stopped or "budget" in self.ended or failed >= (self.sweep.stop_after_failures or math.inf)
 
     def _stop(self, pool: ThreadPoolExecutor, waiting: set[Future[Record]]) -> None:
         """Begin no further trial, kill the kernels of those that run, and wait until their runs are closed."""
@@ -371,15 +325,7 @@ class _Driver:
             with contextlib.suppress(PocError):  # what stopped the sweep is the error to show
                 tracking.recorder().send("end", uri=self.uri, run_id=self.parent, status="KILLED").result()
 
-    def _append(self, record: Record) -> None:
-        with self.records.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(conceal_json({**vars(record), "store": shown(self.uri)}), ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
     def _trial(self, trial_id: str, trial: Trial) -> Record:
-        if self._enough():
-            return Record(trial_id, trial.name, dict(trial.parameters), "not begun")
         for attempt in range(1, self.sweep.retries + 2):
             record = self._attempt(trial_id, trial, attempt)
             if record.outcome not in AGAIN or self.stopped:
@@ -388,6 +334,18 @@ class _Driver:
         return record
 
     def _attempt(self, trial_id: str, trial: Trial, attempt: int) -> Record:
+        with contextlib.ExitStack() as place:
+            place.enter_context(self.places)
+            if self._enough():
+                return Record(trial_id, trial.name, dict(trial.parameters), "not begun")
+            place.enter_context(self.progress.running())
+            folder, begun, failure = self._executed(trial_id, trial, attempt)
+            if not self.counts:  # the next kernel starts while this one's traces are written
+                place.close()
+            return self._settle(trial_id, trial, folder, begun, failure)
+
+    def _executed(self, trial_id: str, trial: Trial, attempt: int) -> tuple[Path, Mapping[str, str], kernels.NotebookError | None]:
+        """Execute the notebook of a trial; return its folder, its run, and the failure if it came to no end."""
         folder = self.folder / trial_id
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "artifacts").mkdir(parents=True)
@@ -415,7 +373,7 @@ class _Driver:
             failure = error
         if (folder / "executed.ipynb").exists():
             _concealed(folder / "executed.ipynb", folder / "executed.ipynb")
-        return self._settle(trial_id, trial, folder, begun, failure)
+        return folder, begun, failure
 
     def _env(self) -> dict[str, str]:
         """Return the environment that is the same for all trials."""
@@ -469,6 +427,7 @@ class _Driver:
             failed=report.failed,
             retryable=sum(one.outcome in RETRIED for one in report.results),
             cost_usd=report.total("cost_usd"),
+            spent_usd=report.spent_usd,
             estimates=estimates,
             **common,
         )

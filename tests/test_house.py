@@ -52,6 +52,8 @@ FLOORS = [
         "search",
         "drift",
         "results",
+        "journal",
+        "progress",
         "trials",
         "reproduction",
         "confirmation",
@@ -79,7 +81,7 @@ OWNERS = {
     "optuna": {"search"},
     "click": {"cli"},
     "tqdm": {"arguments"},
-    "filelock": {"tracking", "rag", "trials"},
+    "filelock": {"tracking", "rag", "journal"},
     "numpy": {"stats", "rag"},
 }
 

@@ -1,0 +1,98 @@
+"""The record of a sweep: what became of each trial, and what the sweep depended on when it began.
+
+`trials.jsonl` in the POC's work folder is append-only, and the truth: a line is on the disk before its trial counts as done. A driver that
+is killed leaves at most half a line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from poclab import tracking
+from poclab.drift import State
+from poclab.errors import InputError, StoreError
+from poclab.files import canonical, parse_json
+from poclab.redaction import conceal_json, shown
+from poclab.results import Record
+from poclab.sweeps import Sweep, Trial, is_file_name
+
+#: What a sweep depends on, as it was when it began: a `State`.
+BEGUN = "begun.json"
+
+
+class Journal:
+    """The records of a sweep in its `folder`, of the runs in one store. `drifted` is what changed since, where that was allowed."""
+
+    def __init__(self, sweep: Sweep, folder: Path, uri: str) -> None:
+        self.sweep, self.folder, self.uri = sweep, folder, uri
+        self.records = folder / "trials.jsonl"
+        self.drifted: tuple[str, ...] = ()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the sweep's folder: two drivers would take each other's trials away."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.folder / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise StoreError(f"{self.folder}: this sweep is being run already", fix="wait for it, or stop it with Ctrl-C") from None
+        try:
+            if self.records.exists():  # without the half line that a killed driver left: the next would be appended to it
+                os.truncate(self.records, self.records.read_bytes().rfind(b"\n") + 1)
+            yield
+        finally:
+            lock.release()
+
+    def append(self, record: Record) -> None:
+        """Write what became of a trial; it is on the disk when this returns."""
+        with self.records.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(conceal_json({**vars(record), "store": shown(self.uri)}), ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def begin(self) -> None:
+        """Note what the sweep depends on; what had changed and was allowed stays noted as it was."""
+        if not self.drifted:
+            self._state().save(self.folder / BEGUN)
+
+    def _state(self) -> State:
+        parameters = [trial.parameters for trial in self.sweep.all_trials]
+        files = sorted({name for one in parameters for name in one.values() if is_file_name(name)})
+        return State.now(self.sweep.poc, self.sweep.notebook, files)
+
+    def refuse_drift(self, *, allowed: bool) -> None:
+        """Refuse to go on with a sweep of what is no longer as it was when it began, unless that is allowed: then it is noted."""
+        if not (self.folder / BEGUN).exists():
+            raise InputError(f"{self.folder}: no sweep was begun here", fix="`poclab sweep` begins it")
+        self.drifted = tuple(State.load(self.folder / BEGUN).changes(self._state()))
+        if self.drifted and not allowed:
+            raise InputError(
+                f"since this sweep began: {'; '.join(self.drifted)}",
+                fix="put it back; or `poclab sweep`, which runs again what that changes; or --allow-drift, which mixes the two",
+            )
+
+    def known(self, planned: Sequence[tuple[str, Trial]] = ()) -> dict[str, Record]:
+        """Return the trials that ended well and whose runs are still in the store, as far as that can be seen without MLflow.
+
+        Those that are `planned` are found by their parameters, too, whatever else changed since.
+        """
+        if not self.records.exists():
+            return {}
+        held = tracking.run_ids(self.uri)
+        # The last line may be a half one: the driver that writes it was killed, or is still at it.
+        whole = self.records.read_bytes().rpartition(b"\n")[0].decode()
+        records = [parse_json(line, where=str(self.records)) for line in whole.split("\n") if line]
+        ours = [one for one in records if one.pop("store") == shown(self.uri) and one["outcome"] == "ok"]
+        found = {one["trial_id"]: Record(**one) for one in ours if held is None or one["run_id"] in held}
+        by_point = {canonical(one.parameters): one for one in found.values()}
+        earlier = {trial_id: by_point.get(canonical(trial.parameters)) for trial_id, trial in planned}
+        return found | {
+            trial_id: dataclasses.replace(one, trial_id=trial_id) for trial_id, one in earlier.items() if one and trial_id not in found
+        }
