@@ -67,8 +67,8 @@ class Archive:
 
     @cached_property
     def finished(self) -> list[dict[str, Any]]:
-        """The evaluations that have a result, the oldest first."""
-        return [row for row in self.every if row["status"] == "FINISHED" and not row["deleted"]]
+        """The evaluations that have a result, the oldest first; not those of trials that were only screened."""
+        return [row for row in self.every if row["status"] == "FINISHED" and not row["deleted"] and not row["tags"].get("screen")]
 
     def find(self, run_id: str) -> Mapping[str, Any]:
         """Return the finished run whose id begins so.
@@ -131,7 +131,8 @@ class Archive:
         rows = {row["run_id"]: row for row in self.every}
         sweeps = {_sweep(rows[one]) for one in run_ids if one in rows and rows[one]["parent"]}
         begun = [row for row in self.every if row["parent"] and _sweep(row) in sweeps]
-        ended = {row["tags"].get("content", row["run_id"]): row["name"] for row in begun if row["status"] == "FINISHED"}
+        whole = [row for row in begun if row["status"] == "FINISHED" and not row["tags"].get("screen")]
+        ended = {row["tags"].get("content", row["run_id"]): row["name"] for row in whole}
         return len(ended) + len({row["name"] for row in begun} - set(ended.values()))
 
     def sweep(self) -> list[dict[str, Any]]:
@@ -150,7 +151,9 @@ class Archive:
         trials = self.sweep()
         begun = [row for row in self.every if row["parent"] and trials and _sweep(row) == _sweep(trials[-1])]
         planned = int(begun[-1]["tags"].get("trials", 0)) if begun else 0
-        return f"{planned - len(trials)} of its {planned} trials have no result" if planned > len(trials) else ""
+        screened = {row["name"] for row in begun if row["tags"].get("screen") and row["status"] == "FINISHED" and not row["deleted"]}
+        missing = planned - len(trials) - len(screened - {row["name"] for row in trials})
+        return f"{missing} of its {planned} trials have no result" if missing > 0 else ""
 
     def winner(self, metric: str | None = None, *, maximize: bool = True) -> Mapping[str, Any]:
         """Return the best trial of the sweep that ended last; of equal ones the one that started first.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import random
 import sys
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ from poclab.cases import TestSet
 from poclab.errors import InputError, printable
 from poclab.ledger import LEDGER, Ledger
 from poclab.recording import TRIAL_RUN
-from poclab.requests import BUDGET, MODE, MODES
+from poclab.requests import BUDGET, MODE, MODES, SCREEN
 from poclab.scores import Scorer, as_scorer
 from poclab.system import Version
 
@@ -94,6 +95,15 @@ def _verify(test_set: TestSet) -> None:
     """
     if test_set.lock:
         dataclasses.replace(test_set, cases=tuple(dataclasses.replace(case) for case in test_set)).verify()
+
+
+def screened(test_set: TestSet) -> TestSet:
+    """Return the part of a frozen split that the trial of a sweep is screened on, where it is; always the same cases of a lock."""
+    count = int(os.environ.get(SCREEN) or 0)
+    if not 0 < count < len(test_set) or not test_set.lock:
+        return test_set
+    places = random.Random(test_set.digest).sample(range(len(test_set)), count)
+    return dataclasses.replace(test_set, cases=tuple(test_set.cases[place] for place in sorted(places)))
 
 
 def is_budget(value: Any) -> bool:

@@ -86,7 +86,8 @@ def evaluate(
     if redact is not None and (not callable(redact) or inspect.iscoroutinefunction(redact)):
         raise InputError(f"redact={redact!r}: expected a function of one text", fix="def redact(text): return text.replace(...)")
     limits = {"repeats": repeats, "timeout_s": timeout_s}
-    given = arguments.checked(system, cases, scores, version, **limits, workers=workers, traces=traces, mode=mode)
+    test_set, *rest = arguments.checked(system, cases, scores, version, **limits, workers=workers, traces=traces, mode=mode)
+    given = (arguments.screened(test_set), *rest)
     make_plan = functools.partial(Plan, system, *given, **limits)
     if folder := os.environ.get(projection.PROJECT):
         projection.project(make_plan, workers=workers, max_cost_usd=max_cost_usd).save(Path(folder))

@@ -16,9 +16,9 @@ from pathlib import Path
 from poclab import tracking
 from poclab.drift import State
 from poclab.errors import InputError, StoreError
-from poclab.files import canonical, parse_json
+from poclab.files import canonical, parse_json, unwritable
 from poclab.redaction import conceal_json, shown
-from poclab.results import Record
+from poclab.results import HAS_RESULT, Record
 from poclab.sweeps import Sweep, Trial, is_file_name
 
 #: What a sweep depends on, as it was when it began: a `State`.
@@ -52,10 +52,14 @@ class Journal:
 
     def append(self, record: Record) -> None:
         """Write what became of a trial; it is on the disk when this returns."""
-        with self.records.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(conceal_json({**vars(record), "store": shown(self.uri)}), ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        line = json.dumps(conceal_json({**vars(record), "store": shown(self.uri)}), ensure_ascii=False)
+        try:
+            with self.records.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise unwritable(self.records, error, "make it writable, and run it again") from None
 
     def begin(self) -> None:
         """Note what the sweep depends on; what had changed and was allowed stays noted as it was."""
@@ -89,9 +93,9 @@ class Journal:
         # The last line may be a half one: the driver that writes it was killed, or is still at it.
         whole = self.records.read_bytes().rpartition(b"\n")[0].decode()
         records = [parse_json(line, where=str(self.records)) for line in whole.split("\n") if line]
-        ours = [one for one in records if one.pop("store") == shown(self.uri) and one["outcome"] == "ok"]
+        ours = [one for one in records if one.pop("store") == shown(self.uri) and one["outcome"] in HAS_RESULT]
         found = {one["trial_id"]: Record(**one) for one in ours if held is None or one["run_id"] in held}
-        by_point = {canonical(one.parameters): one for one in found.values()}
+        by_point = {canonical(one.parameters): one for one in found.values() if one.outcome == "ok"}
         earlier = {trial_id: by_point.get(canonical(trial.parameters)) for trial_id, trial in planned}
         return found | {
             trial_id: dataclasses.replace(one, trial_id=trial_id) for trial_id, one in earlier.items() if one and trial_id not in found

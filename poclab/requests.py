@@ -33,6 +33,8 @@ FIX_URL = "export OPENAI_BASE_URL=... with the address of an OpenAI-compatible A
 MODES = ("auto", "live", "replay")
 #: Set by a sweep or a command for all that runs below it. With `RETRY` an evaluation retries what the endpoint failed in the one before.
 MODE, BUDGET, RETRY = "POCLAB_MODE", "POCLAB_BUDGET", "POCLAB_RETRY_FAILED"
+#: Set by a sweep for a trial that is scored on so many cases alone.
+SCREEN = "POCLAB_SCREEN"
 #: How the names of headers and of query parameters that hold a secret end.
 SECRET = re.compile(
     r"(^|[^a-z])(authorization|auth|(api|access|subscription)?key|token|secret|cookie|password|credentials?|signature|sig)$", re.IGNORECASE

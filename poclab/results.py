@@ -27,13 +27,15 @@ if TYPE_CHECKING:
 
 #: The outcomes of a trial that has no result, by its own fault or another's.
 FAILED = ("error", "dead_kernel", "timeout", "invalid", "no_result", "cancelled")
+#: Those of one that has, of all cases, or of some when it was only screened.
+HAS_RESULT = ("ok", "screened")
 #: How many lines of a traceback are shown: IPython gives the lines around each place.
 LONGEST_TRACEBACK = 20
 
 
 @dataclass(frozen=True)
 class Record:
-    """What became of a trial: `ok`, one of `FAILED`, stopped half way by the `budget`, or `not begun` when the sweep stopped.
+    """What became of a trial: `ok`, only `screened`, one of `FAILED`, stopped half way by the `budget`, or `not begun` when the sweep stopped.
 
     It failed by an `error` in a cell or in every case, a `dead_kernel`, a `timeout`, a report that is `invalid`, `no_result` at all, or was
     `cancelled` with the sweep. `traceback` is that of the cell.
@@ -61,7 +63,7 @@ class Record:
 
     def value(self, metric: str) -> float | None:
         """Return the value of a metric; None of a trial that is not ok, or does not have it."""
-        return (self.estimates or {}).get(metric, {}).get("value") if self.outcome == "ok" else None
+        return (self.estimates or {}).get(metric, {}).get("value") if self.outcome in HAS_RESULT else None
 
     def shown(self, metric: str) -> tuple[str, str, int | str]:
         """Return value, interval and n of a metric for a table; a score that could not be given has none."""
@@ -79,11 +81,12 @@ class Record:
 
     def outcome_text(self, metric: str) -> str:
         """Return what became of the trial, in a line."""
-        if self.outcome != "ok":
+        if self.outcome not in HAS_RESULT:
             return f"failed: {self.error}" if self.outcome in FAILED else f"stopped: {self.error}"
         value, interval, n = self.shown(metric)
         failed = f", {self.failed} failed" if self.failed else ""
-        return f"{metric} {value}{f' ({interval}, n = {n})' if interval else ''}{failed}"
+        screened = "screened: " if self.outcome == "screened" else ""
+        return f"{screened}{metric} {value}{f' ({interval}, n = {n})' if interval else ''}{failed}"
 
 
 @dataclass(frozen=True)
@@ -136,10 +139,19 @@ class Results:
             raise InputError(f"the reports have no metric {metric!r}", fix=f"use one of: {', '.join(done[0].estimates)}")
         return sorted(done, key=lambda record: sign * record.estimates[metric]["value"] if metric in record.estimates else math.inf)
 
+    def screened(self) -> list[Record]:
+        """Return the trials that were only screened, the best first; those without the metric last."""
+        metric, sign = self.sweep.metric, -1 if self.sweep.maximize else 1
+        found = [record for record in self.records if record.outcome == "screened"]
+        return sorted(found, key=lambda one: math.inf if one.value(metric) is None else sign * one.value(metric))
+
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield one line per trial, ranked: rank, metric with interval, n, failed, p95, cost, and what was varied."""
+        """Yield one line per trial, ranked: rank, metric with interval, n, failed, p95, cost, and what was varied.
+
+        Those that were only screened come last, without a rank.
+        """
         baseline = self.records[0].trial_id if self.sweep.has_baseline else None
-        for rank, record in enumerate(self.ranked(), start=1):
+        for rank, record in [*enumerate(self.ranked(), start=1), *(("", one) for one in self.screened())]:
             value, interval, n = record.shown(self.sweep.metric)
             yield {
                 "rank": rank,
@@ -150,7 +162,7 @@ class Results:
                 "p95_s": f"{record.estimates['latency_p95_s']['value']:.2f}",
                 "cost_usd": "unknown" if record.cost_usd is None else f"{record.cost_usd:{'.2g' if 0 < record.cost_usd < 1 else '.2f'}}",
                 **{name: record.parameters.get(name, "(default)") for name in self.sweep.varied},
-                "": "baseline" if record.trial_id == baseline else "",
+                "": "baseline" if record.trial_id == baseline else "screened" if record.outcome == "screened" else "",
                 "run": (record.run_id or "")[:8],
             }
 
@@ -167,10 +179,12 @@ class Results:
             else ""
         )
         budget = f"{self.budget}\n" if self.budget else ""
+        screened = len(self.screened())
+        only = f"{screened} of {len(self.records)} trials were only screened, on a part of the cases: they count as comparisons.\n"
         documents = f"; corpus {self.corpus_digest[:12]}" if self.corpus_digest else ""
         return (
             f"lock {self.lock_digest[:12]}{documents}\n"
-            f"{budget}{many}Intervals are 95%, each trial by itself: the best of many looks better than it is.\n"
+            f"{budget}{many}{only if screened else ''}Intervals are 95%, each trial by itself: the best of many looks better than it is.\n"
             f"Which trials differ from the baseline: `poclab compare {_relative(self.sweep.poc)}`"
         )
 

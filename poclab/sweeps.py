@@ -21,7 +21,7 @@ from poclab.charter import METRICS
 from poclab.errors import InputError, refuse_unknown
 from poclab.files import canonical, check_json, digest, find_poc, parse_value, read_text, read_yaml, require_poc
 
-KEYS = ("notebook", "metric", "method", "run_cap", "seed", "fixed", "parameters", "zip", "where", "include", "limits")
+KEYS = ("notebook", "metric", "method", "run_cap", "seed", "fixed", "parameters", "zip", "where", "include", "screen", "limits")
 GOALS = ("maximize", "minimize")
 #: The limits of a sweep: default, what else is allowed, and an example.
 LIMITS: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
@@ -41,6 +41,18 @@ class Trial:
 
     parameters: Mapping[str, Any]
     name: str
+
+
+@dataclass(frozen=True)
+class Screen:
+    """A first look at all trials on so many cases of the split, after which a share of them goes on to the whole of it."""
+
+    cases: int
+    keep: float
+
+    def kept(self, trials: int) -> int:
+        """Return how many of so many trials go on."""
+        return math.ceil(self.keep * trials)
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,7 @@ class Sweep:
     stop_after_failures: int | None = None
     max_cost_usd: float | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    screen: Screen | None = None
     #: Where further trials are searched for.
     space: points.Space | None = None
     #: Of a part of a sweep, the trials of the whole.
@@ -137,7 +150,10 @@ def load_sweep(source: Path | str | Mapping[str, Any], poc: Path | str | None = 
     if not trials and not space:
         raise InputError(f"{path}: no trial is left", fix="give `parameters` with `values`, or `include`, and look at `where`")
     limits, fixed = _limits(data.get("limits"), path), data.get("fixed") or {}
-    return Sweep(name, poc, notebook, metric, maximize, trials, included > 0, **limits, fixed=fixed, space=space)
+    screen = _screen(data["screen"], trials, known, path) if data.get("screen") is not None else None
+    if screen and space:
+        raise InputError(f"{path}: screen is for a grid or method: random", fix="a search proposes by results on all cases")
+    return Sweep(name, poc, notebook, metric, maximize, trials, included > 0, **limits, fixed=fixed, space=space, screen=screen)
 
 
 def single(poc: Path, notebook: Path, parameters: Mapping[str, Any], *, fixed: Mapping[str, Any] | None = None) -> Sweep:
@@ -280,6 +296,23 @@ def _scores(notebook: Path) -> list[str]:
 def _name(node: ast.expr) -> str:
     """Return the last name of `name` or `module.name`."""
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+
+
+def _screen(data: Any, trials: Sequence[Trial], known: Mapping[str, kernels.Parameter], path: Path) -> Screen:
+    found = InputError(f"{path}: screen: found {data!r}", fix="screen: {cases: 30, keep: 0.33}")
+    if not isinstance(data, dict):
+        raise found
+    refuse_unknown(data, ("cases", "keep"), where=f"{path}: screen")
+    cases, keep = data.get("cases"), data.get("keep", 0.33)
+    if not _is_count(cases) or not cases or type(keep) not in (int, float) or not 0 < keep < 1:
+        raise found
+    for trial in trials:
+        split = trial.parameters.get("split", known["split"].default if "split" in known else None)
+        if split != "dev":
+            raise InputError(
+                f"{path}: screen: {trial.name}: split is {split!r}", fix="held-out cases are for one look at all of them: split: dev"
+            )
+    return Screen(cases, float(keep))
 
 
 def _is_count(value: Any) -> bool:

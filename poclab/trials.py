@@ -16,7 +16,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,8 +35,8 @@ from poclab.projection import Projection
 from poclab.recording import LONGEST_PARAM, TRIAL_FOLDER, TRIAL_RUN, run_end, run_place
 from poclab.redaction import conceal, conceal_json, secrets, shown
 from poclab.report import RETRIED, Report
-from poclab.requests import BUDGET, MODE, RETRY
-from poclab.results import FAILED, Record, Results
+from poclab.requests import BUDGET, MODE, RETRY, SCREEN
+from poclab.results import FAILED, HAS_RESULT, Record, Results
 from poclab.search import Search
 from poclab.sweeps import Sweep, Trial, file_digests, load_sweep
 from poclab.tables import money, text_table
@@ -99,6 +99,8 @@ def planned_table(sweep: Sweep) -> str:
         rows.append([trial_id, "to run" if trial_id in todo else "done", *told, *(trial.parameters.get(one, "(default)") for one in names)])
     heads = ["trial", "state", "cases left", "calls", "tokens in", "tokens out", "cost", *names]
     more = f", and up to {sweep.space.count} that are proposed as others end" if sweep.space else ""
+    if sweep.screen:
+        more += f", first on {sweep.screen.cases} cases, after which {sweep.screen.kept(len(rows))} go on: it costs less than is foreseen for all"
     lines = [f"{len(rows)} trials, {len(todo)} to run{more}, {sweep.jobs} at a time", *projection.summary(list(foreseen.values()))]
     lines += [f"cannot be foreseen: {problem}" for problem in sorted({one for one in projected.values() if isinstance(one, str)})]
     if spent := driver.spent():
@@ -153,22 +155,23 @@ def run_sweep(
         known = driver.journal.known(planned if driver.journal.drifted else ())
         driver.again = {trial_id for trial_id, record in known.items() if retry_failed and record.retryable}
         run_all = os.environ.get(MODE) == "live"
-        todo = [(trial_id, trial) for trial_id, trial in planned if run_all or trial_id not in known or trial_id in driver.again]
+        driver.warm = warm
         proposed = driver.search_among(known) if sweep.space else []
-        to_run = len(todo) + (sweep.space.count - len(proposed) if sweep.space else 0)
-        ran: dict[str, Record] = {}
-        if to_run:
-            with driver.warmed(warm and to_run > 1):
-                driver.begin()
-                driver.open_budget()
-                ran = driver.run(todo, to_run)
+        more = sweep.space.count - len(proposed) if sweep.space else 0
+        with driver:
+            out = driver.screened(planned, known, run_all) if sweep.screen else {}
+            todo = [
+                (trial_id, trial)
+                for trial_id, trial in planned
+                if trial_id not in out and (run_all or trial_id not in known or trial_id in driver.again)
+            ]
+            ran = driver.run(todo, len(todo) + more)
         known |= ran
         ids = dict.fromkeys([*(trial_id for trial_id, _ in planned), *proposed, *ran])
-        records = tuple(known[trial_id] for trial_id in ids)
+        records = tuple(out.get(trial_id) or known[trial_id] for trial_id in ids)
         swept = dataclasses.replace(sweep, trials=tuple(Trial(one.parameters, one.name) for one in records)) if sweep.space else sweep
-        results = Results(swept, records, len(ran), driver.parent, *inputs.values(), budget=driver.spent())
-        if to_run:
-            driver.end(results)
+        results = Results(swept, records, driver.ran, driver.parent, *inputs.values(), budget=driver.spent())
+        driver.end(results)
     return results
 
 
@@ -227,6 +230,10 @@ class _Driver:
         self.code = code_digests(sweep.poc)
         self.budget: str | None = None
         self.zygote: Zygote | None = None
+        #: Whether kernels are to be forked, and whether the sweep's run was begun.
+        self.warm, self.begun = True, False
+        #: How many trials were run, and on how many cases they are screened just now.
+        self.ran = self.screening = 0
         #: Proposes further trials, in a sweep that searches.
         self.search: Search | None = None
         #: The outcomes of the trials that have ended.
@@ -246,28 +253,48 @@ class _Driver:
         """Return how the budget stands; None without one."""
         return Ledger.open(self.sweep.poc / LEDGER).spent(self.budget) if self.budget else None
 
-    @contextlib.contextmanager
-    def warmed(self, warm: bool) -> Iterator[None]:
-        """Do the notebook's imports in a process that the kernels are forked from: it takes its time beside what begins meanwhile."""
-        if not warm or sys.platform != "linux":
-            yield
-            return
-        self.zygote = Zygote([*PRELOADED, *kernels.imported(self.sweep.notebook)], self._env())
-        try:
-            yield
-        finally:
+    def __enter__(self) -> _Driver:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.zygote:
             self.zygote.close()
+
+    def screened(self, planned: Sequence[tuple[str, Trial]], known: dict[str, Record], run_all: bool) -> dict[str, Record]:
+        """Score all trials on a few cases first; return those that do not go on to all of them, by their ids.
+
+        The best go on, the baseline, and what has a whole result already.
+        """
+        cases = self.sweep.screen.cases
+        first = {trial_id: f"{trial_id}-{cases}" for trial_id, _ in planned}
+        todo = [(first[trial_id], trial) for trial_id, trial in planned if run_all or not {trial_id, first[trial_id]} & known.keys()]
+        self.screening = cases
+        known |= self.run(todo, len(todo))
+        self.screening = 0
+        looked = {trial_id: known[first[trial_id]] for trial_id, _ in planned if first[trial_id] in known}
+        sign = -1 if self.sweep.maximize else 1
+        having = [trial_id for trial_id, one in looked.items() if one.value(self.sweep.metric) is not None]
+        ranked = sorted(having, key=lambda trial_id: sign * looked[trial_id].value(self.sweep.metric))
+        going = {*ranked[: self.sweep.screen.kept(len(planned))], *(planned[0][0] for _ in range(self.sweep.has_baseline)), *known}
+        return {trial_id: one for trial_id, one in looked.items() if trial_id not in going or one.outcome not in HAS_RESULT}
 
     def search_among(self, known: Mapping[str, Record]) -> list[str]:
         """Begin the search for further trials; return the ids of those that it proposed before and that have a result."""
         identify = _identifier(self.sweep)
         self.search = Search(self.sweep, identify)
-        earlier = [(Trial(one.parameters, one.name), one.value(self.sweep.metric)) for one in known.values()]
+        earlier = [(Trial(one.parameters, one.name), one.value(self.sweep.metric)) for one in known.values() if one.outcome == "ok"]
         return [trial_id for trial_id in map(identify, self.search.remember(earlier)) if trial_id in known]
 
-    def begin(self) -> None:
-        if not self.sweep.nested:
-            return
+    def _begin_sweep(self, count: int) -> None:
+        """Before the first trial: the process with the imports, which takes its time beside the rest, the sweep's run, its budget."""
+        self.begun = True
+        if self.warm and count > 1 and sys.platform == "linux":
+            self.zygote = Zygote([*PRELOADED, *kernels.imported(self.sweep.notebook)], self._env())
+        if self.sweep.nested:
+            self._begin_parent()
+        self.open_budget()
+
+    def _begin_parent(self) -> None:
         self.journal.begin()
         tags = {"poclab.sweep": self.sweep.name, "poclab.trials": str(self.sweep.planned), "mlflow.runType": "poclab_sweep"}
         tags |= {"poclab.drift": "; ".join(self.journal.drifted)[:LONGEST_PARAM]} if self.journal.drifted else {}
@@ -280,6 +307,10 @@ class _Driver:
     def run(self, todo: Sequence[tuple[str, Trial]], count: int) -> dict[str, Record]:
         """Run these trials, and those that a search proposes: `count` of both together, at most."""
         done: dict[str, Record] = {}
+        if not count:
+            return done
+        if not self.begun:
+            self._begin_sweep(count)
         self.progress = Progress(self.sweep, count, self.say)
         with self.progress, ThreadPoolExecutor(2 * self.sweep.jobs) as pool:
             waiting: set[Future[Record]] = {pool.submit(self._trial, trial_id, trial) for trial_id, trial in todo}
@@ -307,6 +338,7 @@ class _Driver:
                 if isinstance(stop, KeyboardInterrupt):
                     raise KeyboardInterrupt(f"{len(done)} of {count} trials are recorded; the same command goes on from there") from None
                 raise
+        self.ran += sum(one.outcome != "not begun" for one in done.values())
         return done
 
     def _enough(self) -> bool:
@@ -356,6 +388,7 @@ class _Driver:
         tags |= {"poclab.split": split} if isinstance(split, str) else {}
         tags |= {"mlflow.parentRunId": self.parent} if self.parent else {}
         tags |= {"poclab.attempt": str(attempt)} if attempt > 1 else {}
+        tags |= {"poclab.screen": str(self.screening)} if self.screening else {}
         begun = self._begin(conceal(trial.name), tags, folder)
         failure = None
         try:
@@ -384,6 +417,7 @@ class _Driver:
     def _own(self, folder: Path, begun: Mapping[str, str]) -> dict[str, str]:
         """Return what the environment of one trial has besides."""
         own = {"MLFLOW_RUN_ID": begun["run_id"], TRIAL_RUN: begun["run_id"], TRIAL_FOLDER: str(folder)}
+        own |= {SCREEN: str(self.screening)} if self.screening else {}
         return {**own, RETRY: "1"} if folder.name in self.again else own
 
     def _settle(self, trial_id: str, trial: Trial, folder: Path, begun: Mapping[str, str], failure: kernels.NotebookError | None) -> Record:
@@ -421,7 +455,7 @@ class _Driver:
         }
         estimates = {**counts, **plain(report.estimates)}
         return Record(
-            outcome="ok",
+            outcome="screened" if self.screening else "ok",
             version=report.version.digest,
             content=report.content_digest(),
             failed=report.failed,
@@ -452,7 +486,7 @@ class _Driver:
 
     def end(self, results: Results) -> None:
         """Log the ranked table on the parent run and close it."""
-        if self.parent is None:
+        if self.parent is None:  # nothing was run, or one trial by itself
             return
         recorder = tracking.recorder()
         try:

@@ -189,6 +189,15 @@ def test_a_notebook_that_came_to_no_end_says_so(write, tmp_path, source, limits,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["executed.ipynb", "notebook.ipynb"]
 
 
+def test_a_thread_that_raises_ends_no_notebook(write, tmp_path):
+    """As in a script: its traceback stands in the outputs, and the cells after it are executed."""
+    source = "import threading; one = threading.Thread(target=lambda: 1 / 0); one.start(); one.join()"
+    execute(write(("a = 1", "parameters"), source, "2"), tmp_path / "executed.ipynb", {}, env=os.environ, cwd=tmp_path)
+
+    assert statuses(tmp_path / "executed.ipynb") == (["completed"] * 3, None)
+    assert "ZeroDivisionError" in (tmp_path / "executed.ipynb").read_text()
+
+
 def test_papermill_itself_finds_the_engine(write, tmp_path):
     """Its command line executes with it, obeys its own limits, and keeps what came to no end."""
     notebook = write(("a: float = 1.0", "parameters"), "import time", "time.sleep(a); print('slept', a)", "3")

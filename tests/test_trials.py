@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -329,6 +330,23 @@ def test_a_sweep_is_resumed_only_as_it_began_unless_that_is_allowed(swept, tmp_p
     begun.unlink()
     with pytest.raises(InputError, match="no sweep was begun here"):
         trials.run_sweep(sweep, resume=True)
+
+
+def test_a_record_that_finds_no_room_stops_the_sweep_with_the_way_out(poc, monkeypatch):
+    """What was answered is in the ledger, and the run in the store: the same command goes on."""
+    sweep = load_sweep(poc)
+
+    def full(number):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match="trials.jsonl: cannot be written.*\n.*free some space"):
+        patch.setattr("poclab.journal.os", SimpleNamespace(fsync=full, truncate=os.truncate))  # of this module alone
+        trials.run_sweep(sweep)
+    again = trials.run_sweep(sweep)
+
+    assert [one.outcome for one in again.records] == ["ok"] * 3
+    found = store.connect(tracking_uri(poc)).search_runs(["1"])
+    assert {run.info.status for run in found} <= {"FINISHED", "KILLED"}
 
 
 NOTED = (
