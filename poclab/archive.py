@@ -77,6 +77,10 @@ class Archive:
             InputError: none does, or several do.
         """
         begun = [row for row in self.every if row["run_id"].startswith(run_id)]
+        if len(begun) == 1 and (cases := begun[0]["tags"].get("screen")):
+            raise InputError(f"run {begun[0]['run_id']} was only screened, on {cases} cases", fix="name a trial that has a rank")
+        if len(begun) == 1 and begun[0]["status"] == "RUNNING":
+            raise InputError(f"run {begun[0]['run_id']} has not ended", fix="wait for it")
         if len(begun) == 1 and begun[0]["status"] != "FINISHED":
             raise InputError(
                 f"run {begun[0]['run_id']} has no whole result: it ended as {begun[0]['status']}",

@@ -399,10 +399,18 @@ def _failure(outcome: runner.Outcome[Task]) -> tuple[str, str]:
         return _malformed(context), conceal(str(error))
     try:
         text = conceal("".join(traceback.format_exception(error)))[-LONGEST_ERROR:]
-        unread = any(type(cause).__name__ in UNREAD for cause in causes(error)) and context.calls
-        return _endpoint_failure(error, context) or (_malformed(context) if unread else "crashed"), text
+        return _endpoint_failure(error, context) or _unread(error, context) or "crashed", text
     except Exception:  # an error of the system's own kind may fail even at being looked at
         return "crashed", type(error).__name__
+
+
+def _unread(error: BaseException, context: CaseContext) -> str:
+    """Return why the last answer could not be read, if that is what the system failed by."""
+    if context.calls and any(type(cause).__name__ in UNREAD for cause in causes(error)):
+        return _malformed(context)
+    # Of a refusal there is no text to read.
+    of_nothing = isinstance(error, (TypeError, AttributeError)) and "NoneType" in str(error)
+    return "refused" if of_nothing and context.calls and context.calls[-1].stopped == "refused" else ""
 
 
 def _malformed(context: CaseContext) -> str:

@@ -22,7 +22,7 @@ from poclab import offline, redaction, runner
 from poclab.answers import parsed
 from poclab.errors import EndpointError, InputError
 from poclab.redaction import shown
-from poclab.requests import FIX_KEY, FIX_URL, MODE, MODES, NO_KEY, not_an_api
+from poclab.requests import FIX_KEY, FIX_URL, FORCED_MODE, MODE, MODES, NO_KEY, not_an_api
 from poclab.transport import adapter
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def check(model: str, *, api_key: str | None = None, base_url: str | None = None
     """
     if model.startswith(offline.PREFIX):
         return _check_offline(model)
-    if os.environ.get(MODE) == "replay":  # nothing is going to be asked
+    if "replay" in (os.environ.get(FORCED_MODE), os.environ.get(MODE)):  # nothing is going to be asked
         return None
     key, url = _endpoint(api_key, base_url)
     if key == NO_KEY:

@@ -15,8 +15,10 @@ import html
 import json
 import os
 import shutil
+import stat
+import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,13 +31,13 @@ from poclab.comparison.result import BETTER, WORSE
 from poclab.drift import State
 from poclab.errors import InputError, printable
 from poclab.files import CHARTER, canonical, read_json, read_text, require_poc, work_folder, write_atomic
-from poclab.ledger import LEDGER, Ledger, entries, transfer
+from poclab.ledger import LEDGER, Ledger, transfer
 from poclab.recording import TRIAL_FOLDER, TRIAL_RUN
-from poclab.redaction import conceal, conceal_json
+from poclab.redaction import CONCEALED, conceal, conceal_json
 from poclab.report import CaseResult, Report
-from poclab.requests import BUDGET, MODE, RETRY
+from poclab.requests import BUDGET, FORCED_MODE, RETRY
 from poclab.tables import cut, html_table, text_table
-from poclab.trials import TRIAL_FILE
+from poclab.trials import TRIAL_FILE, concealed
 
 #: What of a POC's folder stays where it is: the store, what was made of it, and the ledger.
 LEFT = ("mlflow.db*", "mlartifacts", f"{LEDGER}*", "handoff", ".*", "__pycache__")
@@ -48,7 +50,7 @@ class Reproduction:
     """A run that was run again. `found` is the report of now; None if the notebook did not get there, and `problem` says why.
 
     `causes` are what is not as it was then; `restored` what is not either, where the run's own was used. Of the run's `recorded_answers`,
-    `asked_for` were asked for again; None live. `compared` is there live alone.
+    `asked_for` were asked for again; None live. `compared` is there live alone. `folder` holds the executed notebook.
     """
 
     run_id: str
@@ -57,6 +59,7 @@ class Reproduction:
     problem: str
     causes: tuple[str, ...]
     restored: tuple[str, ...]
+    folder: Path
     recorded_answers: int = 0
     asked_for: int | None = None
     compared: Comparison | None = None
@@ -103,8 +106,10 @@ class Reproduction:
             if self.asked_for != self.recorded_answers:
                 yield f"{self.asked_for} of the {self.recorded_answers} recorded answers were asked for"
         yield from (f"not as it was then: {one}" for one in self.causes)
-        if not self.holds and not self.causes:
+        if not (self.holds or self.causes or self.problem or self.live):
             yield "code, packages, Python and documents are what they were: the notebook or the system depends on something else"
+        if not self.holds:
+            yield f"the executed notebook: {self.folder / 'trial' / 'executed.ipynb'}"
         if self.restored:
             yield f"restored from the run, since it is another one here: {', '.join(self.restored)}"
 
@@ -128,7 +133,7 @@ class Reproduction:
         }
         digests = {"recorded": self.recorded.content_digest(), "found": self.found and self.found.content_digest()}
         compared = {"comparison": self.compared.to_json()} if self.compared else {}
-        return {**plain, **digests, "differences": [] if self.live else self.differences(), **compared}
+        return {**plain, **digests, "differences": [] if self.live or self.problem else self.differences(), **compared}
 
 
 def reproduce(run_id: str, poc: Path | str | None = None, *, live: bool = False, max_cost_usd: float | None = None) -> Reproduction:
@@ -143,8 +148,7 @@ def reproduce(run_id: str, poc: Path | str | None = None, *, live: bool = False,
     folder = require_poc(poc)
     archive = Archive.open(folder)
     run_id = archive.find(run_id)["run_id"]
-    home = work_folder(folder, "reproductions") / run_id
-    shutil.rmtree(home, ignore_errors=True)
+    home = Path(tempfile.mkdtemp(prefix=f"{run_id[:8]}-", dir=work_folder(folder, "reproductions")))
     recorded = home / "recorded"
     archive.download(run_id, recorded)
     if not (recorded / TRIAL_FILE).is_file():
@@ -154,21 +158,27 @@ def reproduce(run_id: str, poc: Path | str | None = None, *, live: bool = False,
         )
     report, trial = Report.load(recorded / "report.json"), read_json(recorded / TRIAL_FILE)
     copy = home / folder.name
+    _copy(folder, copy)
     restored = tuple(_restore(folder, recorded, copy, report, trial))
-    causes = list(
+    causes = [*_keys(report, trial, restored)]
+    causes += list(
         _then(recorded, trial, report).changes(State(drift.code_digests(folder), "", drift.corpus_digest(copy), *drift.environment()))
     )
     names = _answers(report)
-    if not live:
+    budget = f"reproduction {home.name}" if live and max_cost_usd is not None else ""
+    if live:  # what is paid for is kept where all answers are, whatever becomes of this process
+        ledger = Ledger.open(folder / LEDGER)
+        (copy / LEDGER).symlink_to(ledger.path)
+        if budget:
+            ledger.open_budget(budget, max_cost_usd)
+    else:
         causes += _serve(folder, copy, names)
-    elif max_cost_usd is not None:
-        Ledger.open(copy / LEDGER).open_budget(run_id, max_cost_usd)
     try:
-        found, problem = _execute(recorded, copy, home / "trial", trial, _env(trial, copy, home, run_id, live, max_cost_usd))
+        found, problem = _execute(recorded, copy, home / "trial", trial, _env(trial, copy, home, run_id, live, budget))
     finally:
-        if live and (copy / LEDGER).is_file():  # what was paid for belongs to the POC
-            transfer(entries(Ledger.open(copy / LEDGER)), folder / LEDGER)
-    told = Reproduction(run_id, report, found, problem, tuple(causes), restored, len(names))
+        shutil.rmtree(copy, ignore_errors=True)
+    problem = problem.partition("\n  fix: ")[0].replace(str(copy), str(folder))  # what to do is told by the causes
+    told = Reproduction(run_id, report, found, problem, tuple(causes), restored, home, len(names))
     if not live:
         # Of the key alone: in the ledger that served them all are of generation 0.
         same = Counter(map(_key, names)) & Counter(map(_key, _answers(found)))
@@ -184,18 +194,45 @@ def _answers(report: Report | None) -> list[str]:
     return [call.entry for one in results for call in (*one.calls, *one.judge_calls) if call.entry]
 
 
+def _copy(folder: Path, copy: Path) -> None:
+    """Copy the files of a POC; a link becomes one to the same place, and what is neither file nor folder stays behind."""
+
+    def left(path: str, names: list[str]) -> set[str]:
+        modes = {name: os.lstat(os.path.join(path, name)).st_mode for name in names}
+        special = {name for name, mode in modes.items() if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))}
+        return special | shutil.ignore_patterns(*LEFT)(path, names)
+
+    try:
+        shutil.copytree(folder, copy, ignore=left, symlinks=True)
+        for path in [path for path in copy.rglob("*") if path.is_symlink()]:
+            target = (folder / path.relative_to(copy)).parent / path.readlink()
+            path.unlink()
+            path.symlink_to(os.path.abspath(target))
+    except (OSError, shutil.Error) as error:
+        raise InputError(f"{folder}: cannot be copied: {str(error)[:500]}", fix="let its files be read") from None
+
+
+def _keys(report: Report, trial: Mapping[str, Any], restored: Sequence[str]) -> Iterator[str]:
+    """Yield what held a key, which is kept nowhere: the requests of now are others."""
+    texts = {one.name: one.text for one in report.version.prompts.values() if one.name in restored}
+    texts |= {f"the parameter {name}": canonical(value) for name, value in trial["parameters"].items()}
+    yield from (
+        f"{name} held a key, which is kept nowhere: its requests cannot be made again" for name, text in texts.items() if CONCEALED in text
+    )
+
+
 def _restore(folder: Path, recorded: Path, copy: Path, report: Report, trial: Mapping[str, Any]) -> Iterator[str]:
-    """Make a copy of the POC with what the run holds in place of what there is now; yield what is another one now."""
-    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns(*LEFT))
+    """Put into the copy what the run holds in place of what there is now; yield what is another one now."""
     texts = {name: recorded / name for name in (CHARTER, "cases.jsonl", lock_path(Path("cases.jsonl")).name) if (recorded / name).is_file()}
     own = {name: read_text(path) for name, path in texts.items()} | {one.name: one.text for one in report.version.prompts.values()}
     for name, text in own.items():
-        path = (copy / name).resolve()
-        if not path.is_relative_to(copy.resolve()):
+        path = copy / name
+        if not Path(os.path.abspath(path)).is_relative_to(copy):
             raise InputError(f"run {report.run_id}: names a file outside of the POC: {name!r}")
-        if not path.is_file() or _plain(conceal(read_text(path)), name) != _plain(text, name):
-            yield name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file() and _plain(conceal(read_text(path)), name) == _plain(text, name):
+            continue  # also of one that holds a key, which the run does not
+        yield name
+        path.unlink(missing_ok=True)
         write_atomic(path, text, sync=False)
     here = folder / trial["path"]
     if not here.is_file() or drift.notebook_digest(here) != drift.notebook_digest(_source(recorded, trial)):
@@ -228,17 +265,17 @@ def _serve(folder: Path, copy: Path, names: list[str]) -> list[str]:
     return [f"{told}: `poclab ledger --import` adds those of another machine"] if None in found else []
 
 
-def _env(trial: Mapping[str, Any], copy: Path, home: Path, run_id: str, live: bool, max_cost_usd: float | None) -> dict[str, str]:
+def _env(trial: Mapping[str, Any], copy: Path, home: Path, run_id: str, live: bool, budget: str) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name not in (BUDGET, RETRY)}
     own = {
         "POCLAB_POC": str(copy),
         "MLFLOW_TRACKING_URI": f"{tracking.SQLITE}{copy / tracking.DATABASE}",  # a second evaluation of the notebook leaves its run here
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-        MODE: "live" if live else "replay",
+        FORCED_MODE: "live" if live else "replay",
         TRIAL_FOLDER: str(home / "trial"),
         TRIAL_RUN: run_id,
     }
-    own |= {BUDGET: run_id} if live and max_cost_usd is not None else {}
+    own |= {BUDGET: budget} if budget else {}
     own |= {"OPENAI_BASE_URL": trial["endpoint"]} if trial["endpoint"] and not live else {}
     return {**inherited, **own}
 
@@ -251,6 +288,8 @@ def _execute(recorded: Path, copy: Path, folder: Path, trial: Mapping[str, Any],
         kernels.execute(_source(recorded, trial), folder / "executed.ipynb", trial["parameters"], env=env, cwd=copy)
     except kernels.NotebookError as failure:
         problem = conceal(failure.message if failure.poclab_error else str(failure))
+    if (folder / "executed.ipynb").exists():
+        concealed(folder / "executed.ipynb", folder / "executed.ipynb")
     path = folder / "artifacts" / "report.json"
     if not path.is_file():
         return None, problem or "the notebook ended without a report"

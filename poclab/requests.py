@@ -33,6 +33,8 @@ FIX_URL = "export OPENAI_BASE_URL=... with the address of an OpenAI-compatible A
 MODES = ("auto", "live", "replay")
 #: Set by a sweep or a command for all that runs below it. With `RETRY` an evaluation retries what the endpoint failed in the one before.
 MODE, BUDGET, RETRY = "POCLAB_MODE", "POCLAB_BUDGET", "POCLAB_RETRY_FAILED"
+#: Set where a run is run again: its mode, whatever notebook and system say.
+FORCED_MODE = "POCLAB_REPRODUCE"
 #: Set by a sweep for a trial that is scored on so many cases alone.
 SCREEN = "POCLAB_SCREEN"
 #: How the names of headers and of query parameters that hold a secret end.
@@ -109,7 +111,7 @@ class Request:
         _remember_secrets(request)
         self.case = current_case.get()
         self.context = self.case or _context_outside()
-        self.mode = mode or self.context.mode or os.environ.get(MODE) or "auto"
+        self.mode = os.environ.get(FORCED_MODE) or mode or self.context.mode or os.environ.get(MODE) or "auto"
         if self.mode not in MODES:
             raise InputError(f"{MODE} is {self.mode!r}", fix=f"use one of: {', '.join(MODES)}")
         if without_key and not self.offline and self.mode != "replay":

@@ -193,13 +193,17 @@ def sweep(
         InputError: something in the sweep, before a kernel starts; or no trial ended well.
         StoreError: the store cannot be used, or the sweep is being run by another process.
     """
+    if not isinstance(source, str | Path | Mapping):
+        raise TypeError(f"a sweep is a path or a dict; found {type(source).__name__}")
+    if jobs is not None and (type(jobs) is not int or not 1 <= jobs <= 256):
+        raise InputError(f"jobs={jobs!r}", fix="jobs=2")
     loaded = load_sweep(source, poc)
     loaded = dataclasses.replace(loaded.only(only) if only else loaded, jobs=jobs or loaded.jobs)
     results = run_sweep(loaded, say=print, retry_failed=retry_failed, warm=warm)
-    told = "\n".join(filter(None, (results.notes(), results.to_retry, results.stopped, results.errors and results.failures())))
+    failures = results.failures() if results.errors else ""
     if not results.ranked():
-        raise InputError(told)
-    print(told)
+        raise InputError("\n".join(filter(None, (failures, results.stopped))) or "no trial ended well")
+    print("\n".join(filter(None, (results.notes(), results.to_retry, results.stopped, failures))))
     return results.frame()
 
 
@@ -405,7 +409,7 @@ class _Driver:
         except kernels.NotebookError as error:
             failure = error
         if (folder / "executed.ipynb").exists():
-            _concealed(folder / "executed.ipynb", folder / "executed.ipynb")
+            concealed(folder / "executed.ipynb", folder / "executed.ipynb")
         return folder, begun, failure
 
     def _env(self) -> dict[str, str]:
@@ -423,7 +427,7 @@ class _Driver:
     def _settle(self, trial_id: str, trial: Trial, folder: Path, begun: Mapping[str, str], failure: kernels.NotebookError | None) -> Record:
         recorder, run_id = tracking.recorder(), begun["run_id"]
         common = {"trial_id": trial_id, "name": trial.name, "parameters": dict(trial.parameters), **begun}
-        source = _concealed(self.sweep.notebook, folder / "source" / self.sweep.notebook.name)
+        source = concealed(self.sweep.notebook, folder / "source" / self.sweep.notebook.name)
         files = {str(source): "notebook/source", str(self._needs(trial, folder)): ""}
         files |= {str(path): "notebook" for path in (folder / "executed.ipynb",) if path.exists()}
         try:
@@ -497,7 +501,8 @@ class _Driver:
             recorder.send("end", uri=self.uri, run_id=self.parent, status="FAILED" if results.errors else "FINISHED").result()
 
 
-def _concealed(notebook: Path, path: Path) -> Path:
+def concealed(notebook: Path, path: Path) -> Path:
+    """Write a notebook to `path` without the keys in it."""
     text = read_text(notebook)
     with contextlib.suppress(ValueError):  # a broken one is kept as it is
         text = json.dumps(conceal_json(json.loads(text)), ensure_ascii=False, indent=1) + "\n"
