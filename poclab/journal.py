@@ -67,7 +67,8 @@ class Journal:
             self._state().save(self.folder / BEGUN)
 
     def _state(self) -> State:
-        parameters = [trial.parameters for trial in self.sweep.all_trials]
+        space = self.sweep.space
+        parameters = [trial.parameters for trial in self.sweep.all_trials] + (space.edges() if space else [])
         files = sorted({name for one in parameters for name in one.values() if is_file_name(name)})
         return State.now(self.sweep.poc, self.sweep.notebook, files)
 
@@ -95,8 +96,9 @@ class Journal:
         records = [parse_json(line, where=str(self.records)) for line in whole.split("\n") if line]
         ours = [one for one in records if one.pop("store") == shown(self.uri) and one["outcome"] in HAS_RESULT]
         found = {one["trial_id"]: Record(**one) for one in ours if held is None or one["run_id"] in held}
-        by_point = {canonical(one.parameters): one for one in found.values() if one.outcome == "ok"}
-        earlier = {trial_id: by_point.get(canonical(trial.parameters)) for trial_id, trial in planned}
-        return found | {
-            trial_id: dataclasses.replace(one, trial_id=trial_id) for trial_id, one in earlier.items() if one and trial_id not in found
-        }
+        ids = {canonical(trial.parameters): trial_id for trial_id, trial in planned}
+        for record in list(found.values()):
+            stem, dash, cases = record.trial_id.partition("-")  # of a screened one the number of its cases
+            trial_id = ids.get(canonical(record.parameters), stem) + dash + cases
+            found.setdefault(trial_id, dataclasses.replace(record, trial_id=trial_id))
+        return found

@@ -10,8 +10,8 @@ import ast
 import itertools
 import math
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from poclab.errors import InputError, refuse_unknown
@@ -43,6 +43,11 @@ class Range:
     def is_whole(self) -> bool:
         return isinstance(self.low, int) and isinstance(self.high, int)
 
+    @property
+    def size(self) -> float:
+        """How many values there are."""
+        return self.high - self.low + 1 if self.is_whole else math.inf
+
     def draw(self, dice: random.Random) -> dict[str, float]:
         if not self.is_log:
             return {self.name: dice.randint(self.low, self.high) if self.is_whole else dice.uniform(self.low, self.high)}
@@ -71,6 +76,18 @@ class Space:
         point = {**self.fixed, **{name: value for part in parts for name, value in part.items()}}
         return point if all(holds(one, point, where=self.where) for one in self.expressions) else None
 
+    def points(self) -> Iterator[dict[str, Any]]:
+        """Yield all points of a space that has few enough; none of one without an end."""
+        sizes = [len(axis) if isinstance(axis, list) else axis.size for axis in self.axes]
+        if math.prod(sizes) > MOST:
+            return
+        listed = [
+            axis if isinstance(axis, list) else [{axis.name: value} for value in range(axis.low, axis.high + 1)] for axis in self.axes
+        ]
+        for parts in itertools.product(*listed):
+            if (point := self.point(parts)) is not None:
+                yield point
+
     def edges(self) -> list[dict[str, Any]]:
         """Return points that hold every value of every axis, and the ends of each range, for a check of names and types."""
         ends = [[{one.name: one.low}, {one.name: one.high}] if isinstance(one, Range) else one for one in self.axes]
@@ -88,11 +105,11 @@ def space(data: Mapping[str, Any], fixed: Mapping[str, Any], *, where: str) -> S
     axes = tuple(_axes(data, where=where))
     if not axes:
         raise InputError(f"{where}: parameters: nothing to search in", fix="chunk_size: {min: 100, max: 1600}, or {values: [..., ...]}")
-    if not any(isinstance(axis, Range) for axis in axes) and math.prod(map(len, axes)) <= MOST:
-        count = min(count, len(_kept(_grid(axes, where=where), data, fixed, where=where)))
     found = Space(axes, fixed, tuple(_expressions(data, where=where)), count, seed, where)
     found.point(found.edges()[:1])  # an expression that cannot be computed is refused here
-    return found
+    if math.prod(len(axis) if isinstance(axis, list) else axis.size for axis in axes) > MOST:
+        return found
+    return replace(found, count=min(count, sum(1 for _ in found.points())))
 
 
 def grid(data: Mapping[str, Any], fixed: Mapping[str, Any], *, where: str) -> list[dict[str, Any]]:

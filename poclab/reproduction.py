@@ -232,6 +232,11 @@ def _restore(folder: Path, recorded: Path, copy: Path, report: Report, trial: Ma
         if path.is_file() and _plain(conceal(read_text(path)), name) == _plain(text, name):
             continue  # also of one that holds a key, which the run does not
         yield name
+        for above in reversed(path.relative_to(copy).parents[:-1]):  # what a link leads to is not written to
+            if (linked := copy / above).is_symlink():
+                target = linked.resolve()
+                linked.unlink()
+                shutil.copytree(target, linked, symlinks=True)
         path.unlink(missing_ok=True)
         write_atomic(path, text, sync=False)
     here = folder / trial["path"]

@@ -100,6 +100,8 @@ class Results:
     lock_digest: str
     corpus_digest: str | None
     budget: Spent | None = None
+    #: What changed since the sweep began, where that was allowed.
+    drifted: tuple[str, ...] = ()
 
     @property
     def errors(self) -> tuple[Record, ...]:
@@ -124,7 +126,7 @@ class Results:
     @property
     def to_retry(self) -> str:
         """How many cases the endpoint failed, and how to ask them again; empty without any."""
-        counts = [record.retryable for record in self.records if record.outcome == "ok" and record.retryable]
+        counts = [record.retryable for record in self.records if record.outcome in HAS_RESULT and record.retryable]
         return f"the endpoint failed {sum(counts)} case(s) of {len(counts)} trial(s): --retry-failed asks these again" if counts else ""
 
     def ranked(self) -> list[Record]:
@@ -179,12 +181,13 @@ class Results:
             else ""
         )
         budget = f"{self.budget}\n" if self.budget else ""
+        mixed = f"Not all trials are of one state; since the sweep began: {'; '.join(self.drifted)}.\n" if self.drifted else ""
         screened = len(self.screened())
         only = f"{screened} of {len(self.records)} trials were only screened, on a part of the cases: they count as comparisons.\n"
         documents = f"; corpus {self.corpus_digest[:12]}" if self.corpus_digest else ""
         return (
             f"lock {self.lock_digest[:12]}{documents}\n"
-            f"{budget}{many}{only if screened else ''}Intervals are 95%, each trial by itself: the best of many looks better than it is.\n"
+            f"{mixed}{budget}{many}{only if screened else ''}Intervals are 95%, each trial by itself: the best of many looks better than it is.\n"
             f"Which trials differ from the baseline: `poclab compare {_relative(self.sweep.poc)}`"
         )
 

@@ -52,7 +52,7 @@ class Screen:
 
     def kept(self, trials: int) -> int:
         """Return how many of so many trials go on."""
-        return math.ceil(self.keep * trials)
+        return math.ceil(round(self.keep * trials, 9))  # 0.28 of 25 are 7
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Sweep:
 
     def trial(self, point: Mapping[str, Any]) -> Trial:
         """Return the trial at a point, named by what differs from the first of the sweep."""
-        first = {name: value for name, value in self.trials[0].parameters.items() if name != "poc"} if self.trials else self.fixed
+        first = {name: value for name, value in self.trials[0].parameters.items() if name != "poc"}
         return _trial(point, first, kernels.read_parameters(self.notebook))
 
     @property
@@ -106,6 +106,8 @@ class Sweep:
         Raises:
             InputError: it is not allowed, or true of none.
         """
+        if self.space:
+            raise InputError(f"--only {expression!r}: this sweep searches, and has no list of trials", fix="put it into `where`")
         defaults = {name: one.default for name, one in kernels.read_parameters(self.notebook).items()}
         kept = [trial for trial in self.trials if points.holds(expression, {**defaults, **trial.parameters}, where="--only")]
         if not kept:
@@ -147,7 +149,7 @@ def load_sweep(source: Path | str | Mapping[str, Any], poc: Path | str | None = 
         check_files(point, known, poc, where=str(path))
     metric, maximize = _metric(data.get("metric"), notebook, path)
     trials = _trials(found, known, poc)
-    if not trials and not space:
+    if not trials or (space and not space.count):
         raise InputError(f"{path}: no trial is left", fix="give `parameters` with `values`, or `include`, and look at `where`")
     limits, fixed = _limits(data.get("limits"), path), data.get("fixed") or {}
     screen = _screen(data["screen"], trials, known, path) if data.get("screen") is not None else None
@@ -233,6 +235,8 @@ def _points(data: Mapping[str, Any], path: Path) -> tuple[list[dict[str, Any]], 
     if method == "grid" and (drawn := [key for key in ("run_cap", "seed") if key in data]):
         raise InputError(f"{path}: {drawn[0]} is for method: random or tpe", fix="a grid has all of its points")
     points_of = METHODS[method]
+    if not points_of and not include:  # what is proposed is held against something
+        include = [{}]
     return [{**fixed, **one} for one in include] + (points_of(data, fixed, where=str(path)) if points_of else []), len(include)
 
 

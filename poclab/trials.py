@@ -64,7 +64,10 @@ def plan(sweep: Sweep) -> list[tuple[str, Trial]]:
 
     Raises:
         FrozenError: the POC's cases are not what their lock says.
+        InputError: there are no more cases than trials are to be screened on.
     """
+    if sweep.screen and sweep.screen.cases >= (count := len(TestSet.load(sweep.poc / "cases.jsonl").split("dev"))):
+        raise InputError(f"screen.cases is {sweep.screen.cases}, and dev has {count}", fix="give fewer cases, or leave out `screen`")
     identify = _identifier(sweep)
     return [(identify(trial), trial) for trial in sweep.trials]
 
@@ -89,6 +92,7 @@ def planned_table(sweep: Sweep) -> str:
     planned, driver = plan(sweep), _Driver(sweep, print)
     driver.open_budget()
     known = driver.journal.known()
+    planned, left = driver.planned(planned, known)
     todo = {trial_id: trial for trial_id, trial in planned if trial_id not in known}
     projected = _projected(sweep, todo, driver.budget)
     foreseen = {trial_id: one for trial_id, one in projected.items() if isinstance(one, Projection)}
@@ -98,9 +102,9 @@ def planned_table(sweep: Sweep) -> str:
         told = foreseen[trial_id].cells() if trial_id in foreseen else ["?" if trial_id in todo else "0", *[""] * 4]
         rows.append([trial_id, "to run" if trial_id in todo else "done", *told, *(trial.parameters.get(one, "(default)") for one in names)])
     heads = ["trial", "state", "cases left", "calls", "tokens in", "tokens out", "cost", *names]
-    more = f", and up to {sweep.space.count} that are proposed as others end" if sweep.space else ""
+    more = f", and up to {left} that are proposed as others end" if sweep.space else ""
     if sweep.screen:
-        more += f", first on {sweep.screen.cases} cases, after which {sweep.screen.kept(len(rows))} go on: it costs less than is foreseen for all"
+        more += f", first on {sweep.screen.cases} cases, after which {sweep.screen.kept(len(rows))} and the baseline go on: it costs less than is foreseen for all"
     lines = [f"{len(rows)} trials, {len(todo)} to run{more}, {sweep.jobs} at a time", *projection.summary(list(foreseen.values()))]
     lines += [f"cannot be foreseen: {problem}" for problem in sorted({one for one in projected.values() if isinstance(one, str)})]
     if spent := driver.spent():
@@ -156,8 +160,7 @@ def run_sweep(
         driver.again = {trial_id for trial_id, record in known.items() if retry_failed and record.retryable}
         run_all = os.environ.get(MODE) == "live"
         driver.warm = warm
-        proposed = driver.search_among(known) if sweep.space else []
-        more = sweep.space.count - len(proposed) if sweep.space else 0
+        planned, more = driver.planned(planned, known)
         with driver:
             out = driver.screened(planned, known, run_all) if sweep.screen else {}
             todo = [
@@ -167,10 +170,12 @@ def run_sweep(
             ]
             ran = driver.run(todo, len(todo) + more)
         known |= ran
-        ids = dict.fromkeys([*(trial_id for trial_id, _ in planned), *proposed, *ran])
+        ids = dict.fromkeys([*(trial_id for trial_id, _ in planned), *ran])
         records = tuple(out.get(trial_id) or known[trial_id] for trial_id in ids)
         swept = dataclasses.replace(sweep, trials=tuple(Trial(one.parameters, one.name) for one in records)) if sweep.space else sweep
-        results = Results(swept, records, driver.ran, driver.parent, *inputs.values(), budget=driver.spent())
+        results = Results(
+            swept, records, len(driver.ran), driver.parent, *inputs.values(), budget=driver.spent(), drifted=driver.journal.drifted
+        )
         driver.end(results)
     return results
 
@@ -236,8 +241,9 @@ class _Driver:
         self.zygote: Zygote | None = None
         #: Whether kernels are to be forked, and whether the sweep's run was begun.
         self.warm, self.begun = True, False
-        #: How many trials were run, and on how many cases they are screened just now.
-        self.ran = self.screening = 0
+        #: The trials that were run, and on how many cases they are screened just now.
+        self.ran: set[str] = set()
+        self.screening = 0
         #: Proposes further trials, in a sweep that searches.
         self.search: Search | None = None
         #: The outcomes of the trials that have ended.
@@ -271,7 +277,9 @@ class _Driver:
         """
         cases = self.sweep.screen.cases
         first = {trial_id: f"{trial_id}-{cases}" for trial_id, _ in planned}
-        todo = [(first[trial_id], trial) for trial_id, trial in planned if run_all or not {trial_id, first[trial_id]} & known.keys()]
+        again = {trial_id for trial_id, screening in first.items() if screening in self.again}
+        new = {trial_id for trial_id, screening in first.items() if not {trial_id, screening} & known.keys()}
+        todo = [(first[trial_id], trial) for trial_id, trial in planned if run_all or trial_id in again | new]
         self.screening = cases
         known |= self.run(todo, len(todo))
         self.screening = 0
@@ -279,15 +287,23 @@ class _Driver:
         sign = -1 if self.sweep.maximize else 1
         having = [trial_id for trial_id, one in looked.items() if one.value(self.sweep.metric) is not None]
         ranked = sorted(having, key=lambda trial_id: sign * looked[trial_id].value(self.sweep.metric))
-        going = {*ranked[: self.sweep.screen.kept(len(planned))], *(planned[0][0] for _ in range(self.sweep.has_baseline)), *known}
+        baseline = {trial_id for trial_id, _ in planned[: self.sweep.has_baseline]}
+        whole = {trial_id for trial_id, _ in planned if trial_id in known and not run_all}
+        places = self.sweep.screen.kept(len(planned)) - len(whole - baseline)
+        going = {*[trial_id for trial_id in ranked if trial_id not in whole][: max(places, 0)], *baseline, *whole}
         return {trial_id: one for trial_id, one in looked.items() if trial_id not in going or one.outcome not in HAS_RESULT}
 
-    def search_among(self, known: Mapping[str, Record]) -> list[str]:
-        """Begin the search for further trials; return the ids of those that it proposed before and that have a result."""
-        identify = _identifier(self.sweep)
-        self.search = Search(self.sweep, identify)
-        earlier = [(Trial(one.parameters, one.name), one.value(self.sweep.metric)) for one in known.values() if one.outcome == "ok"]
-        return [trial_id for trial_id in map(identify, self.search.remember(earlier)) if trial_id in known]
+    def planned(self, planned: Sequence[tuple[str, Trial]], known: dict[str, Record]) -> tuple[list[tuple[str, Trial]], int]:
+        """Return the trials, with those that a search proposed before, and how many it may still propose."""
+        if not self.sweep.space:
+            return [*planned], 0
+        self.search = Search(self.sweep, _identifier(self.sweep))
+        self.search.include(planned)
+        records = [one for one in known.values() if one.outcome == "ok"]
+        earlier = self.search.remember(records, as_they_were=bool(self.journal.drifted))
+        known |= earlier
+        proposed = [(trial_id, Trial(one.parameters, one.name)) for trial_id, one in earlier.items()]
+        return [*planned, *proposed], self.sweep.space.count - self.search.proposed
 
     def _begin_sweep(self, count: int) -> None:
         """Before the first trial: the process with the imports, which takes its time beside the rest, the sweep's run, its budget."""
@@ -342,7 +358,7 @@ class _Driver:
                 if isinstance(stop, KeyboardInterrupt):
                     raise KeyboardInterrupt(f"{len(done)} of {count} trials are recorded; the same command goes on from there") from None
                 raise
-        self.ran += sum(one.outcome != "not begun" for one in done.values())
+        self.ran |= {one.trial_id.partition("-")[0] for one in done.values() if one.outcome != "not begun"}
         return done
 
     def _enough(self) -> bool:

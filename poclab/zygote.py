@@ -51,7 +51,7 @@ class Zygote:
             )
         self._lock = threading.Lock()
         self._rest = bytearray()
-        self._ready = self._failed = False
+        self._ready = self._failed = self._closed = False
         self._exits: dict[int, int] = {}
 
     def fork(self, command: Sequence[str], env: Mapping[str, str], cwd: str) -> Kernel | None:
@@ -69,7 +69,8 @@ class Zygote:
                 return Kernel(self, self._told("pid", FORKING_S))
             except _Failed as error:
                 self._failed = True
-                log.warning("kernels are started, not forked: %s", error)
+                if not self._closed:
+                    log.warning("kernels are started, not forked: %s", error)
                 return None
 
     def exit_code(self, pid: int) -> int | None:
@@ -82,6 +83,7 @@ class Zygote:
 
     def close(self) -> None:
         """End the process, and every kernel that still runs."""
+        self._closed = True
         with contextlib.suppress(OSError):
             self._link.shutdown(socket.SHUT_RDWR)  # whoever waits for an answer wakes up
         if not self._ready:  # it may import for a long time yet

@@ -284,7 +284,12 @@ def test_a_system_that_cannot_read_an_answer_says_why(endpoint, cases, prompt, l
         return ask(client.chat.completions.create).content
 
     part = poclab.TestSet(cases.cases[:2])
-    wanted = [validating, *([loading] if "[" not in prompt else []), *([handing_on] if fault else []), *([parsing] if limit == 3 else [])]
+
+    def stripping(inputs):
+        return ask(client.chat.completions.create).content.strip()
+
+    refused = [handing_on, stripping] if fault else []
+    wanted = [validating, *([loading] if "[" not in prompt else []), *refused, *([parsing] if limit == 3 else [])]
     found = [poclab.evaluate(one, part, [scores.exact()], version=VERSION) for one in wanted]
 
     assert [[(one.outcome, one.failure) for one in report.results] for report in found] == [[(outcome, outcome)] * 2] * len(wanted)

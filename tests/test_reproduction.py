@@ -1,6 +1,7 @@
 """A recorded run is run again from its store: equal from its own answers, told apart and explained when anything else came in."""
 
 import json
+import os
 import shutil
 from types import SimpleNamespace
 
@@ -158,6 +159,42 @@ def test_live_it_is_asked_again_compared_and_what_was_paid_is_kept(made, copied,
     names = [call.entry.partition("/")[0] for one in found.found.results for call in one.calls]
     assert all(Ledger.open(copied / LEDGER).named(f"{name}/1") for name in names)
     made.asked += 8
+
+
+def test_a_mode_in_the_notebook_does_not_count(made, tmp_path, run_poclab):
+    """It asks anew whatever it is told, and a replay all the same serves what was recorded; a prompt that held a key is named."""
+    poc = make(tmp_path / "mine", made.endpoint.url)
+    (poc / "notebooks/mine.ipynb").write_text(json.dumps(notebook_of(*CELLS)).replace("version=version)", "version=version, mode='live')"))
+    (poc / "prompts/b.md").write_text(f"My key is {KEY}: {{{{question}}}}\n")
+    for name in "ab":
+        assert run_poclab("run", poc, "-p", f"prompt=prompts/{name}.md").returncode == 0
+    before = made.endpoint.counts()["billed"]
+    first, second = poclab.runs(poc)["run_id"]
+    (poc / "prompts/b.md").write_text("My key is none: {{question}}\n")
+    plain, keyed = reproduction.reproduce(first, poc), reproduction.reproduce(second, poc)
+
+    assert plain.holds, repr(plain)
+    assert not keyed.holds
+    assert "prompts/b.md held a key, which is kept nowhere: its requests cannot be made again" in keyed.causes
+    assert made.endpoint.counts()["billed"] == before
+    assert not list(poc.glob(".poclab/reproductions/*/mine"))
+    made.asked = before
+
+
+def test_links_are_followed_and_what_is_no_file_stays_behind(made, copied, monkeypatch, tmp_path):
+    """A folder elsewhere, a link to nothing, one to itself, a pipe: the copy is made all the same."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{made.poc / 'mlflow.db'}")
+    (copied / "prompts").rename(tmp_path / "elsewhere")
+    (copied / "prompts").symlink_to("../elsewhere")
+    (copied / "nothing").symlink_to("/no/such/file")
+    (copied / "again").symlink_to("..")
+    os.mkfifo(copied / "pipe")
+    (tmp_path / "elsewhere/a.md").write_text("Another: {{question}}\n")
+    found = reproduction.reproduce(made.runs[0], copied)
+
+    assert found.holds, repr(found)
+    assert found.restored == ("prompts/a.md",)
+    assert (tmp_path / "elsewhere/a.md").read_text() == "Another: {{question}}\n"
 
 
 def test_a_budget_that_does_not_reach_says_so(made, copied, monkeypatch):

@@ -5,9 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from conftest import copy_poc
 from poclab import Report, experiment, trials
 from poclab.archive import Archive
 from poclab.errors import InputError
+from poclab.sweeps import Screen, load_sweep
 from test_search import make
 
 SWEEP = """\
@@ -34,7 +36,7 @@ def test_the_best_and_the_baseline_go_on(screened):
 
     assert outcomes == {100: "ok", 90: "screened", 0: "ok", 20: "ok", 30: "ok", 60: "screened"}
     assert [one.parameters["x"] for one in screened.first.ranked()] == [30, 20, 0, 100]
-    assert screened.first.ran == 6 + 4
+    assert screened.first.ran == 6  # trials, though some of them twice
 
 
 def test_all_are_screened_on_the_same_cases(screened):
@@ -65,6 +67,8 @@ def test_all_that_were_screened_count_as_comparisons(screened):
     assert len(screened.archive.sweep()) == len(screened.archive.finished) == 4
     assert screened.archive.unfinished() == ""
     assert sum(row["tags"].get("screen") == "3" for row in screened.archive.every) == 6
+    with pytest.raises(InputError, match="was only screened, on 3 cases"):
+        screened.archive.find(next(one.run_id for one in screened.first.records if one.outcome == "screened"))
 
 
 def test_a_rerun_is_answered_from_the_records(screened):
@@ -72,6 +76,36 @@ def test_a_rerun_is_answered_from_the_records(screened):
     assert screened.again.ran == 0
     assert [one.outcome for one in screened.again.records] == [one.outcome for one in screened.first.records]
     assert list(screened.again.rows()) == list(screened.first.rows())
+
+
+def test_another_number_of_cases_opens_no_door(screened, tmp_path):
+    """All places are taken by those that have a whole result: the two that were out are screened again, and stay out. Drift keeps all."""
+    poc = copy_poc(screened.poc, tmp_path / "animals")
+    records = poc / ".poclab/sweeps/sweep/trials.jsonl"
+    records.write_text(records.read_text().replace(str(screened.poc), str(poc)))
+    (poc / "docs/cats.md").write_text("Cats sleep.\n")
+    mixed = trials.run_sweep(load_sweep(poc), allow_drift=True)
+    (poc / "docs/cats.md").write_text((screened.poc / "docs/cats.md").read_text())
+    (poc / "sweep.yaml").write_text(SWEEP.replace("cases: 3", "cases: 4"))
+    found = trials.run_sweep(load_sweep(poc))
+
+    assert mixed.ran == 0
+    assert "Not all trials are of one state; since the sweep began: the documents of corpus.yaml are others" in mixed.notes()
+    assert [one.outcome for one in mixed.records] == [one.outcome for one in screened.first.records]
+    assert found.ran == 2
+    assert [one.outcome for one in found.records] == [one.outcome for one in screened.first.records]
+
+
+def test_no_more_cases_than_there_are(poc):
+    """To be screened on all of them would be to be scored twice."""
+    with pytest.raises(InputError, match="screen.cases is 8, and dev has 8"):
+        trials.plan(make(poc, SWEEP.replace("cases: 3", "cases: 8")))
+
+
+@pytest.mark.parametrize(("keep", "count", "kept"), [(0.28, 25, 7), (0.55, 100, 55), (0.33, 6, 2), (0.34, 6, 3), (0.01, 5, 1)])
+def test_a_share_is_rounded_up_and_not_by_chance(keep, count, kept):
+    """0.28 x 25 is 7.000000000000001 in floating point."""
+    assert Screen(3, keep).kept(count) == kept
 
 
 def test_a_trial_that_fails_when_it_is_screened_has_failed(poc):

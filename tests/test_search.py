@@ -9,6 +9,7 @@ from conftest import notebook_of
 from poclab import trials
 from poclab.archive import Archive
 from poclab.errors import InputError
+from poclab.results import Record
 from poclab.search import Search
 from poclab.sweeps import load_sweep
 
@@ -42,7 +43,7 @@ def make(poc, text=SWEEP):
 
 
 def value(trial):
-    return 1 - (abs(trial.parameters["x"] - 30) + (trial.parameters["kind"] == "b") * 20) / 100
+    return 1 - (abs(trial.parameters["x"] - 30) + (trial.parameters.get("kind") == "b") * 20) / 100
 
 
 def proposed(search, count):
@@ -84,18 +85,75 @@ def test_it_gets_nearer_than_chance(poc):
     assert sum(map(value, late)) / 30 > sum(map(value, by_chance)) / 30 + 0.1
 
 
+def records(trials, **more):
+    return [Record(identify(one), one.name, one.parameters, "ok", estimates={"accuracy": {"value": value(one)}}, **more) for one in trials]
+
+
 def test_it_remembers_the_trials_that_were_run_before(poc):
-    """Those of the space, as they are now, count; others, and what is outside, do not. A value given twice is one."""
+    """Those of the space, as they are now, count; others, what is outside, and what is given twice do not."""
     sweep = make(poc)
     ran = proposed(Search(sweep, identify), 8)
     search = Search(sweep, identify)
+    search.include([("baseline", sweep.trials[0])])
     outside = [sweep.trial({"x": 101, "kind": "a", "rate": 0.5}), sweep.trial({"x": 50}), sweep.trial({"x": 3, "kind": "b", "rate": 0.5})]
-    remembered = search.remember([(one, value(one)) for one in ran] + [(one, 0.9) for one in outside + ran[:2]])
+    remembered = search.remember(records(ran + outside + ran[:2]), as_they_were=False)
     more = proposed(search, 99)
 
-    assert remembered == ran
+    assert [identify(one) for one in ran] == list(remembered)
     assert len(more) == 4
-    assert not {identify(one) for one in more} & {identify(one) for one in ran}
+    assert not {identify(one) for one in more} & set(remembered)
+
+
+def test_what_was_run_before_an_edit_counts_only_where_that_is_allowed(poc):
+    """An edit gives every trial another id: then nothing is known of it, or it is taken as it was."""
+    sweep = make(poc)
+    ran = records(proposed(Search(sweep, identify), 5))
+    edited = [Search(sweep, lambda trial: f"edited {identify(trial)}") for _ in range(2)]
+
+    assert edited[0].remember(ran, as_they_were=False) == {}
+    assert len(proposed(edited[0], 99)) == 12
+    assert [one.trial_id for one in edited[1].remember(ran, as_they_were=True).values()] == [f"edited {one.trial_id}" for one in ran]
+    assert len(proposed(edited[1], 99)) == 7
+
+
+def test_an_included_trial_is_not_proposed_and_counts_for_nothing(poc):
+    """It lies in a space of six points: the five others are proposed, and it is learned from."""
+    text = SWEEP.replace("{min: 0, max: 100}", "{values: [0, 10, 20]}").replace("include: [{x: 100}]", "include: [{x: 10, kind: a}]")
+    sweep = make(
+        poc, text.replace("  rate: {min: 0.001, max: 1.0, distribution: log_uniform_values}\n", "").replace("x > 5 or", "x >= 0 or")
+    )
+    search = Search(sweep, identify)
+    search.include([(identify(sweep.trials[0]), sweep.trials[0])])
+    search.tell(identify(sweep.trials[0]), value(sweep.trials[0]))
+    found = proposed(search, 99)
+
+    assert sweep.space.count == 6
+    assert len({identify(one) for one in found}) == len(found) == 5
+    assert sweep.trials[0].parameters not in [one.parameters for one in found]
+    assert len(search.study.trials) >= 6
+
+
+def test_equal_values_of_other_types_are_other_points(poc):
+    """1, 1.0 and true are equal in Python alone."""
+    sweep = make(poc, SWEEP.replace("{min: 0, max: 100}", "{values: [1, 2]}").replace("kind: {values: [a, b]}", "rate: {values: [1.0, 0.5]}").replace(
+        "  rate: {min: 0.001, max: 1.0, distribution: log_uniform_values}\n", "").replace("where: [\"x > 5 or kind == 'a'\"]\n", ""))  # fmt: skip
+    ran = proposed_all(Search(sweep, identify))
+    search = Search(sweep, identify)
+
+    assert len(search.remember(records_of(ran), as_they_were=False)) == len(ran) == 4
+    assert search.next() is None
+
+
+def proposed_all(search):
+    found = []
+    while one := search.next():
+        search.tell(one[0], 0.5)
+        found.append(one[1])
+    return found
+
+
+def records_of(trials):
+    return [Record(identify(one), one.name, one.parameters, "ok", estimates={"accuracy": {"value": 0.5}}) for one in trials]
 
 
 def test_a_small_space_is_searched_to_its_end(poc):
@@ -117,6 +175,11 @@ def test_a_small_space_is_searched_to_its_end(poc):
         ("x: {min: 0, max: 100}", "x: {min: 0, max: 10.5}", r"x is 10.5 \(float\), but the notebook takes int"),
         ("x > 5 or", "z > 5 or", "unknown parameter 'z'"),
         ("method: tpe", "method: tpee", "did you mean 'tpe'"),
+        (
+            "x: {min: 0, max: 100}\n  kind: {values: [a, b]}\n  rate: {min: 0.001, max: 1.0, distribution: log_uniform_values}\nwhere: [\"x > 5 or kind == 'a'\"]",
+            "x: {min: 0, max: 9}\nwhere: [x > 9]",
+            "no trial is left",
+        ),
     ],
 )
 def test_a_space_that_cannot_be_searched_is_refused_before_a_kernel_starts(poc, old, new, said):
@@ -167,4 +230,15 @@ def test_the_trials_of_a_search_are_compared_and_won_like_others(searched):
     assert len(rows) == 6 and {"x", "kind", "rate"} <= set(rows[0])
     assert archive.unfinished() == ""
     assert archive.winner()["metrics"]["accuracy"] == max(one.value("accuracy") for one in searched.again.records)
-    assert "1 trials, 0 to run, and up to 5 that are proposed as others end" in trials.planned_table(load_sweep(searched.poc))
+    assert "6 trials, 0 to run, and up to 0 that are proposed as others end" in trials.planned_table(load_sweep(searched.poc))
+
+
+def test_a_search_without_a_baseline_gets_one(poc):
+    """What is fixed, and the notebook's defaults: without it there would be nothing to compare with. `--only` has no list to choose from."""
+    sweep = make(poc, SWEEP.replace("include: [{x: 100}]\n", "fixed: {rate: 0.25}\n").replace("  rate: {min", "  x: {min").replace("  x: {min: 0, max: 100}\n", "", 1).replace(
+        "0.001, max: 1.0, distribution: log_uniform_values", "1, max: 9"))  # fmt: skip
+
+    assert [(one.name, one.parameters["rate"]) for one in sweep.trials] == [("baseline", 0.25)]
+    assert sweep.has_baseline
+    with pytest.raises(InputError, match="this sweep searches"):
+        sweep.only("x > 5")
