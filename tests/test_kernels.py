@@ -202,10 +202,9 @@ def test_papermill_itself_finds_the_engine(write, tmp_path):
     """Its command line executes with it, obeys its own limits, and keeps what came to no end."""
     notebook = write(("a: float = 1.0", "parameters"), "import time", "time.sleep(a); print('slept', a)", "3")
     command = [sys.executable, "-m", "papermill", "--engine", "poclab", "-k", "python3", str(notebook), str(tmp_path / "out.ipynb")]
-    done = subprocess.run([*command, "-p", "a", "0.1"], capture_output=True, text=True)
     late = subprocess.run([*command, "-p", "a", "60", "--execution-timeout", "2"], capture_output=True, text=True)
 
-    assert (done.returncode, late.returncode) == (0, 1), done.stderr
+    assert late.returncode == 1
     assert "TookTooLong: a cell without an end after 2 s" in late.stderr
     assert statuses(tmp_path / "out.ipynb") == (["completed"] * 3 + ["failed", "pending"], True)
 

@@ -1,0 +1,94 @@
+"""A sweep goes on from its records, and only from those that are of what it is now; a notebook runs one, too."""
+
+import errno
+import json
+import os
+from types import SimpleNamespace
+
+import pytest
+
+from conftest import PROMPTS, copy_poc, notebook_of
+from poclab import Report, kernels, trials
+from poclab.errors import InputError, StoreError
+from poclab.journal import Journal
+from poclab.results import Record
+from poclab.sweeps import load_sweep
+from poclab.tracking import store, tracking_uri
+
+
+def test_a_record_that_finds_no_room_is_told_with_the_way_out(poc, tmp_path, monkeypatch):
+    """What was answered is in the ledger, and the run in the store: the same command goes on."""
+    journal = Journal(load_sweep(poc), tmp_path, tracking_uri(poc))
+
+    def full(number):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match="trials.jsonl: cannot be written.*\\n.*free some space"):
+        patch.setattr("poclab.journal.os", SimpleNamespace(fsync=full, truncate=os.truncate))  # of this module alone
+        journal.append(Record("t", "t", {}, "ok"))
+
+
+def test_a_sweep_is_resumed_only_as_it_began_unless_that_is_allowed(swept, tmp_path):
+    """Each change is named: a prompt, a case, a document, code, the notebook, a package, Python. What was allowed stands on the sweep's run."""
+    poc = copy_poc(swept[0], tmp_path / "animals")
+    sweep = load_sweep(poc)
+    begun, records = poc / ".poclab/sweeps/sweep/begun.json", poc / ".poclab/sweeps/sweep/trials.jsonl"
+    records.write_text(records.read_text().replace(str(swept[0]), str(poc)))
+    same = trials.run_sweep(sweep, resume=True)
+    assert (same.ran, len(same.ranked())) == (0, 3)
+
+    (poc / "prompts/plain.md").write_text(PROMPTS["plain.md"] + "Be brief.\n")
+    (poc / "docs/cats.md").write_text("Cats sleep about fifteen hours a day. They purr when they are content.\n")
+    (poc / "system.py").write_text("x = 1\n")
+    (poc / "notebooks/02_evaluate.ipynb").write_text((poc / "notebooks/02_evaluate.ipynb").read_text().replace("report", "found"))
+    state = json.loads(begun.read_text())
+    begun.write_text(json.dumps({**state, "python": "3.10.0", "packages": {**state["packages"], "bm25s": "0.1"}, "lock": "0" * 64}))
+    with pytest.raises(InputError) as caught:
+        trials.run_sweep(sweep, resume=True)
+    for named in (
+        "system.py is new", "the notebook was edited", "the cases were frozen anew (lock 000000000000 then", "the documents of corpus.yaml",
+        "prompts/plain.md was edited", "Python 3.10.0 then", "1 package(s): bm25s 0.1 -> ",
+    ):  # fmt: skip
+        assert named in caught.value.message
+    assert "--allow-drift" in caught.value.fix
+
+    (poc / "sweep.yaml").write_text((poc / "sweep.yaml").read_text() + "# one more\n")
+    more = (poc / "sweep.yaml").read_text().replace("prompts/plain.md]", "prompts/plain.md]}\n  chunk_size: {values: [400, 100]")
+    (poc / "sweep.yaml").write_text(more)
+    mixed = trials.run_sweep(load_sweep(poc).only("chunk_size == 100 or prompt == 'prompts/abstain.md'"), allow_drift=True)
+    parent = store.connect(tracking_uri(poc)).get_run(mixed.parent_run_id)
+    assert "prompts/plain.md was edited" in parent.data.tags["poclab.drift"]
+    assert mixed.ran < len(mixed.records)
+
+    begun.write_text("{}")
+    with pytest.raises(InputError, match="another version of poclab wrote it"):
+        trials.run_sweep(sweep, resume=True)
+    begun.unlink()
+    with pytest.raises(InputError, match="no sweep was begun here"):
+        trials.run_sweep(sweep, resume=True)
+
+
+NOTED = (
+    ("poc: str = '.'\nnote: str = ''", "parameters"),
+    "import poclab; from poclab import scores; cases = poclab.TestSet.load(f'{poc}/cases.jsonl').split('dev')",
+    "poclab.evaluate(lambda inputs: 'fifteen', cases, [scores.contains()], version=poclab.Version('noted', note=note))",
+)
+
+
+def test_a_notebook_runs_a_sweep_and_gets_its_table(make_poc, tmp_path):
+    """From a dict, in a kernel, with what is told of each trial; what is hostile in a parameter arrives as it is."""
+    poc = make_poc(tmp_path / "animals")
+    (poc / "notebooks/noted.ipynb").write_text(json.dumps(notebook_of(*NOTED)))
+    hostile = "%%bash\nrm -rf / 'quotes\" \\\\ {braces} {{x}} \N{OWL}\r\n" + "x" * 200_000
+    given = {"notebook": "notebooks/noted.ipynb", "parameters": {"note": {"values": ["", hostile]}}}
+    source = "import poclab; frame = poclab.sweep(given, '.', jobs=2)\nframe[['rank', 'accuracy']].to_json('table.json', orient='records')"
+    (tmp_path / "calls.ipynb").write_text(json.dumps(notebook_of(("given: dict = {}", "parameters"), source)))
+    kernels.execute(tmp_path / "calls.ipynb", tmp_path / "out.ipynb", {"given": given}, env=os.environ, cwd=poc)
+
+    assert [row["rank"] for row in json.loads((poc / "table.json").read_text())] == [1, 2]
+    (record,) = poc.glob(".poclab/sweeps/sweep-*/trials.jsonl")
+    assert [json.loads(line)["outcome"] for line in record.read_text().splitlines()] == ["ok", "ok"]
+    assert {Report.load(path).version.parameters["note"] for path in record.parent.glob("*/artifacts/report.json")} == {"", hostile}
+    outputs = [out for cell in json.loads((tmp_path / "out.ipynb").read_text())["cells"] for out in cell["outputs"]]
+    said = "".join("".join(out.get("text", "")) for out in outputs)
+    assert "[1/2] " in said and "[2/2] " in said and "Intervals are 95%" in said
