@@ -138,11 +138,9 @@ class Arrival:
         """Return it as the SDK is given it."""
         kept = {name: value for name, value in self.headers.items() if name.lower() not in OF_THE_WIRE}
         # The SDK's errors repeat what an endpoint says, and that may be the key that it refuses.
-        content = (
-            self.content
-            if self.ok
-            else redaction.conceal(self.content.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
-        )
+        content = self.content
+        if not self.ok:
+            content = redaction.conceal(content.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
         return Answer(self.status, kept | {REQUEST_ID: request_id}, content, events=self.is_stream)
 
 

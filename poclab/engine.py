@@ -35,8 +35,8 @@ from poclab.zygote import Zygote
 
 #: The clients whose notebooks are being executed by this process.
 _running: set[Any] = set()
-#: How long, in seconds, a kernel that has done its work has to say which keys it used.
-TELLING_S = 5
+#: How long, in seconds, a kernel that has done its work has to say which keys it used; and one that went on beyond its time.
+TELLING_S, LATE_TELLING_S = 5, 1
 
 log = logging.getLogger("poclab.notebook")
 
@@ -77,7 +77,7 @@ class Client(PapermillNotebookClient):
         finally:
             with contextlib.suppress(Exception):  # a kernel that died, or hangs, has none to tell
                 if run_sync(self.km.is_alive)():
-                    for secret in run_sync(_secrets_of)(self.kc):
+                    for secret in run_sync(_secrets_of)(self.kc, LATE_TELLING_S if self.late else TELLING_S):
                         redaction.remember(secret)
 
     def _ended_well(self, index: int, cell: Any) -> bool:
@@ -195,12 +195,12 @@ def _end(loop: asyncio.AbstractEventLoop) -> None:
     loop.close()
 
 
-async def _secrets_of(kernel: Any) -> list[str]:
+async def _secrets_of(kernel: Any, seconds: float) -> list[str]:
     """Return the keys that are known to the poclab in a kernel, if it has one."""
     # As a text: of a long list IPython shows the beginning.
     known = "__import__('json').dumps(__import__('sys').modules['poclab.redaction'].secrets())"
     asked = kernel.execute("", silent=True, store_history=False, user_expressions={"known": known})
-    while (reply := await kernel.get_shell_msg(timeout=TELLING_S))["parent_header"].get("msg_id") != asked:
+    while (reply := await kernel.get_shell_msg(timeout=seconds))["parent_header"].get("msg_id") != asked:
         pass
     found = reply["content"]["user_expressions"]["known"]
     return json.loads(ast.literal_eval(found["data"]["text/plain"])) if found["status"] == "ok" else []

@@ -95,8 +95,8 @@ class Space:
         return [{**self.fixed, **first, **part} for axis in ends for part in axis]
 
 
-def space(data: Mapping[str, Any], fixed: Mapping[str, Any], *, where: str) -> Space:
-    """Return the space that a sweep file's `parameters` span, for a search of `run_cap` points.
+def space(data: Mapping[str, Any], fixed: Mapping[str, Any], taken: Sequence[Mapping[str, Any]], *, where: str) -> Space:
+    """Return the space that a sweep file's `parameters` span, for a search of `run_cap` points, or of as many as are not `taken`.
 
     Raises:
         InputError: as for `sample`, or no parameters.
@@ -109,7 +109,8 @@ def space(data: Mapping[str, Any], fixed: Mapping[str, Any], *, where: str) -> S
     found.point(found.edges()[:1])  # an expression that cannot be computed is refused here
     if math.prod(len(axis) if isinstance(axis, list) else axis.size for axis in axes) > MOST:
         return found
-    return replace(found, count=min(count, sum(1 for _ in found.points())))
+    others = {canonical(point) for point in found.points()} - {canonical(point) for point in taken}
+    return replace(found, count=min(count, len(others)))
 
 
 def grid(data: Mapping[str, Any], fixed: Mapping[str, Any], *, where: str) -> list[dict[str, Any]]:

@@ -55,15 +55,20 @@ def drill(poc: Path, notebook: Path, parameters: Mapping[str, Any], **options: A
 
 def _execute(poc: Path, notebook: Path, parameters: Mapping[str, Any], folder: Path, result: str, env: Mapping[str, str]) -> None:
     env = {**os.environ, "POCLAB_POC": str(poc), "PYDEVD_DISABLE_FILE_VALIDATION": "1", **env}
-    said = ""
+    said = execute(notebook, folder / "executed.ipynb", parameters, env=env, cwd=poc)
+    if not (folder / result).is_file():
+        raise InputError(said or f"{notebook}: the notebook evaluates nothing", fix="" if said else "let it call poclab.evaluate once")
+
+
+def execute(notebook: Path, output: Path, parameters: Mapping[str, Any], *, env: Mapping[str, str], cwd: Path) -> str:
+    """Execute a notebook in such a way that Ctrl-C ends its kernel at once; return what it failed by, empty if it did not."""
     with ThreadPoolExecutor(1) as pool:  # Ctrl-C reaches the main thread, and would break the client's event loop there
-        running = pool.submit(kernels.execute, notebook, folder / "executed.ipynb", parameters, env=env, cwd=poc)
+        running = pool.submit(kernels.execute, notebook, output, parameters, env=env, cwd=cwd)
         try:
             running.result()
-        except kernels.NotebookError as failure:  # a rehearsed notebook ends with one
-            said = conceal(failure.message if failure.poclab_error else str(failure))
+        except kernels.NotebookError as failure:
+            return conceal(failure.message if failure.poclab_error else str(failure))
         except BaseException:
             kernels.kill_running([running])
             raise
-    if not (folder / result).is_file():
-        raise InputError(said or f"{notebook}: the notebook evaluates nothing", fix="" if said else "let it call poclab.evaluate once")
+    return ""

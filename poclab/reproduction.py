@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from poclab import comparison, drift, kernels, tracking
+from poclab import comparison, drift, rehearsals, tracking
 from poclab.archive import Archive
 from poclab.cases import lock_path
 from poclab.comparison import Comparison
@@ -288,11 +288,7 @@ def _env(trial: Mapping[str, Any], copy: Path, home: Path, run_id: str, live: bo
 def _execute(recorded: Path, copy: Path, folder: Path, trial: Mapping[str, Any], env: Mapping[str, str]) -> tuple[Report | None, str]:
     """Execute the run's notebook in the copy; return its report, None if there is none, and what went wrong."""
     (folder / "artifacts").mkdir(parents=True)
-    problem = ""
-    try:
-        kernels.execute(_source(recorded, trial), folder / "executed.ipynb", trial["parameters"], env=env, cwd=copy)
-    except kernels.NotebookError as failure:
-        problem = conceal(failure.message if failure.poclab_error else str(failure))
+    problem = rehearsals.execute(_source(recorded, trial), folder / "executed.ipynb", trial["parameters"], env=env, cwd=copy)
     if (folder / "executed.ipynb").exists():
         concealed(folder / "executed.ipynb", folder / "executed.ipynb")
     path = folder / "artifacts" / "report.json"

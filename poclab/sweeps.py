@@ -71,8 +71,8 @@ class Sweep:
     has_baseline: bool
     jobs: int
     nested: bool = True
-    #: What a trial may take, in seconds, and a cell of it; how often one is run again whose kernel died or that took too long; and after how many that
-    #: failed no further one begins.
+    #: What a trial may take, in seconds, and a cell of it; how often one is run again whose kernel died or that took too long; and after
+    #: how many that failed no further one begins.
     timeout_s: float | None = None
     cell_timeout_s: float | None = None
     retries: int = 0
@@ -143,7 +143,7 @@ def load_sweep(source: Path | str | Mapping[str, Any], poc: Path | str | None = 
     notebook = find_notebook(data["notebook"], poc)
     known = kernels.read_parameters(notebook)
     found, included = _points(data, path)
-    space = points.space(data, data.get("fixed") or {}, where=str(path)) if data.get("method") == "tpe" else None
+    space = points.space(data, data.get("fixed") or {}, found, where=str(path)) if data.get("method") == "tpe" else None
     for point in found + (space.edges() if space else []):
         kernels.check_parameters(point, known, where=str(path))
         check_files(point, known, poc, where=str(path))
