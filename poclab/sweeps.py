@@ -21,7 +21,9 @@ from poclab.charter import METRICS
 from poclab.errors import InputError, refuse_unknown
 from poclab.files import canonical, check_json, digest, find_poc, parse_value, read_text, read_yaml, require_poc
 
-KEYS = ("notebook", "metric", "method", "run_cap", "seed", "fixed", "parameters", "zip", "where", "include", "screen", "limits")
+KEYS = ("notebook", "metric", "method", "run_cap", "seed", "fixed", "repeat", "parameters", "zip", "where", "include", "screen", "limits")
+#: The parameter of a notebook that says how often each case is asked.
+REPEATS = "repeats"
 GOALS = ("maximize", "minimize")
 #: The limits of a sweep: default, what else is allowed, and an example.
 LIMITS: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
@@ -80,6 +82,8 @@ class Sweep:
     max_cost_usd: float | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
     screen: Screen | None = None
+    #: Of points that are drawn by chance, or searched for.
+    seed: int | None = None
     #: Where further trials are searched for.
     space: points.Space | None = None
     #: Of a part of a sweep, the trials of the whole.
@@ -142,6 +146,7 @@ def load_sweep(source: Path | str | Mapping[str, Any], poc: Path | str | None = 
         raise InputError(f"{path}: names no notebook", fix="notebook: notebooks/02_evaluate.ipynb")
     notebook = find_notebook(data["notebook"], poc)
     known = kernels.read_parameters(notebook)
+    data = _repeated(data, known, path)
     found, included = _points(data, path)
     space = points.space(data, data.get("fixed") or {}, found, where=str(path)) if data.get("method") == "tpe" else None
     for point in found + (space.edges() if space else []):
@@ -155,7 +160,8 @@ def load_sweep(source: Path | str | Mapping[str, Any], poc: Path | str | None = 
     screen = _screen(data["screen"], trials, known, path) if data.get("screen") is not None else None
     if screen and space:
         raise InputError(f"{path}: screen is for a grid or method: random", fix="a search proposes by results on all cases")
-    return Sweep(name, poc, notebook, metric, maximize, trials, included > 0, **limits, fixed=fixed, space=space, screen=screen)
+    seed = None if data.get("method", "grid") == "grid" else data.get("seed", 0)
+    return Sweep(name, poc, notebook, metric, maximize, trials, included > 0, **limits, fixed=fixed, space=space, screen=screen, seed=seed)
 
 
 def single(poc: Path, notebook: Path, parameters: Mapping[str, Any], *, fixed: Mapping[str, Any] | None = None) -> Sweep:
@@ -238,6 +244,25 @@ def _points(data: Mapping[str, Any], path: Path) -> tuple[list[dict[str, Any]], 
     if not points_of and not include:  # what is proposed is held against something
         include = [{}]
     return [{**fixed, **one} for one in include] + (points_of(data, fixed, where=str(path)) if points_of else []), len(include)
+
+
+def _repeated(data: Mapping[str, Any], known: Mapping[str, kernels.Parameter], path: Path) -> Mapping[str, Any]:
+    """Return a file's data with `repeat` as the parameter of the notebook that it stands for, fixed."""
+    repeat = data.get("repeat")
+    if repeat is None:
+        return data
+    if not _is_count(repeat) or not repeat:
+        raise InputError(f"{path}: repeat is {repeat!r}", fix="repeat: 3, how often each case is asked")
+    if REPEATS not in known:
+        raise InputError(
+            f"{path}: repeat: the notebook has no parameter `{REPEATS}`",
+            fix=f"write `{REPEATS}: int = 1` into its parameters cell, and pass it to poclab.evaluate",
+        )
+    included = data.get("include") or []
+    parts = [data.get("fixed") or {}, data.get("parameters"), *(included if isinstance(included, list) else [])]
+    if any(isinstance(one, dict) and REPEATS in one for one in parts):
+        raise InputError(f"{path}: both `repeat` and the parameter `{REPEATS}` are given, which are the same", fix="give one of them")
+    return {**data, "fixed": {**parts[0], REPEATS: repeat}} if isinstance(parts[0], dict) else data  # the next look refuses it
 
 
 def _trials(found: Sequence[dict[str, Any]], known: Mapping[str, kernels.Parameter], poc: Path) -> tuple[Trial, ...]:

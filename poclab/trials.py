@@ -38,7 +38,7 @@ from poclab.report import RETRIED, Report
 from poclab.requests import BUDGET, MODE, RETRY, SCREEN
 from poclab.results import FAILED, HAS_RESULT, Record, Results
 from poclab.search import Search
-from poclab.sweeps import Sweep, Trial, file_digests, load_sweep
+from poclab.sweeps import REPEATS, Sweep, Trial, file_digests, load_sweep
 from poclab.tables import money, text_table
 from poclab.tracking import queries
 from poclab.zygote import Zygote
@@ -317,6 +317,7 @@ class _Driver:
     def _begin_parent(self) -> None:
         self.journal.begin()
         tags = {"poclab.sweep": self.sweep.name, "poclab.trials": str(self.sweep.planned), "mlflow.runType": "poclab_sweep"}
+        tags |= {"poclab.seed": str(self.sweep.seed)} if self.sweep.seed is not None else {}
         tags |= {"poclab.drift": "; ".join(self.journal.drifted)[:LONGEST_PARAM]} if self.journal.drifted else {}
         self.parent = self._begin(f"{self.sweep.name} of {self.sweep.planned} trials", tags, None)["run_id"]
 
@@ -546,7 +547,7 @@ def _valid_report(folder: Path, trial: Trial, run_id: str, lock_digest: str) -> 
             f"the notebook evaluated other cases than the frozen ones ({report.n} cases, not frozen or of another file)",
             fix="cases.split(split), with cases as TestSet.load returns them",
         )
-    used = {**report.version.flat(), "split": report.split}
+    used = {**report.version.flat(), "split": report.split, REPEATS: report.repeats}
     for name, value in trial.parameters.items():
         if name in used and used[name] != value:
             raise InputError(f"asked for {name} = {value!r}, but the version that was evaluated has {used[name]!r}")

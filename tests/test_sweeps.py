@@ -131,6 +131,16 @@ class TestTrials:
         """`split` is the same everywhere and not shown."""
         assert load(SWEEP).varied == ("retrieval", "prompt")
 
+    def test_ask_each_case_as_often_as_is_repeated(self, load, folder):
+        """`repeat` is the notebook's `repeats` in every trial, the baseline included; a notebook without it is told what to write."""
+        assert _values(load(SWEEP + "repeat: 3\n"), "repeats") == [(3,)] * len(load(SWEEP).trials)
+        assert load(SWEEP + "repeat: 3\n").fixed["repeats"] == 3
+
+        once = notebook_of(('retrieval: str = "bm25"', "parameters"))
+        (folder / "notebooks/once.ipynb").write_text(json.dumps(once))
+        with pytest.raises(InputError, match="no parameter `repeats`\n.*repeats: int = 1"):
+            load(SWEEP.replace("02_evaluate", "once") + "repeat: 3\n")
+
     @given(st.lists(st.sampled_from([100, 200, 400, 800]), min_size=1, max_size=8), st.booleans())
     def test_are_as_many_as_there_are_different_points(self, folder, sizes, included):
         """Whatever is repeated, each point runs once and none is lost."""
@@ -190,6 +200,12 @@ def test_a_wrong_parameter_is_refused_before_a_kernel_starts(load, change, messa
         ("method: random", "run_cap is None\n.*run_cap: 20"),
         ("run_cap: 3", "run_cap is for method: random"),
         ("fixed: [1]", "fixed holds"),
+        ("repeat: 0", "repeat is 0\n.*repeat: 3"),
+        ("repeat: true", "repeat is True"),
+        ("repeat: 2\nfixed: {repeats: 2}", "both `repeat` and the parameter `repeats`"),
+        ("repeat: 2\ninclude: [{repeats: 2}]", "both `repeat` and the parameter `repeats`"),
+        ("repeat: 2\nfixed: [1]", "fixed holds"),
+        ("repeat: 2\ninclude: 1", "include is a list"),
         ("fixed: {chunk_sise: 1}", "unknown parameter 'chunk_sise'"),
         ("include: {chunk_size: 1}", "include is a list"),
         ("include: [{chunk_sise: 1}]", "unknown parameter 'chunk_sise'"),
