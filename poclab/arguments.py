@@ -13,7 +13,7 @@ from typing import Any
 
 from poclab.cases import TestSet
 from poclab.errors import InputError, printable
-from poclab.ledger import LEDGER, Ledger
+from poclab.ledger import Ledger
 from poclab.recording import TRIAL_RUN
 from poclab.requests import BUDGET, MODE, MODES, SCREEN
 from poclab.scores import Scorer, as_scorer
@@ -126,7 +126,7 @@ def open_budget(poc: Path | None, max_cost_usd: float | None) -> str | None:
             "a budget is kept in a POC's ledger, and these cases are of no POC", fix="`poclab new DIR`, and load its cases.jsonl"
         )
     name = f"evaluation {uuid.uuid4().hex[:12]}"
-    Ledger.open(poc / LEDGER).open_budget(name, float(max_cost_usd))
+    Ledger.of(poc).open_budget(name, float(max_cost_usd))
     return name
 
 

@@ -200,6 +200,13 @@ def run(poc: Path | None, pairs: tuple[str, ...], notebook: Path | None, max_cos
 @click.option("--resume", is_flag=True, help="Go on with a sweep that was stopped; refuse when anything that it depends on changed since.")
 @click.option("--allow-drift", is_flag=True, help="Go on all the same; the sweep's run says what changed.")
 @click.option("--cold", is_flag=True, help="Start each kernel anew; else they are forked from one that has done the imports (Linux).")
+@click.option(
+    "--executor",
+    default="local",
+    show_default=True,
+    metavar="local|dask[=ADDRESS]",
+    help="Where kernels run: here, or on the workers of a dask scheduler.",
+)
 def sweep(
     path: Path | None,
     dry_run: bool,
@@ -209,6 +216,7 @@ def sweep(
     resume: bool,
     allow_drift: bool,
     cold: bool,
+    executor: str,
 ) -> None:
     """Run the sweep at PATH and print the trials, the best first.
 
@@ -221,7 +229,9 @@ def sweep(
     if dry_run:
         _say(trials.planned_table(loaded))
         return
-    results = trials.run_sweep(loaded, say=_say, retry_failed=retry_failed, warm=not cold, resume=resume, allow_drift=allow_drift)
+    results = trials.run_sweep(
+        loaded, say=_say, retry_failed=retry_failed, warm=not cold, resume=resume, allow_drift=allow_drift, executor=executor
+    )
     _say(f"\n{results}\n\n{results.notes()}")
     _end(results)
 

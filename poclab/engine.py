@@ -33,8 +33,8 @@ from papermill.iorw import write_ipynb
 from poclab import redaction
 from poclab.zygote import Zygote
 
-#: The clients whose notebooks are being executed by this process.
-_running: set[Any] = set()
+#: The clients whose notebooks are being executed by this process, and where each is kept.
+_running: dict[Any, str | None] = {}
 #: How long, in seconds, a kernel that has done its work has to say which keys it used; and one that went on beyond its time.
 TELLING_S, LATE_TELLING_S = 5, 1
 
@@ -151,7 +151,7 @@ class Engine(NBClientEngine):
         if kernel_zygote:
             manager.provisioner = Provisioner(kernel_zygote, parent=manager)
         loop = ensure_event_loop()
-        _running.add(client)
+        _running[client] = kernel_output
         try:
             return client.execute(env=os.environ.copy() if kernel_env is None else kernel_env, cwd=kernel_cwd)
         except Exception as error:  # papermill keeps what ended, or failed by the error of a cell
@@ -161,7 +161,7 @@ class Engine(NBClientEngine):
                 write_ipynb(nb_man.nb, kernel_output)
             raise
         finally:
-            _running.discard(client)
+            _running.pop(client, None)
             shutil.rmtree(sockets, ignore_errors=True)
             if not loop.is_running():
                 _end(loop)
@@ -170,12 +170,18 @@ class Engine(NBClientEngine):
 def kill_running(work: Collection[Future[Any]]) -> None:
     """Kill the kernels that this process executes notebooks in, with all that they started, until the threads that wait for them end."""
     while any(future.running() for future in work):
-        for client in tuple(_running):
-            process = getattr(getattr(client.km, "provisioner", None), "process", None)
-            if process is not None and process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)  # jupyter_client starts each kernel in a session of its own
+        for output in tuple(_running.values()):
+            kill(output)
         time.sleep(0.1)  # and again: one may just be starting
+
+
+def kill(output: str | None) -> None:
+    """Kill the kernel of the notebook that is kept there, with all that it started, if it has one just now."""
+    for client in [one for one, kept in tuple(_running.items()) if kept == output]:
+        process = getattr(getattr(client.km, "provisioner", None), "process", None)
+        if process is not None and process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # jupyter_client starts each kernel in a session of its own
 
 
 def _log(shown: dict[str, Any]) -> logging.Logger:

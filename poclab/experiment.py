@@ -27,7 +27,7 @@ from poclab.decision import Decision
 from poclab.errors import FrozenError, InputError
 from poclab.evaluation import Plan, Rehearsed, Task, Watch
 from poclab.files import find_poc, require_poc, work_folder, write_bytes
-from poclab.ledger import LEDGER, Ledger
+from poclab.ledger import Ledger
 from poclab.recording import Recording
 from poclab.report import DRILL_FILE, RETRIED, CaseResult, Report
 from poclab.requests import RETRY, ruling
@@ -100,7 +100,7 @@ def evaluate(
     if (retry_failed or os.environ.get(RETRY)) and (earlier := _earlier(plan, required=retry_failed)):
         plan.keep(earlier.results, lambda one: one.outcome in RETRIED)
     if test_set.poc:
-        Ledger.open(test_set.poc / LEDGER)  # an answer that cannot be kept is not asked for
+        Ledger.of(test_set.poc)  # an answer that cannot be kept is not asked for
     recording = Recording.open(plan)
     results: dict[int, CaseResult] = {}
     started, started_at = time.monotonic(), datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -10,6 +10,7 @@ import ast
 import contextlib
 import contextvars
 import functools
+import json
 import re
 import sys
 from collections.abc import Collection, Mapping
@@ -20,7 +21,8 @@ from typing import Any
 
 from poclab import errors
 from poclab.errors import InputError, refuse_unknown
-from poclab.files import check_json, read_json
+from poclab.files import check_json, read_json, read_text, write_atomic
+from poclab.redaction import conceal, conceal_json
 from poclab.zygote import Zygote
 
 #: A line that is IPython's and not Python's.
@@ -48,7 +50,10 @@ class NotebookError(Exception):
 
     def __init__(self, cell: int | None, name: str, message: str, *, outcome: str = "error", traceback: str = "") -> None:
         self.cell, self.name, self.message, self.outcome, self.traceback = cell, name, message, outcome, traceback
-        super().__init__(f"cell {cell}: {name}: {message}" if cell else f"{name}: {message}")
+        super().__init__(cell, name, message)
+
+    def __str__(self) -> str:
+        return f"cell {self.cell}: {self.name}: {self.message}" if self.cell else f"{self.name}: {self.message}"
 
     @property
     def poclab_error(self) -> bool:
@@ -157,6 +162,8 @@ def execute(
 ) -> None:
     """Execute a notebook with parameters in a kernel of its own, and write the executed copy to `output`, whole or not at all.
 
+    Neither the copy nor the error shows a key that the notebook used.
+
     The kernel is forked from the `zygote`, if there is one and it can; else it is started. After `timeout_s`, all cells together, or
     `cell_timeout_s` in one, it is interrupted, and killed.
 
@@ -168,7 +175,7 @@ def execute(
 
     from poclab.engine import TookTooLong
 
-    begun = output.with_name(f".begun-{output.name}")
+    begun = _begun(output)
     try:
         # An empty context: jupyter_core keeps an event loop in a context variable, and each notebook's is closed at its end.
         contextvars.Context().run(
@@ -189,15 +196,38 @@ def execute(
             kernel_zygote=zygote,
         )
     except PapermillExecutionError as error:
-        raise NotebookError(error.cell_index + 1, error.ename, error.evalue, traceback="\n".join(error.traceback)) from None
+        raise NotebookError(
+            error.cell_index + 1, error.ename, conceal(error.evalue), traceback=conceal("\n".join(error.traceback))
+        ) from None
     except TookTooLong as error:
         raise NotebookError(error.cell, "TimeoutError", str(error), outcome="timeout") from None
     except Exception as error:  # nbclient's dead kernel, a missing kernel, a disk that is full: each is a trial that failed
         outcome = "dead_kernel" if "Kernel died" in str(error) else "error"
-        raise NotebookError(getattr(error, "cell", None), type(error).__name__, str(error), outcome=outcome) from None
+        raise NotebookError(getattr(error, "cell", None), type(error).__name__, conceal(str(error)), outcome=outcome) from None
     finally:
         if begun.exists():
-            begun.replace(output)
+            concealed(begun, output)
+            begun.unlink()
+
+
+def concealed(notebook: Path, path: Path) -> Path:
+    """Write a notebook to `path` without the keys in it."""
+    text = read_text(notebook)
+    with contextlib.suppress(ValueError):  # a broken one is kept as it is
+        text = json.dumps(conceal_json(json.loads(text)), ensure_ascii=False, indent=1) + "\n"
+    return write_atomic(path, conceal(text))
+
+
+def _begun(output: Path) -> Path:
+    return output.with_name(f".begun-{output.name}")
+
+
+def kill(output: Path) -> None:
+    """Kill the kernel of the notebook that this process executes for `output`, with all that it started, if it has one just now."""
+    _papermill()
+    from poclab import engine
+
+    engine.kill(str(_begun(output)))
 
 
 def kill_running(work: Collection[Future[Any]]) -> None:

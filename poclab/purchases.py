@@ -17,7 +17,7 @@ from poclab.answers import Arrival
 from poclab.charter import Charter
 from poclab.errors import EndpointError, InputError
 from poclab.files import CHARTER, digest
-from poclab.ledger import LEDGER, Claim, Entry, Ledger, Reservation
+from poclab.ledger import Claim, Entry, Ledger, Reservation
 from poclab.redaction import conceal
 from poclab.requests import Request
 from poclab.rewording import reworded
@@ -64,14 +64,14 @@ class Purchase:
             if asked.budget:
                 raise InputError("a budget is kept in a POC's ledger, and there is no POC here", fix=FIX_POC)
             return False
-        self.ledger = Ledger.open(asked.poc / LEDGER)
+        self.ledger = Ledger.of(asked.poc)
         # Among new requests the claim is the first to look: one statement in place of two.
         looks = asked.mode == "replay" or (asked.mode == "auto" and not self.ledger.expects_new)
         self.entry = self.ledger.find(self.key) if looks else None
         if self.entry is None and asked.mode == "replay":
             asked.context.missed += 1
             raise EndpointError(
-                f"{asked.poc / LEDGER}: no answer to this request to {asked.model!r} is recorded", fix="use mode auto, which asks for it"
+                f"{self.ledger.path}: no answer to this request to {asked.model!r} is recorded", fix="use mode auto, which asks for it"
             )
         self.prices = _own_prices(asked.poc)  # read before anything is paid
         return self.entry is not None

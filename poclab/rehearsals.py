@@ -20,7 +20,6 @@ from poclab.drills import Drill, keep_drill
 from poclab.errors import InputError
 from poclab.files import work_folder
 from poclab.projection import Projection
-from poclab.redaction import conceal
 from poclab.report import DRILL_FILE
 
 
@@ -67,7 +66,7 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any], *, env:
         try:
             running.result()
         except kernels.NotebookError as failure:
-            return conceal(failure.message if failure.poclab_error else str(failure))
+            return failure.message if failure.poclab_error else str(failure)
         except BaseException:
             kernels.kill_running([running])
             raise

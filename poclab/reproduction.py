@@ -37,7 +37,7 @@ from poclab.redaction import CONCEALED, conceal, conceal_json
 from poclab.report import CaseResult, Report
 from poclab.requests import BUDGET, FORCED_MODE, RETRY
 from poclab.tables import cut, html_table, text_table
-from poclab.trials import TRIAL_FILE, concealed
+from poclab.trials import TRIAL_FILE
 
 #: What of a POC's folder stays where it is: the store, what was made of it, and the ledger.
 LEFT = ("mlflow.db*", "mlartifacts", f"{LEDGER}*", "handoff", ".*", "__pycache__")
@@ -289,8 +289,6 @@ def _execute(recorded: Path, copy: Path, folder: Path, trial: Mapping[str, Any],
     """Execute the run's notebook in the copy; return its report, None if there is none, and what went wrong."""
     (folder / "artifacts").mkdir(parents=True)
     problem = rehearsals.execute(_source(recorded, trial), folder / "executed.ipynb", trial["parameters"], env=env, cwd=copy)
-    if (folder / "executed.ipynb").exists():
-        concealed(folder / "executed.ipynb", folder / "executed.ipynb")
     path = folder / "artifacts" / "report.json"
     if not path.is_file():
         return None, problem or "the notebook ended without a report"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 #: The outcomes of a trial that has no result, by its own fault or another's.
-FAILED = ("error", "dead_kernel", "timeout", "invalid", "no_result", "cancelled")
+FAILED = ("error", "dead_kernel", "dead_worker", "timeout", "invalid", "no_result", "cancelled")
 #: Those of one that has, of all cases, or of some when it was only screened.
 HAS_RESULT = ("ok", "screened")
 #: How many lines of a traceback are shown: IPython gives the lines around each place.
@@ -37,7 +37,7 @@ LONGEST_TRACEBACK = 20
 class Record:
     """What became of a trial: `ok`, only `screened`, one of `FAILED`, stopped half way by the `budget`, or `not begun` when the sweep stopped.
 
-    It failed by an `error` in a cell or in every case, a `dead_kernel`, a `timeout`, a report that is `invalid`, `no_result` at all, or was
+    It failed by an `error` in a cell or in every case, a `dead_kernel` or `dead_worker`, a `timeout`, a report that is `invalid`, `no_result` at all, or was
     `cancelled` with the sweep. `traceback` is that of the cell.
     `estimates` holds value, low, high and n by metric.
     A number without an interval has null edges, and no n.

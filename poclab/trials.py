@@ -27,6 +27,7 @@ from poclab.charter import METRICS
 from poclab.drift import code_digests, corpus_digest
 from poclab.errors import InputError, PocError
 from poclab.evaluation import user
+from poclab.executors import LOST, PRELOADED, STORE, Executor, Order, chosen
 from poclab.files import digest, plain, read_json, read_text, work_folder, write_atomic
 from poclab.journal import Journal
 from poclab.ledger import LEDGER, Ledger, Spent
@@ -41,22 +42,16 @@ from poclab.search import Search
 from poclab.sweeps import REPEATS, Sweep, Trial, file_digests, load_sweep
 from poclab.tables import money, text_table
 from poclab.tracking import queries
-from poclab.zygote import Zygote
 
 if TYPE_CHECKING:
     import pandas
 
 #: How often, in seconds, the progress of a sweep is shown anew.
 TICK_S = 1.0
-#: A trial that ended so is run again, `retries` times: another time may go well.
-AGAIN = ("dead_kernel", "timeout")
+#: A trial that ended so is run again, `retries` times, and once at least when its worker died: another time may go well.
+AGAIN = ("dead_kernel", "timeout", LOST)
 #: What a run of a trial holds besides its notebook, so that it can be run again: see `reproduction`.
 TRIAL_FILE = "trial.json"
-#: What a trial of the reference notebook imports by and by.
-PRELOADED = (
-    "ipykernel.ipkernel", "ipykernel.kernelapp", "bm25s", "filelock", "jiter", "openai.resources.chat.completions", "pandas",
-    "poclab.experiment", "poclab.rag", "scipy.stats", "sklearn.decomposition", "sklearn.feature_extraction.text", "Stemmer", "yaml",
-)  # fmt: skip
 
 
 def plan(sweep: Sweep) -> list[tuple[str, Trial]]:
@@ -136,6 +131,7 @@ def run_sweep(
     warm: bool = True,
     resume: bool = False,
     allow_drift: bool = False,
+    executor: Any = "local",
 ) -> Results:
     """Run the trials that have no valid result yet, `sweep.jobs` at a time, and return all results.
 
@@ -143,10 +139,11 @@ def run_sweep(
     A trial of other code, cases, documents or files is another one, and run. With `resume` that is refused, for all that a sweep depends
     on, packages and Python among it; `allow_drift` takes the trials that ended before all the same, and the sweep's run says what changed.
     The kernels are forked from a `warm` process that has done the notebook's imports, where there is more than one to run.
+    They run on this machine, or where `executor` says: `dask`, `dask=ADDRESS` of a scheduler, or a `distributed.Client`.
     `say` is told of each trial as it ends. A trial that fails does not stop the others.
 
     Raises:
-        InputError: nothing can be resumed, or something changed since.
+        InputError: nothing can be resumed, or something changed since; no executor of that name, or it cannot be reached.
         StoreError: the store cannot be used, or the sweep is being run by another process.
     """
     driver = _Driver(sweep, say)
@@ -159,7 +156,7 @@ def run_sweep(
         known = driver.journal.known(planned if driver.journal.drifted else ())
         driver.again = {trial_id for trial_id, record in known.items() if retry_failed and record.retryable}
         run_all = os.environ.get(MODE) == "live"
-        driver.warm = warm
+        driver.warm, driver.where = warm, executor
         planned, more = driver.planned(planned, known)
         with driver:
             out = driver.screened(planned, known, run_all) if sweep.screen else {}
@@ -188,11 +185,13 @@ def sweep(
     jobs: int | None = None,
     retry_failed: bool = False,
     warm: bool = True,
+    executor: Any = "local",
 ) -> pandas.DataFrame:
     """Run a sweep as `poclab sweep` does, tell of each trial as it ends, and return the trials that ended well, the best first.
 
     `source` is a sweep file, the folder of a POC, or a dict with what stands in such a file: then `poc` is the folder, found as for the
-    command line without one. `only` is an expression over parameters; `jobs` trials run side by side.
+    command line without one. `only` is an expression over parameters; `jobs` trials run side by side, and `executor` says where: `local`, `dask`,
+    `dask=ADDRESS`, or a `distributed.Client`.
 
     Raises:
         InputError: something in the sweep, before a kernel starts; or no trial ended well.
@@ -204,7 +203,7 @@ def sweep(
         raise InputError(f"jobs={jobs!r}", fix="jobs=2")
     loaded = load_sweep(source, poc)
     loaded = dataclasses.replace(loaded.only(only) if only else loaded, jobs=jobs or loaded.jobs)
-    results = run_sweep(loaded, say=print, retry_failed=retry_failed, warm=warm)
+    results = run_sweep(loaded, say=print, retry_failed=retry_failed, warm=warm, executor=executor)
     failures = results.failures() if results.errors else ""
     if not results.ranked():
         raise InputError("\n".join(filter(None, (failures, results.stopped))) or "no trial ended well")
@@ -238,9 +237,13 @@ class _Driver:
         self.counts = sweep.max_cost_usd is not None or sweep.stop_after_failures is not None
         self.code = code_digests(sweep.poc)
         self.budget: str | None = None
-        self.zygote: Zygote | None = None
-        #: Whether kernels are to be forked, and whether the sweep's run was begun.
-        self.warm, self.begun = True, False
+        #: Whether kernels are to be forked, and where they are to run.
+        self.warm, self.where = True, "local"
+        #: That, once the sweep's run was begun, and the imports that they are forked with.
+        self.executor: Executor | None = None
+        self.imports: tuple[str, ...] = ()
+        #: Held by the one trial that waits until no other runs.
+        self.turn = threading.Lock()
         #: The trials that were run, and on how many cases they are screened just now.
         self.ran: set[str] = set()
         self.screening = 0
@@ -267,8 +270,8 @@ class _Driver:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.zygote:
-            self.zygote.close()
+        if self.executor:
+            self.executor.close()
 
     def screened(self, planned: Sequence[tuple[str, Trial]], known: dict[str, Record], run_all: bool) -> dict[str, Record]:
         """Score all trials on a few cases first; return those that do not go on to all of them, by their ids.
@@ -307,9 +310,9 @@ class _Driver:
 
     def _begin_sweep(self, count: int) -> None:
         """Before the first trial: the process with the imports, which takes its time beside the rest, the sweep's run, its budget."""
-        self.begun = True
         if self.warm and count > 1 and sys.platform == "linux":
-            self.zygote = Zygote([*PRELOADED, *kernels.imported(self.sweep.notebook)], self._env())
+            self.imports = (*PRELOADED, *kernels.imported(self.sweep.notebook))
+        self.executor = chosen(self.where, self.sweep.poc, self.sweep.jobs, imports=self.imports, env=self._env(), say=self.say)
         if self.sweep.nested:
             self._begin_parent()
         self.open_budget()
@@ -330,7 +333,7 @@ class _Driver:
         done: dict[str, Record] = {}
         if not count:
             return done
-        if not self.begun:
+        if not self.executor:
             self._begin_sweep(count)
         self.progress = Progress(self.sweep, count, self.say)
         with self.progress, ThreadPoolExecutor(2 * self.sweep.jobs) as pool:
@@ -371,33 +374,38 @@ class _Driver:
         """Begin no further trial, kill the kernels of those that run, and wait until their runs are closed."""
         self.stopped = True
         pool.shutdown(wait=False, cancel_futures=True)
-        if self.zygote:
-            self.zygote.close()
-        kernels.kill_running(waiting)
+        self.executor.stop(waiting)
         if self.parent:
             with contextlib.suppress(PocError):  # what stopped the sweep is the error to show
                 tracking.recorder().send("end", uri=self.uri, run_id=self.parent, status="KILLED").result()
 
     def _trial(self, trial_id: str, trial: Trial) -> Record:
-        for attempt in range(1, self.sweep.retries + 2):
+        attempt = 1
+        record = self._attempt(trial_id, trial, attempt)
+        while record.outcome in AGAIN and attempt <= max(self.sweep.retries, record.outcome == LOST) and not self.stopped:
+            attempt += 1
             record = self._attempt(trial_id, trial, attempt)
-            if record.outcome not in AGAIN or self.stopped:
-                break
+        if record.outcome == "budget" and self.executor.shares and not self.stopped:  # its share was used up: with all that is left
+            record = self._attempt(trial_id, trial, attempt + 1, alone=True)
         self.ended.append(record.outcome)
         return record
 
-    def _attempt(self, trial_id: str, trial: Trial, attempt: int) -> Record:
+    def _attempt(self, trial_id: str, trial: Trial, attempt: int, *, alone: bool = False) -> Record:
         with contextlib.ExitStack() as place:
-            place.enter_context(self.places)
+            with self.turn if alone else contextlib.nullcontext():  # two that wait for all places would wait for each other
+                for _ in range(self.sweep.jobs if alone else 1):
+                    place.enter_context(self.places)
             if self._enough():
                 return Record(trial_id, trial.name, dict(trial.parameters), "not begun")
             place.enter_context(self.progress.running())
-            folder, begun, failure = self._executed(trial_id, trial, attempt)
+            folder, begun, failure = self._executed(trial_id, trial, attempt, alone)
             if not self.counts:  # the next kernel starts while this one's traces are written
                 place.close()
             return self._settle(trial_id, trial, folder, begun, failure)
 
-    def _executed(self, trial_id: str, trial: Trial, attempt: int) -> tuple[Path, Mapping[str, str], kernels.NotebookError | None]:
+    def _executed(
+        self, trial_id: str, trial: Trial, attempt: int, alone: bool
+    ) -> tuple[Path, Mapping[str, str], kernels.NotebookError | None]:
         """Execute the notebook of a trial; return its folder, its run, and the failure if it came to no end."""
         folder = self.folder / trial_id
         shutil.rmtree(folder, ignore_errors=True)
@@ -411,32 +419,27 @@ class _Driver:
         tags |= {"poclab.attempt": str(attempt)} if attempt > 1 else {}
         tags |= {"poclab.screen": str(self.screening)} if self.screening else {}
         begun = self._begin(conceal(trial.name), tags, folder)
-        failure = None
-        try:
-            kernels.execute(
-                self.sweep.notebook,
-                folder / "executed.ipynb",
-                trial.parameters,
-                env={**self._env(), **self._own(folder, begun)},
-                cwd=self.sweep.poc,
-                timeout_s=self.sweep.timeout_s,
-                cell_timeout_s=self.sweep.cell_timeout_s,
-                zygote=self.zygote,
-            )
-        except kernels.NotebookError as error:
-            failure = error
-        if (folder / "executed.ipynb").exists():
-            concealed(folder / "executed.ipynb", folder / "executed.ipynb")
-        return folder, begun, failure
+        order = Order(
+            self.sweep.notebook,
+            folder,
+            trial.parameters,
+            env={**self._env(), **self._own(folder, begun)},
+            cwd=self.sweep.poc,
+            timeout_s=self.sweep.timeout_s,
+            cell_timeout_s=self.sweep.cell_timeout_s,
+            imports=self.imports,
+        )
+        return folder, begun, self.executor.execute(order, alone=alone)
 
     def _env(self) -> dict[str, str]:
-        """Return the environment that is the same for all trials."""
+        """Return what the environment of all trials has besides that of the machine."""
         # pydevd greets the user of a kernel; nobody reads it in a headless one.
-        common = {"MLFLOW_TRACKING_URI": self.uri, "POCLAB_POC": str(self.sweep.poc), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-        return {**os.environ, **common, **({BUDGET: self.budget} if self.budget else {})}
+        common = {STORE: self.uri, "POCLAB_POC": str(self.sweep.poc), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+        common |= {MODE: os.environ[MODE]} if MODE in os.environ else {}
+        return {**common, **({BUDGET: self.budget} if self.budget else {})}
 
     def _own(self, folder: Path, begun: Mapping[str, str]) -> dict[str, str]:
-        """Return what the environment of one trial has besides."""
+        """Return what that of one trial has besides."""
         own = {"MLFLOW_RUN_ID": begun["run_id"], TRIAL_RUN: begun["run_id"], TRIAL_FOLDER: str(folder)}
         own |= {SCREEN: str(self.screening)} if self.screening else {}
         return {**own, RETRY: "1"} if folder.name in self.again else own
@@ -444,17 +447,14 @@ class _Driver:
     def _settle(self, trial_id: str, trial: Trial, folder: Path, begun: Mapping[str, str], failure: kernels.NotebookError | None) -> Record:
         recorder, run_id = tracking.recorder(), begun["run_id"]
         common = {"trial_id": trial_id, "name": trial.name, "parameters": dict(trial.parameters), **begun}
-        source = concealed(self.sweep.notebook, folder / "source" / self.sweep.notebook.name)
+        source = kernels.concealed(self.sweep.notebook, folder / "source" / self.sweep.notebook.name)
         files = {str(source): "notebook/source", str(self._needs(trial, folder)): ""}
         files |= {str(path): "notebook" for path in (folder / "executed.ipynb",) if path.exists()}
         try:
             recorder.send("artifacts", uri=self.uri, run_id=run_id, files=files).result()
             if failure:
-                raise _Failed(
-                    conceal(failure.message if failure.poclab_error else f"{failure} (see {folder / 'executed.ipynb'})"),
-                    failure.outcome,
-                    conceal(failure.traceback),
-                )
+                told = failure.message if failure.poclab_error else f"{failure} (see {folder / 'executed.ipynb'})"
+                raise _Failed(told, failure.outcome, failure.traceback)
             self._refuse_edited()
             report = _valid_report(folder, trial, run_id, self.lock_digest)
             if report.stopped:
@@ -516,14 +516,6 @@ class _Driver:
             recorder.send("annotate", uri=self.uri, run_id=self.parent, tags={"mlflow.note.content": f"```\n{results}\n```"}).result()
         finally:
             recorder.send("end", uri=self.uri, run_id=self.parent, status="FAILED" if results.errors else "FINISHED").result()
-
-
-def concealed(notebook: Path, path: Path) -> Path:
-    """Write a notebook to `path` without the keys in it."""
-    text = read_text(notebook)
-    with contextlib.suppress(ValueError):  # a broken one is kept as it is
-        text = json.dumps(conceal_json(json.loads(text)), ensure_ascii=False, indent=1) + "\n"
-    return write_atomic(path, conceal(text))
 
 
 def report_of(sweep: Sweep, record: Record) -> Report:

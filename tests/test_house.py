@@ -50,6 +50,7 @@ FLOORS = [
         "points",
         "sweeps",
         "drift",
+        "executors",
         "results",
         "search",
         "journal",
@@ -81,6 +82,7 @@ OWNERS = {
     "optuna": {"search"},
     "click": {"cli"},
     "tqdm": {"arguments"},
+    "distributed": {"executors"},
     "filelock": {"tracking", "rag", "journal"},
     "numpy": {"stats", "rag"},
 }
@@ -144,10 +146,10 @@ def test_a_heavy_package_has_one_owner():
 
 
 def test_threads_are_started_in_few_places():
-    """Who looks for a thread finds it in the runner, the trials, the rehearsals or the tracking."""
+    """Who looks for a thread finds it in the runner, the executors, the trials, the rehearsals or the tracking."""
     users = {room(path) for path in sources() if re.search(r"threading\.Thread\(|ThreadPoolExecutor\(", path.read_text(encoding="utf-8"))}
 
-    assert users <= {"runner", "trials", "rehearsals", "tracking"}
+    assert users <= {"runner", "executors", "trials", "rehearsals", "tracking"}
 
 
 @pytest.mark.parametrize("statement", ["import poclab", "import poclab.cli", "from poclab import models, rag, scores, evaluate"])

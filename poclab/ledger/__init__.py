@@ -9,7 +9,7 @@ which one thread syncs an answer and another reads it already: it may be asked a
 
 from __future__ import annotations
 
-from poclab.ledger.book import LEDGER, Claim, Ledger
+from poclab.ledger.book import HOST_LEDGER, LEDGER, Claim, Ledger
 from poclab.ledger.budgets import BudgetError, Reservation, Spent
 from poclab.ledger.entries import Entry
 from poclab.ledger.listing import Sums, budgets_table, entries, overview, summary, summary_table
@@ -17,6 +17,7 @@ from poclab.ledger.portable import export, export_file, import_, import_file, tr
 from poclab.ledger.recovery import recover
 
 __all__ = [
+    "HOST_LEDGER",
     "LEDGER",
     "BudgetError",
     "Claim",

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import sqlite3
 
 LEDGER = "ledger.db"
+#: Set where a host has a ledger of its own: the file that this process records to, in place of the POC's.
+HOST_LEDGER = "POCLAB_LEDGER"
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM entries"
 # The generation is the last column; where none is given, it is the next one of the key.
 _INSERT = (
@@ -74,6 +76,11 @@ class Ledger:
         return ledger
 
     @classmethod
+    def of(cls, poc: Path) -> Ledger:
+        """Open the ledger that model calls in a POC are recorded to."""
+        return cls.open(os.environ.get(HOST_LEDGER) or poc / LEDGER)
+
+    @classmethod
     def open_existing(cls, path: Path | str) -> Ledger:
         """Open the ledger at `path`, and make none.
 
@@ -83,6 +90,11 @@ class Ledger:
         if not os.path.exists(path):
             raise InputError(f"{path}: there is no ledger", fix="name a POC's folder in which a model was asked")
         return cls.open(path)
+
+    def close(self) -> None:
+        """Close the file; `open` opens it again."""
+        _ledgers.pop(str(self.path), None)
+        self.store.close()
 
     def find(self, key: str, generation: int | None = None) -> Entry | None:
         """Return the oldest answer to a key, or that of one generation."""
@@ -212,6 +224,18 @@ class Ledger:
         """Count a reservation as spent in full: its call may be billed, and there was no answer."""
         with self.store.writing(durable=False) as connection:
             budgets.settle(connection, reservation, None)
+
+    def settle(self, number: str, usd: float) -> None:
+        """End the reservation of that number, if it is open, at what was spent of it."""
+        with self.store.writing(durable=True) as connection:
+            found = connection.execute("SELECT budget FROM reservations WHERE number = ?", [number]).fetchone()
+            if found:
+                budgets.settle(connection, Reservation(number, found[0]), usd)
+
+    def standing(self) -> dict[str, Spent]:
+        """Return how each budget stands, by name."""
+        with self.store.reading() as connection:
+            return budgets.standing(connection)
 
     def spent(self, budget: str) -> Spent:
         """Return how a budget stands.

@@ -39,13 +39,13 @@ def _began(process: int) -> str:
         # The name of the program, in brackets, may hold spaces and brackets.
         stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
         state, *rest = stat.rpartition(")")[2].split()
-        return "" if state in "ZX" else f"{rest[18]} {_boot()}"
+        return "" if state in "ZX" else f"{rest[18]} {boot()}"
     except (OSError, IndexError):
         return ""
 
 
 @functools.cache
-def _boot() -> str:
+def boot() -> str:
     """Return which start of the machine this is: after the next one, the same number may begin at the same tick."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8]
