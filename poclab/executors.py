@@ -272,11 +272,14 @@ class _Done:
 
 def _on_worker(order: Order, here: _Here, folder: Path | None, share: tuple[str, float] | None) -> _Done:
     """Execute an order on this worker. Where there is a `folder` of hosts' ledgers, answers go to this host's, paid from the share."""
-    from distributed import get_worker
-
     try:
         _refuse_other(order, here)
         (order.folder / "worker").touch(exist_ok=False)
+    except FileExistsError:  # dask itself gave it to another worker, after one had begun with it and died
+        return _Done(NotebookError(None, "WorkerDied", "the worker that had it died", outcome=LOST))
+    except PocError as error:
+        return _refused(error, used_usd=0.0)
+    try:
         if not folder:
             return _Done(_executed(order, here))
         with hosts.opened(folder) as ledger:
@@ -288,11 +291,15 @@ def _on_worker(order: Order, here: _Here, folder: Path | None, share: tuple[str,
             return _Done(failure)
         with hosts.opened(folder) as ledger:
             return _Done(failure, ledger.spent(share[0]).used_usd)
-    except FileExistsError:  # dask itself gave it to another worker, after one had begun with it and died
-        return _Done(NotebookError(None, "WorkerDied", "the worker that had it died", outcome=LOST))
     except PocError as error:
-        told = f"worker {get_worker().address}: {error.message}"
-        return _Done(NotebookError(None, type(error).__name__, str(InputError(told, fix=error.fix)), outcome="invalid"))
+        return _refused(error)
+
+
+def _refused(error: PocError, used_usd: float | None = None) -> _Done:
+    from distributed import get_worker
+
+    told = InputError(f"worker {get_worker().address}: {error.message}", fix=error.fix)
+    return _Done(NotebookError(None, type(told).__name__, str(told), outcome="invalid"), used_usd)
 
 
 def _refuse_other(order: Order, here: _Here) -> None:
