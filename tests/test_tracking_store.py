@@ -198,6 +198,15 @@ def test_a_run_that_cannot_begin_is_not_left_running(client, recorded, tmp_path)
     assert found.info.status == "FAILED"
 
 
+def test_an_experiment_that_another_machine_made_meanwhile_is_taken(client, recorded, monkeypatch):
+    """Two that begin on one server at the same time both find none, and the second is told that it is there."""
+    made = client.create_experiment("both")
+    found = iter([None, client.get_experiment_by_name("both")])
+    monkeypatch.setattr(type(client), "get_experiment_by_name", lambda self, name: next(found))
+
+    assert store._experiment(client, tracking_uri(recorded[0]), "both", None) == made
+
+
 def test_a_deleted_experiment_is_refused_with_the_way_back(make_poc, recorded, client, monkeypatch, tmp_path):
     """MLflow would refuse it later with a stack trace."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri(recorded[0]))

@@ -58,10 +58,7 @@ def connect(uri: str) -> Any:
 
 @contextlib.contextmanager
 def _alone(uri: str) -> Iterator[None]:
-    # Several processes that meet a fresh sqlite store crash each other's migrations.
-    if not uri.startswith(SQLITE):
-        yield
-        return
+    # Several processes that meet a fresh sqlite store crash each other's migrations; on any store they would make the same things twice.
     from filelock import FileLock
 
     with FileLock(Path(tempfile.gettempdir(), f"poclab-{digest(uri)[:16]}.lock")):
@@ -122,10 +119,17 @@ def log_files(uri: str, run_id: str, files: Mapping[str, str]) -> None:
 
 
 def _experiment(client: Any, uri: str, name: str, artifact_location: str | None) -> str:
+    from mlflow.exceptions import MlflowException
+
     with _alone(uri):
         found = client.get_experiment_by_name(name)
         if found is None:
-            return client.create_experiment(name, artifact_location=artifact_location, tags=EXPERIMENT_TAGS)
+            try:
+                return client.create_experiment(name, artifact_location=artifact_location, tags=EXPERIMENT_TAGS)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            found = client.get_experiment_by_name(name)  # another machine was first
     if found.lifecycle_stage != "active":
         raise StoreError(
             f"{shown(uri)}: the experiment {name!r} was deleted", fix=f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
