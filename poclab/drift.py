@@ -19,8 +19,8 @@ from poclab.files import WORK, digest, read_json, read_text, write_atomic
 from poclab.redaction import conceal_json
 from poclab.tracking.surroundings import packages
 
-#: How many packages are named.
-PACKAGES_SHOWN = 5
+#: How many packages are named, or files of which the same is to be said.
+SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -80,17 +80,20 @@ class State:
             if self.packages.get(name) != now.packages.get(name)
         ]
         if moved:
-            yield f"{len(moved)} package(s): {', '.join(moved[:PACKAGES_SHOWN])}{' ...' if len(moved) > PACKAGES_SHOWN else ''}"
+            yield f"{len(moved)} package(s): {', '.join(moved[:SHOWN])}{' ...' if len(moved) > SHOWN else ''}"
 
 
 def _changed(then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
-    for name in sorted(then.keys() | now):
-        if name not in then:
-            yield f"{name} is new"
-        elif name not in now:
-            yield f"{name} is gone"
-        elif then[name] != now[name]:
-            yield f"{name} was edited"
+    edited = [name for name in then.keys() & now if then[name] != now[name]]
+    for names, one, many in (
+        (edited, "was edited", "were edited"),
+        (then.keys() - now, "is gone", "are gone"),
+        (now.keys() - then, "is new", "are new"),
+    ):
+        if len(names) <= SHOWN:
+            yield from (f"{name} {one}" for name in sorted(names))
+        else:
+            yield f"{len(names)} files {many}: {', '.join(sorted(names)[:SHOWN])} ..."
 
 
 def environment() -> tuple[str, Mapping[str, str]]:

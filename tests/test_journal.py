@@ -1,5 +1,6 @@
 """A sweep goes on from its records, and only from those that are of what it is now; a notebook runs one, too."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -9,6 +10,7 @@ import pytest
 
 from conftest import PROMPTS, copy_poc, notebook_of
 from poclab import Report, kernels, trials
+from poclab.drift import State
 from poclab.errors import InputError, StoreError
 from poclab.journal import Journal
 from poclab.results import Record
@@ -92,3 +94,16 @@ def test_a_notebook_runs_a_sweep_and_gets_its_table(make_poc, tmp_path):
     outputs = [out for cell in json.loads((tmp_path / "out.ipynb").read_text())["cells"] for out in cell["outputs"]]
     said = "".join("".join(out.get("text", "")) for out in outputs)
     assert "[1/2] " in said and "[2/2] " in said and "Intervals are 95%" in said
+
+
+def test_many_files_that_changed_are_counted_and_some_named():
+    """Another version of poclab has dozens: who reads it wants one line."""
+    then = State(code={f"poclab/{name}.py": "1" for name in "abcdefgh"}, notebook="", corpus=None, python="3", packages={})
+    now = dataclasses.replace(then, code={f"poclab/{name}.py": "2" for name in "abcdef"} | {"poclab/x.py": "1"})
+
+    assert list(then.changes(now)) == [
+        "6 files were edited: poclab/a.py, poclab/b.py, poclab/c.py, poclab/d.py, poclab/e.py ...",
+        "poclab/g.py is gone",
+        "poclab/h.py is gone",
+        "poclab/x.py is new",
+    ]
