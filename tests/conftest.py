@@ -112,10 +112,10 @@ def _no_settings_of_the_machine():
 
 
 @pytest.fixture(scope="session")
-def make_poc():
-    """Return a function that makes a frozen POC: 8 dev cases (6 to answer, 2 to abstain from) and 3 test cases."""
+def make_poc(make_store):
+    """Return a function that makes a frozen POC: 8 dev cases (6 to answer, 2 to abstain from) and 3 test cases, and no store or an empty one."""
 
-    def make(folder: Path, sweep: str = SWEEP) -> Path:
+    def make(folder: Path, sweep: str = SWEEP, *, store: bool = False) -> Path:
         for name, text in DOCUMENTS.items():
             _write(folder / "docs" / name, text)
         for name, text in PROMPTS.items():
@@ -127,7 +127,32 @@ def make_poc():
         shutil.copytree(NOTEBOOKS, folder / "notebooks", ignore=shutil.ignore_patterns(".*"))
         corpus = rag.load_corpus(folder)
         freezing.freeze(folder / "cases.jsonl", find=corpus.find, corpus_digest=corpus.digest)
+        if store:
+            make_store(folder)
         return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_store(tmp_path_factory):
+    """Return a function that gives a POC the empty store that MLflow would make at its first run.
+
+    That takes MLflow a second of migrations. It is done once, by the first worker; whoever does not test it takes a copy.
+    """
+    from filelock import FileLock
+
+    from poclab.tracking import store
+
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def make(poc: Path) -> None:
+        with FileLock(shared / "store.lock"):
+            if not (shared / "store.db").exists():
+                store.connect(f"sqlite:///{base / 'store.db.new'}")
+                (base / "store.db.new").rename(shared / "store.db")
+        shutil.copyfile(shared / "store.db", poc / "mlflow.db")
 
     return make
 

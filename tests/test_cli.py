@@ -583,7 +583,7 @@ def test_an_evaluation_through_a_server_leaves_the_same_as_into_a_database(ui, s
 
 def test_what_the_endpoint_failed_is_asked_again_by_the_command(make_poc, tmp_path, run_poclab):
     """A run that the endpoint half failed says so, is not run again as it is, and mends with --retry-failed alone, at no more than that."""
-    poc = make_poc(tmp_path / "animals")
+    poc = make_poc(tmp_path / "animals", store=True)
     asked, answer = [], {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [
         {"index": 0, "message": {"role": "assistant", "content": "fine"}, "finish_reason": "stop"}]}  # fmt: skip
 

@@ -30,10 +30,11 @@ def endpoint(served):
 
 
 @pytest.fixture
-def cases(tmp_path):
+def cases(make_store, tmp_path):
     """Sixty frozen cases, of which the endpoint knows the answer of each."""
     folder = tmp_path / "echo"
     folder.mkdir()
+    make_store(folder)
     (folder / "charter.yaml").write_text(CHARTER + PRICES)
     lines = (
         {"id": f"q{i:02}", "inputs": {"question": f"case {i:02}: ANSWER:{{a{i}}}"}, "expected": {"answers": [f"a{i}"]}, "split": "dev"}
@@ -422,6 +423,7 @@ def test_a_case_that_was_kept_is_traced_to_where_it_was_asked(endpoint, cases):
 
 def test_without_anything_to_retry_it_says_so(endpoint, cases):
     """Neither a version that never ran nor a run that the endpoint did not fail."""
+    (cases.poc / "mlflow.db").unlink()
     with pytest.raises(InputError, match="has no run on these cases to retry"):
         evaluate(endpoint, cases, retry_failed=True)
     evaluate(endpoint, cases)

@@ -21,8 +21,9 @@ from poclab.transport import adapter
 
 
 @pytest.fixture
-def cases(tmp_path, monkeypatch):
+def cases(tmp_path, monkeypatch, make_store):
     monkeypatch.setenv("POCLAB_POC", str(tmp_path))
+    make_store(tmp_path)
     return plain_cases(tmp_path, 12)
 
 
@@ -349,8 +350,9 @@ def test_whatever_a_system_sets_on_a_step_loses_no_trace(cases, change):
 
 
 @pytest.mark.parametrize("name", ["0123456789abcdef0123456789abcdef", "tr-0123456789abcdef0123456789abcdef", "it's one"])
-def test_a_case_is_traced_by_whatever_name_it_has(tmp_path, name):
+def test_a_case_is_traced_by_whatever_name_it_has(make_store, tmp_path, name):
     """One that looks like a request's id, or holds a quote."""
+    make_store(tmp_path)
     (tmp_path / "charter.yaml").write_text(CHARTER)
     (tmp_path / "cases.jsonl").write_text(json.dumps({"id": name, "inputs": {"question": "?"}, "expected": {"answers": ["a"]}}) + "\n")
     freezing.freeze(tmp_path / "cases.jsonl")

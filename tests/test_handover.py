@@ -193,7 +193,7 @@ def hostile(make_poc, tmp_path_factory):
     """A POC in which everything that a person or a model can write is hostile, and its handoff. Its cost is not known."""
     from poclab.system import Call, current_case
 
-    poc = make_poc(tmp_path_factory.mktemp("hostile") / "<b>an|imals")
+    poc = make_poc(tmp_path_factory.mktemp("hostile") / "<b>an|imals", store=True)
     charter = {
         **dict.fromkeys(("decision", "uncertainty", "owner", "sponsor", "production_shape"), HOSTILE),
         "signed": {"by": HOSTILE, "on": "2026-11-23", "where": HOSTILE},

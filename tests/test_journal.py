@@ -79,7 +79,7 @@ NOTED = (
 
 def test_a_notebook_runs_a_sweep_and_gets_its_table(make_poc, tmp_path):
     """From a dict, in a kernel, with what is told of each trial; what is hostile in a parameter arrives as it is."""
-    poc = make_poc(tmp_path / "animals")
+    poc = make_poc(tmp_path / "animals", store=True)
     (poc / "notebooks/noted.ipynb").write_text(json.dumps(notebook_of(*NOTED)))
     hostile = "%%bash\nrm -rf / 'quotes\" \\\\ {braces} {{x}} \N{OWL}\r\n" + "x" * 200_000
     given = {"notebook": "notebooks/noted.ipynb", "parameters": {"note": {"values": ["", hostile]}}}

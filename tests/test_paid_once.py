@@ -43,17 +43,23 @@ SETTINGS = {"latency_s": 0.0, "random": False, "wrong": 0.1, "key": "", "faults"
 QUESTIONS = [f"case {number}: ANSWER:{{a{number}}}" for number in range(CASES)]
 
 
-def frozen(folder, questions=QUESTIONS):
-    """Make a POC whose cases are these questions; a question may come again, since each case has its number too."""
-    folder.mkdir(parents=True)
-    (folder / "charter.yaml").write_text(CHARTER)
-    lines = (
-        {"id": f"q{n:02}", "inputs": {"question": text, "number": n}, "expected": {"answers": [f"a{n}"]}, "split": "dev"}
-        for n, text in enumerate(questions)
-    )
-    (folder / "cases.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    freezing.freeze(folder / "cases.jsonl")
-    return folder
+@pytest.fixture(scope="module")
+def frozen(make_store):
+    """Return a function that makes a POC whose cases are these questions; one may come again, since each case has its number too."""
+
+    def make(folder, questions=QUESTIONS):
+        folder.mkdir(parents=True)
+        (folder / "charter.yaml").write_text(CHARTER)
+        lines = (
+            {"id": f"q{n:02}", "inputs": {"question": text, "number": n}, "expected": {"answers": [f"a{n}"]}, "split": "dev"}
+            for n, text in enumerate(questions)
+        )
+        (folder / "cases.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        freezing.freeze(folder / "cases.jsonl")
+        make_store(folder)
+        return folder
+
+    return make
 
 
 def evaluated(system, poc, **more):
@@ -120,7 +126,7 @@ def endpoint(served):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(served, tmp_path_factory):
+def undisturbed(frozen, served, tmp_path_factory):
     """The report of a run without kills and faults."""
     served.configure(**SETTINGS)
     poc = frozen(tmp_path_factory.mktemp("undisturbed") / "echo")
@@ -132,7 +138,7 @@ def undisturbed(served, tmp_path_factory):
 # --- kill -9, and two processes
 
 
-def test_a_killed_evaluation_goes_on_and_pays_nothing_twice(undisturbed, endpoint, tmp_path):
+def test_a_killed_evaluation_goes_on_and_pays_nothing_twice(undisturbed, endpoint, frozen, tmp_path):
     """What was answered is never asked again, at most what was under way is, and the report is that of a run that nobody killed."""
     endpoint.configure(latency_s=0.2)
     poc, in_flight = frozen(tmp_path / "echo"), Counter()
@@ -154,7 +160,7 @@ def test_a_killed_evaluation_goes_on_and_pays_nothing_twice(undisturbed, endpoin
     assert found["digest"] == undisturbed.content_digest()
 
 
-def test_two_processes_on_one_ledger_share_every_call(undisturbed, endpoint, tmp_path):
+def test_two_processes_on_one_ledger_share_every_call(undisturbed, endpoint, frozen, tmp_path):
     """They evaluate the same at the same time: both ask, no request is billed twice, and both reports are the same."""
     endpoint.configure(latency_s=0.1)
     poc = frozen(tmp_path / "echo")
@@ -168,7 +174,7 @@ def test_two_processes_on_one_ledger_share_every_call(undisturbed, endpoint, tmp
 # --- which answers are one
 
 
-def test_the_same_prompt_is_another_answer_in_each_place(endpoint, tmp_path):
+def test_the_same_prompt_is_another_answer_in_each_place(endpoint, frozen, tmp_path):
     """Twice within a case and in each of four cases: eight answers, no two of them alike, live and replayed."""
     endpoint.configure(random=True)
     poc = frozen(tmp_path / "same", ["the same prompt"] * 4)
@@ -184,7 +190,7 @@ def test_the_same_prompt_is_another_answer_in_each_place(endpoint, tmp_path):
     assert replayed.content_digest() == live.content_digest()
 
 
-def test_a_stream_is_replayed_as_one_and_a_cut_one_is_asked_again(endpoint, tmp_path):
+def test_a_stream_is_replayed_as_one_and_a_cut_one_is_asked_again(endpoint, frozen, tmp_path):
     """A replay brings every piece that came; of what was cut nothing is kept, so the next run asks for that alone."""
     endpoint.configure(random=True, faults=[{"kind": "half_stream", "match": "case 2:"}])
     poc = frozen(tmp_path / "streams", QUESTIONS[:4])
@@ -208,7 +214,7 @@ def test_a_stream_is_replayed_as_one_and_a_cut_one_is_asked_again(endpoint, tmp_
 # --- an endpoint that fails
 
 
-def test_faults_change_no_verdict(undisturbed, endpoint, tmp_path):
+def test_faults_change_no_verdict(undisturbed, endpoint, frozen, tmp_path):
     """429, 500, cut bodies and resets cost time: the report is that of an endpoint without faults, and only what was cut is paid again."""
     endpoint.configure(faults=FAULTS)
     poc = frozen(tmp_path / "echo")
@@ -221,7 +227,7 @@ def test_faults_change_no_verdict(undisturbed, endpoint, tmp_path):
     assert counts["requests"] == CASES + sum(counts["faults"].values())
 
 
-def test_a_refused_key_stops_the_run_at_once(endpoint, tmp_path):
+def test_a_refused_key_stops_the_run_at_once(endpoint, frozen, tmp_path):
     """After five cases, and those that were under way by then; the error says what to do, and does not repeat the key as the endpoint did."""
     endpoint.configure(key="sk-the-right-one")
     poc = frozen(tmp_path / "echo")

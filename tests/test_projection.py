@@ -12,7 +12,8 @@ from poclab.tables import money
 
 
 @pytest.fixture
-def cases(tmp_path):
+def cases(make_store, tmp_path):
+    make_store(tmp_path)
     return plain_cases(tmp_path, 40)
 
 

@@ -35,7 +35,7 @@ CELLS = (
 KEY = "sk-reproduced-0123456789"
 
 
-def make(folder, url):
+def make(make_store, folder):
     for name in ("notebooks", "prompts"):
         (folder / name).mkdir(parents=True)
     (folder / "charter.yaml").write_text(CHARTER + PRICES)
@@ -48,6 +48,7 @@ def make(folder, url):
     more = {"id": "q9", "inputs": {"question": "case 9"}, "expected": {"answers": ["a"]}, "split": "test"}
     (folder / "cases.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*lines, more]))
     freezing.freeze(folder / "cases.jsonl")
+    make_store(folder)
     return folder
 
 
@@ -58,12 +59,12 @@ def run(poc, prompt):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(make_store, tmp_path_factory):
     """A POC whose model never answers the same twice; a sweep of it, and a run that asked one version once more."""
     with Endpoint(random=True) as endpoint, pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENAI_BASE_URL", endpoint.url)
         patch.setenv("OPENAI_API_KEY", KEY)
-        poc = make(tmp_path_factory.mktemp("made") / "mine", endpoint.url)
+        poc = make(make_store, tmp_path_factory.mktemp("made") / "mine")
         trials.run_sweep(load_sweep(poc))
         patch.setenv("POCLAB_MODE", "live")
         run(poc, "b")
@@ -170,12 +171,12 @@ def test_live_it_is_asked_again_compared_and_what_was_paid_is_kept(made, copied,
     made.asked += 8
 
 
-def test_a_mode_in_the_notebook_does_not_count(made, tmp_path):
+def test_a_mode_in_the_notebook_does_not_count(made, make_store, tmp_path):
     """It asks anew whatever it is told, and a replay all the same serves what was recorded, though a key in the prompt is kept nowhere.
 
     Once that prompt is gone, its requests cannot be made again, and that is said.
     """
-    poc = make(tmp_path / "mine", made.endpoint.url)
+    poc = make(make_store, tmp_path / "mine")
     (poc / "notebooks/mine.ipynb").write_text(json.dumps(notebook_of(*CELLS)).replace("version=version)", "version=version, mode='live')"))
     (poc / "prompts/b.md").write_text(f"My key is {KEY}: {{{{question}}}}\n")
     run(poc, "b")
@@ -220,9 +221,9 @@ def test_a_budget_that_does_not_reach_says_so(made, copied, monkeypatch):
     assert made.endpoint.counts()["billed"] == before
 
 
-def test_a_run_without_a_notebook_is_refused(made, tmp_path, monkeypatch):
+def test_a_run_without_a_notebook_is_refused(make_store, tmp_path):
     """What was typed into a notebook cannot be typed again."""
-    poc = make(tmp_path / "other", made.endpoint.url)
+    poc = make(make_store, tmp_path / "other")
     cases = poclab.TestSet.load(poc / "cases.jsonl").split("dev")
     report = poclab.evaluate(lambda inputs: "a", cases, [scores.contains()], version=poclab.Version("typed"))
 

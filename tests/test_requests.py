@@ -18,7 +18,8 @@ from poclab.transport import adapter
 
 
 @pytest.fixture
-def cases(tmp_path):
+def cases(make_store, tmp_path):
+    make_store(tmp_path)
     return plain_cases(tmp_path, 20)
 
 

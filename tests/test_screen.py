@@ -24,7 +24,7 @@ limits: {jobs: 2}
 @pytest.fixture(scope="module")
 def screened(make_poc, tmp_path_factory):
     """Six trials of which the best three go on (0 and 60 are equal: the first of them), and the baseline; then the same once more."""
-    poc = make_poc(tmp_path_factory.mktemp("screened") / "animals")
+    poc = make_poc(tmp_path_factory.mktemp("screened") / "animals", store=True)
     sweep = make(poc, SWEEP)
     first = trials.run_sweep(sweep)
     return SimpleNamespace(poc=poc, first=first, again=trials.run_sweep(sweep), archive=Archive.open(poc))
@@ -108,8 +108,9 @@ def test_a_share_is_rounded_up_and_not_by_chance(keep, count, kept):
     assert Screen(3, keep).kept(count) == kept
 
 
-def test_a_trial_that_fails_when_it_is_screened_has_failed(poc):
+def test_a_trial_that_fails_when_it_is_screened_has_failed(poc, make_store):
     """It does not go on, and is told like any other failure; the others do."""
+    make_store(poc)
     sweep = make(poc, SWEEP.replace("[90, 0, 20, 30, 60]", "[30]"))
     notebook = poc / "notebooks/searched.ipynb"
     notebook.write_text(json.dumps(json.loads(notebook.read_text()) | {}).replace("off = abs", "assert x != 30, 'not this'\\noff = abs"))

@@ -192,7 +192,7 @@ def test_a_space_that_cannot_be_searched_is_refused_before_a_kernel_starts(poc, 
 @pytest.fixture(scope="module")
 def searched(make_poc, tmp_path_factory):
     """A search of five trials beside the baseline, stopped after its third trial; then gone on with, and asked for once more."""
-    poc = make_poc(tmp_path_factory.mktemp("searched") / "animals")
+    poc = make_poc(tmp_path_factory.mktemp("searched") / "animals", store=True)
     sweep, said = make(poc, SWEEP.replace("run_cap: 12", "run_cap: 5") + "limits: {jobs: 2}\n"), []
 
     def stop(line):

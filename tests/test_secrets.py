@@ -14,7 +14,7 @@ HEADER = "a-header-that-nobody-may-read-0815"
 
 
 @pytest.fixture
-def repository(make_poc, tmp_path, monkeypatch):
+def repository(make_poc, make_store, tmp_path, monkeypatch):
     """A POC in a git repository, with the key in a file that was changed and in one that is new."""
     poc = make_poc(tmp_path / "repository" / "animals")
     (poc / "charter.yaml").write_text(CHARTER)
@@ -22,6 +22,7 @@ def repository(make_poc, tmp_path, monkeypatch):
     for arguments in (["init", "-q"], ["add", "."], ["-c", "user.name=A", "-c", "user.email=a@example.org", "commit", "-qm", "First"]):
         subprocess.run(["git", *arguments], cwd=poc.parent, check=True)
     (poc / "settings.py").write_text(f"key = '{KEY}'\n")
+    make_store(poc)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     return poc
 
@@ -98,7 +99,7 @@ def test_personal_data_are_taken_out_of_stored_traces(repository):
 
 def test_a_key_that_only_a_notebook_knows_is_left_in_no_file(make_poc, tmp_path, run_poclab):
     """It reads the key from a file of its own, prints it, and then fails with it: neither copy nor message shows it."""
-    poc = make_poc(tmp_path / "animals")
+    poc = make_poc(tmp_path / "animals", store=True)
     (poc / "key.txt").write_text(KEY)
     path = poc / "notebooks" / "02_evaluate.ipynb"
     notebook = json.loads(path.read_text())

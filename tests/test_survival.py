@@ -18,7 +18,7 @@ PARAMETERS = ("-p", "retrieval=bm25", "-p", "prompt=prompts/abstain.md")
 @pytest.fixture(scope="module")
 def drilled(make_poc, run_poclab, tmp_path_factory):
     """A POC whose charter asks for survival, with a run of one version and its drill, and then a part of one under another seed."""
-    poc = make_poc(tmp_path_factory.mktemp("survival") / "animals")
+    poc = make_poc(tmp_path_factory.mktemp("survival") / "animals", store=True)
     survival = "criteria:\n  - {metric: survival, at_least: 0.01, split: dev}"
     (poc / "charter.yaml").write_text(CHARTER.replace("criteria:", survival) + SIGNED)
     ran = run_poclab("run", poc, *PARAMETERS)

@@ -49,7 +49,7 @@ WELL = "  - {way: goes well}\n  - {way: goes well, prompt: prompts/abstain.md}\n
 
 
 def _ways_poc(make_poc, folder, include):
-    poc = make_poc(folder / "animals")
+    poc = make_poc(folder / "animals", store=True)
     (poc / "notebooks/ways.ipynb").write_text(json.dumps(notebook_of((PARAMETERS, "parameters"), *CELLS)))
     (poc / "sweep.yaml").write_text(f"notebook: notebooks/ways.ipynb\ninclude:\n{include}limits: {{jobs: 2}}\n")
     return poc
