@@ -135,24 +135,42 @@ def make_poc(make_store):
 
 
 @pytest.fixture(scope="session")
-def make_store(tmp_path_factory):
-    """Return a function that gives a POC the empty store that MLflow would make at its first run.
+def made_once(tmp_path_factory):
+    """Return a function that has something made in a folder by the first worker that wants it; the others wait, and find it there.
 
-    That takes MLflow a second of migrations. It is done once, by the first worker; whoever does not test it takes a copy.
+    What `make` returns is JSON, and comes back beside the folder. Nothing may change what lies in it: take a copy.
     """
     from filelock import FileLock
-
-    from poclab.tracking import store
 
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
+    def once(name, make):
+        folder, done = shared / name, shared / f"{name}.json"
+        with FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # half made by a worker that failed
+                folder.mkdir()
+                done.write_text(json.dumps(make(folder)))
+        return folder, json.loads(done.read_text())
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def make_store(made_once):
+    """Return a function that gives a POC the empty store that MLflow would make at its first run.
+
+    That takes MLflow a second of migrations; whoever does not test it takes a copy.
+    """
+    from poclab.tracking import store
+
+    def set_up(folder: Path) -> None:
+        store.connect(f"sqlite:///{folder}/mlflow.db")
+
     def make(poc: Path) -> None:
-        with FileLock(shared / "store.lock"):
-            if not (shared / "store.db").exists():
-                store.connect(f"sqlite:///{base / 'store.db.new'}")
-                (base / "store.db.new").rename(shared / "store.db")
-        shutil.copyfile(shared / "store.db", poc / "mlflow.db")
+        folder, _ = made_once("store", set_up)
+        shutil.copyfile(folder / "mlflow.db", poc / "mlflow.db")
 
     return make
 
@@ -180,12 +198,20 @@ def run_poclab():
 
 
 @pytest.fixture(scope="session")
-def swept(make_poc, run_poclab, tmp_path_factory):
-    """A POC whose sweep of three trials has run: the folder, and what the command printed. Nothing may change it."""
-    folder = make_poc(tmp_path_factory.mktemp("swept") / "animals")
-    done = run_poclab("sweep", folder, POCLAB_TEST_API_KEY="sk-swept-0123456789abcdef")
-    assert done.returncode == 0, done.stderr
-    return folder, done
+def swept(made_once, make_poc, run_poclab, tmp_path_factory):
+    """A POC whose sweep of three trials has run: the folder, and what the command printed. Nothing may change it.
+
+    Each worker has a copy of its own, so that two of them do not meet at the lock of a sweep.
+    """
+
+    def sweep(folder):
+        done = run_poclab("sweep", make_poc(folder / "animals"), POCLAB_TEST_API_KEY="sk-swept-0123456789abcdef")
+        assert done.returncode == 0, done.stderr
+        return {"stdout": done.stdout, "stderr": done.stderr}
+
+    folder, said = made_once("swept", sweep)
+    poc = copy_poc(folder / "animals", tmp_path_factory.mktemp("swept") / "animals")
+    return poc, SimpleNamespace(**{name: text.replace(str(folder), str(poc.parent)) for name, text in said.items()})
 
 
 def plain_cases(folder, count):
@@ -207,8 +233,10 @@ def completion(text, reason="stop", **message):
 
 
 def copy_poc(poc, folder):
-    """Copy a POC with its store; the runs of the copy hold the artifacts of the copy."""
+    """Copy a POC with its store; the runs of the copy hold the artifacts of the copy, and its trials are those of its store."""
     shutil.copytree(poc, folder)
+    for records in folder.glob(".poclab/sweeps/*/trials.jsonl"):
+        records.write_text(records.read_text().replace(str(poc), str(folder)))
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
         for table, column in (("runs", "artifact_uri"), ("experiments", "artifact_location")):
             database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (poc.as_uri(), folder.as_uri()))
@@ -216,7 +244,7 @@ def copy_poc(poc, folder):
 
 
 @pytest.fixture(scope="session")
-def decided(swept, tmp_path_factory):
+def decided(made_once, swept, tmp_path_factory):
     """The swept POC with a signed charter, its winner scored once on the held-out cases, and its handoff. Nothing may change it.
 
     `poc` is the folder, `run_id` the run on the held-out cases, `handoff` what was written.
@@ -224,10 +252,18 @@ def decided(swept, tmp_path_factory):
     from poclab import handover
     from poclab.confirmation import confirm
 
-    poc = copy_poc(swept[0], tmp_path_factory.mktemp("decided") / "animals")
-    (poc / "charter.yaml").write_text(CHARTER + SIGNED)
-    run_id = confirm(poc)
-    return SimpleNamespace(poc=poc, run_id=run_id, handoff=handover.handoff(poc))
+    def decide(folder):
+        poc = copy_poc(swept[0], folder / "animals")
+        (poc / "charter.yaml").write_text(CHARTER + SIGNED)
+        run_id = confirm(poc)
+        made = handover.handoff(poc)
+        return {"run_id": run_id, "handoff": [str(made.folder), made.digest, made.run_id]}
+
+    folder, said = made_once("decided", decide)
+    poc = copy_poc(folder / "animals", tmp_path_factory.mktemp("decided") / "animals")
+    written, *rest = said["handoff"]
+    handoff = handover.Handoff(Path(written.replace(str(folder), str(poc.parent))), *rest)
+    return SimpleNamespace(poc=poc, run_id=said["run_id"], handoff=handoff)
 
 
 @pytest.fixture
