@@ -467,14 +467,18 @@ def bounded(model, url, path):
 
 
 @functools.cache
-def priced():
-    """Every model of the data that a chat at one of the endpoints has a price for."""
+def priced_for_input():
+    """Every model of the data that has a price for input at one of the endpoints, whether or not it answers in words."""
     from genai_prices.data import providers
 
     names = {model.id for who in providers for model in who.models}
-    return [
-        (model, url) for url in ENDPOINTS for model in sorted(names) if cost_of(model, url, Usage(1, 1), {}) and bounded(model, url, CHAT)
-    ]
+    return [(model, url) for url in ENDPOINTS for model in sorted(names) if cost_of(model, url, Usage(1, 0), {})]
+
+
+@functools.cache
+def priced():
+    """Those of them that a chat has a price for."""
+    return [(model, url) for model, url in priced_for_input() if cost_of(model, url, Usage(1, 1), {}) and bounded(model, url, CHAT)]
 
 
 def test_many_models_have_a_price():
@@ -524,12 +528,7 @@ def test_no_cost_by_the_charter_exceeds_its_bound(into, out, cached_input, token
 
 @functools.cache
 def embedding():
-    """Every model of the data that has a price for input at one of the endpoints, whether or not it answers in words."""
-    from genai_prices.data import providers
-
-    names = {model.id for who in providers for model in who.models}
-    found = [(model, url) for url in ENDPOINTS for model in sorted(names) if cost_of(model, url, Usage(1, 0), {})]
-    return [(model, url) for model, url in found if bounded(model, url, "/embeddings")]
+    return [(model, url) for model, url in priced_for_input() if bounded(model, url, "/embeddings")]
 
 
 @settings(max_examples=200, deadline=None)
