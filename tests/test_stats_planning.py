@@ -2,6 +2,7 @@ import itertools
 import math
 from statistics import NormalDist
 
+import numpy as np
 import pytest
 from scipy.stats import binom, multinomial
 
@@ -127,8 +128,9 @@ def test_59_requests_that_all_keep_a_bound_show_p95():
 
 def edges_of_quantile(n, q):
     """The ranks of the edges of 95% as a table of the binomial distribution gives them: 2.5% on each side, or 5% above alone."""
-    low = max((rank for rank in range(1, n + 1) if binom.cdf(rank - 1, n, q) <= 0.025), default=0)
-    high = min((rank for rank in range(1, n + 1) if binom.sf(rank - 1, n, q) <= 0.025), default=n + 1)
+    ranks = np.arange(1, n + 1)
+    low = max(ranks[binom.cdf(ranks - 1, n, q) <= 0.025], default=0)
+    high = min(ranks[binom.sf(ranks - 1, n, q) <= 0.025], default=n + 1)
     return low, (n if high == n + 1 and q**n <= 0.05 else high)
 
 
