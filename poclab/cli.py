@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -229,9 +230,12 @@ def sweep(
     if dry_run:
         _say(trials.planned_table(loaded))
         return
-    results = trials.run_sweep(
-        loaded, say=_say, retry_failed=retry_failed, warm=not cold, resume=resume, allow_drift=allow_drift, executor=executor
-    )
+    try:
+        results = trials.run_sweep(
+            loaded, say=_say, retry_failed=retry_failed, warm=not cold, resume=resume, allow_drift=allow_drift, executor=executor
+        )
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"{stop}\n  fix: {shlex.join(['poclab', *sys.argv[1:]])}, which goes on from there".lstrip()) from None
     _say(f"\n{results}\n\n{results.notes()}")
     _end(results)
 

@@ -33,7 +33,7 @@ from papermill.iorw import write_ipynb
 from poclab import redaction
 from poclab.zygote import Zygote
 
-#: The clients whose notebooks are being executed by this process, and where each is kept.
+#: Those who manage the kernels of this process, and where the notebook of each is kept.
 _running: dict[Any, str | None] = {}
 #: How long, in seconds, a kernel that has done its work has to say which keys it used; and one that went on beyond its time.
 TELLING_S, LATE_TELLING_S = 5, 1
@@ -151,7 +151,7 @@ class Engine(NBClientEngine):
         if kernel_zygote:
             manager.provisioner = Provisioner(kernel_zygote, parent=manager)
         loop = ensure_event_loop()
-        _running[client] = kernel_output
+        _running[manager] = kernel_output
         try:
             return client.execute(env=os.environ.copy() if kernel_env is None else kernel_env, cwd=kernel_cwd)
         except Exception as error:  # papermill keeps what ended, or failed by the error of a cell
@@ -161,7 +161,8 @@ class Engine(NBClientEngine):
                 write_ipynb(nb_man.nb, kernel_output)
             raise
         finally:
-            _running.pop(client, None)
+            _kill(manager)  # and what a kernel left behind that died
+            _running.pop(manager, None)
             shutil.rmtree(sockets, ignore_errors=True)
             if not loop.is_running():
                 _end(loop)
@@ -177,11 +178,15 @@ def kill_running(work: Collection[Future[Any]]) -> None:
 
 def kill(output: str | None) -> None:
     """Kill the kernel of the notebook that is kept there, with all that it started, if it has one just now."""
-    for client in [one for one, kept in tuple(_running.items()) if kept == output]:
-        process = getattr(getattr(client.km, "provisioner", None), "process", None)
-        if process is not None and process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # jupyter_client starts each kernel in a session of its own
+    for manager in [one for one, kept in tuple(_running.items()) if kept == output]:
+        _kill(manager)
+
+
+def _kill(manager: Any) -> None:
+    pid = getattr(manager.provisioner, "pgid", None)
+    if pid:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody is left in the group; macOS says so by the second
+            os.killpg(pid, signal.SIGKILL)  # jupyter_client starts each kernel in a session of its own
 
 
 def _log(shown: dict[str, Any]) -> logging.Logger:

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from poclab import tracking
 from poclab.drift import State
@@ -31,6 +32,8 @@ class Journal:
     def __init__(self, sweep: Sweep, folder: Path, uri: str) -> None:
         self.sweep, self.folder, self.uri = sweep, folder, uri
         self.records = folder / "trials.jsonl"
+        #: The ids of runs that were begun, until the driver ends well: the next one closes those that nobody else did.
+        self.runs = folder / "runs.txt"
         self.drifted: tuple[str, ...] = ()
 
     @contextlib.contextmanager
@@ -52,14 +55,17 @@ class Journal:
 
     def append(self, record: Record) -> None:
         """Write what became of a trial; it is on the disk when this returns."""
-        line = json.dumps(conceal_json({**vars(record), "store": shown(self.uri)}), ensure_ascii=False)
-        try:
-            with self.records.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise unwritable(self.records, error, "make it writable, and run it again") from None
+        _append(self.records, json.dumps(conceal_json({**vars(record), "store": shown(self.uri)}), ensure_ascii=False))
+
+    def opened(self, run_id: str) -> None:
+        """Note that a run was begun."""
+        _append(self.runs, run_id)
+
+    def left_open(self) -> list[str]:
+        """Return the runs of drivers that were killed, as far as no trial's record names them."""
+        begun = self.runs.read_text(encoding="ascii").split() if self.runs.exists() else []
+        recorded = {one["run_id"] for one in self._lines()}
+        return [run_id for run_id in begun if run_id not in recorded]
 
     def begin(self) -> None:
         """Note what the sweep depends on; what had changed and was allowed stays noted as it was."""
@@ -88,12 +94,9 @@ class Journal:
 
         Those that are `planned` are found by their parameters, too, whatever else changed since.
         """
-        if not self.records.exists():
+        if not (records := self._lines()):
             return {}
         held = tracking.run_ids(self.uri)
-        # The last line may be a half one: the driver that writes it was killed, or is still at it.
-        whole = self.records.read_bytes().rpartition(b"\n")[0].decode()
-        records = [parse_json(line, where=str(self.records)) for line in whole.split("\n") if line]
         ours = [one for one in records if one.pop("store") == shown(self.uri) and one["outcome"] in HAS_RESULT]
         found = {one["trial_id"]: Record(**one) for one in ours if held is None or one["run_id"] in held}
         ids = {canonical(trial.parameters): trial_id for trial_id, trial in planned}
@@ -102,3 +105,19 @@ class Journal:
             trial_id = ids.get(canonical(record.parameters), stem) + dash + cases
             found.setdefault(trial_id, dataclasses.replace(record, trial_id=trial_id))
         return found
+
+    def _lines(self) -> list[dict[str, Any]]:
+        """Return the records, without a half line at the end: the driver that writes it was killed, or is still at it."""
+        whole = self.records.read_bytes().rpartition(b"\n")[0].decode() if self.records.exists() else ""
+        return [parse_json(line, where=str(self.records)) for line in whole.split("\n") if line]
+
+
+def _append(path: Path, line: str) -> None:
+    """Write a line; it is on the disk when this returns."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise unwritable(path, error, "make it writable, and run it again") from None

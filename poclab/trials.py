@@ -174,6 +174,7 @@ def run_sweep(
             swept, records, len(driver.ran), driver.parent, *inputs.values(), budget=driver.spent(), drifted=driver.journal.drifted
         )
         driver.end(results)
+        driver.journal.runs.unlink(missing_ok=True)
     return results
 
 
@@ -313,6 +314,9 @@ class _Driver:
         if self.warm and count > 1 and sys.platform == "linux":
             self.imports = (*PRELOADED, *kernels.imported(self.sweep.notebook))
         self.executor = chosen(self.where, self.sweep.poc, self.sweep.jobs, imports=self.imports, env=self._env(), say=self.say)
+        if left := self.journal.left_open():
+            tracking.recorder().send("close", uri=self.uri, run_ids=left).result()
+        self.journal.runs.unlink(missing_ok=True)
         if self.sweep.nested:
             self._begin_parent()
         self.open_budget()
@@ -326,7 +330,9 @@ class _Driver:
 
     def _begin(self, name: str, tags: Mapping[str, str], folder: Path | None, run_id: str | None = None, **more: Any) -> dict[str, str]:
         run = {**self.place, "run_id": run_id, "name": name, "tags": dict(tags), "params": {}, "prompts": [], "dataset": None, **more}
-        return tracking.recorder().send("begin", uri=self.uri, folder=folder and str(folder), poc=str(self.sweep.poc), run=run).result()
+        begun = tracking.recorder().send("begin", uri=self.uri, folder=folder and str(folder), poc=str(self.sweep.poc), run=run).result()
+        self.journal.opened(begun["run_id"])
+        return begun
 
     def run(self, todo: Sequence[tuple[str, Trial]], count: int) -> dict[str, Record]:
         """Run these trials, and those that a search proposes: `count` of both together, at most."""
@@ -344,23 +350,27 @@ class _Driver:
                         waiting.add(pool.submit(self._trial, *found))
                     if not waiting:
                         break
-                    ended, waiting = wait(waiting, TICK_S, return_when=FIRST_COMPLETED)
+                    ended, _ = wait(waiting, TICK_S, return_when=FIRST_COMPLETED)
                     self.progress.refresh()
                     for future in ended:
                         record = future.result()
-                        done[record.trial_id] = record
                         if record.outcome != "not begun":
                             self.journal.append(record)
+                        waiting.remove(future)  # once it is recorded: Ctrl-C may come at any time
+                        done[record.trial_id] = record
+                        if record.outcome != "not begun":
                             self.progress.take(record)
                         if self.search:
                             self.search.tell(record.trial_id, record.value(self.sweep.metric))
             except BaseException as stop:
                 self._stop(pool, waiting)
-                for future in waiting:  # those that were killed
+                for future in waiting:  # those that were killed, or ended meanwhile
                     if not future.cancelled() and not future.exception() and future.result().outcome != "not begun":
-                        self.journal.append(future.result())
+                        record = future.result()
+                        self.journal.append(record)
+                        done |= {record.trial_id: record} if record.outcome in HAS_RESULT else {}
                 if isinstance(stop, KeyboardInterrupt):
-                    raise KeyboardInterrupt(f"{len(done)} of {count} trials are recorded; the same command goes on from there") from None
+                    raise KeyboardInterrupt(f"{len(done)} of {count} trials that were to run are recorded") from None
                 raise
         self.ran |= {one.trial_id.partition("-")[0] for one in done.values() if one.outcome != "not begun"}
         return done

@@ -178,7 +178,8 @@ def main() -> None:
     link = socket.socket(fileno=int(sys.argv[1]))
     _import(sys.argv[2:])
     threads = [one.name for one in threading.enumerate()[1:]]
-    _send(link, {"problem": f"an import started a thread: {', '.join(threads)}"} if threads else {"ready": True})
+    with contextlib.suppress(_Failed):  # the driver is gone: so it is below
+        _send(link, {"problem": f"an import started a thread: {', '.join(threads)}"} if threads else {"ready": True})
     gc.freeze()
     request = _serve(link)
     if request is not None:

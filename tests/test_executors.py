@@ -194,7 +194,7 @@ def test_a_stopped_driver_leaves_no_kernel_and_the_next_one_goes_on(sweep, clust
     (spent,) = Ledger.open(poc / LEDGER).standing().values()
 
     assert [code for _, code in ended] == [130, -signal.SIGKILL]
-    assert "0 of 2 trials are recorded" in ended[0][0] and "Traceback" not in ended[0][0]
+    assert "0 of 2 trials that were to run are recorded" in ended[0][0] and "Traceback" not in ended[0][0]
     assert done.returncode == 0, done.stderr
     assert served.counts()["requests"] == 2 * COUNT
     assert spent.settled_usd == pytest.approx(served.counts()["bill_usd"]) and not spent.unanswered_usd

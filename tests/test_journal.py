@@ -12,6 +12,7 @@ from conftest import PROMPTS, copy_poc, notebook_of
 from poclab import Report, kernels, trials
 from poclab.drift import State
 from poclab.errors import InputError, StoreError
+from poclab.files import work_folder
 from poclab.journal import Journal
 from poclab.results import Record
 from poclab.sweeps import load_sweep
@@ -106,3 +107,21 @@ def test_many_files_that_changed_are_counted_and_some_named():
         "poclab/h.py is gone",
         "poclab/x.py is new",
     ]
+
+
+def test_what_a_killed_driver_left_is_closed_by_the_next(poc):
+    """Driver and recorder may both be killed: runs stay open, or finished without a record. Others, and those of records, stay as they are."""
+    client = store.connect(tracking_uri(poc))
+    made = {name: client.create_run("0", run_name=name).info.run_id for name in ("open", "finished", "failed", "recorded", "another's")}
+    for name, status in (("finished", "FINISHED"), ("failed", "FAILED"), ("recorded", "FINISHED")):
+        client.set_terminated(made[name], status)
+    journal = Journal(load_sweep(poc), work_folder(poc, "sweeps", "sweep"), tracking_uri(poc))
+    for name in ("open", "finished", "failed", "recorded"):
+        journal.opened(made[name])
+    journal.opened("0" * 32)  # of another store
+    journal.append(Record("t", "t", {}, "ok", run_id=made["recorded"]))
+    trials.run_sweep(load_sweep(poc).only("retrieval == 'none'"))
+
+    statuses = {name: client.get_run(run_id).info.status for name, run_id in made.items()}
+    assert statuses == {"open": "KILLED", "finished": "KILLED", "failed": "FAILED", "recorded": "FINISHED", "another's": "RUNNING"}
+    assert not journal.runs.exists()

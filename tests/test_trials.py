@@ -335,7 +335,10 @@ def _alive(pid):
 def test_ctrl_c_stops_a_sweep_at_once(stopped):
     """Exit code 130, a word on how to go on, no traceback; a hanging cell would otherwise hold it for ten minutes."""
     assert stopped.interrupted.code == 130
-    assert "1 of 3 trials are recorded; the same command goes on from there" in stopped.interrupted.err
+    assert (
+        f"1 of 3 trials that were to run are recorded\n  fix: poclab sweep {stopped.poc}, which goes on from there"
+        in stopped.interrupted.err
+    )
     assert "Traceback" not in stopped.interrupted.err
     assert stopped.interrupted.took_s < 30
     records = [json.loads(line) for line in stopped.interrupted.records.splitlines()]

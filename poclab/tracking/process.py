@@ -125,6 +125,10 @@ class Commands:
         finally:
             store.end(uri, run_id, status)
 
+    def close(self, uri: str, run_ids: list[str]) -> None:
+        """End runs of a driver that was killed before it could."""
+        store.close(uri, run_ids)
+
     def abandon(self) -> None:
         """Write what the runs that nobody finished have left, and close them."""
         for run_id, follower in list(self.open.items()):

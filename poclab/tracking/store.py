@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,17 @@ def annotate(uri: str, run_id: str, tags: Mapping[str, str]) -> None:
 
 def end(uri: str, run_id: str, status: str) -> None:
     connect(uri).set_terminated(run_id, status)
+
+
+def close(uri: str, run_ids: Sequence[str]) -> None:
+    """End runs that nobody ends any more, or whose result nobody has; those that are not there, or ended without one, stay as they are."""
+    from mlflow.exceptions import MlflowException
+
+    client = connect(uri)
+    for run_id in run_ids:
+        with contextlib.suppress(MlflowException):
+            if client.get_run(run_id).info.status in ("RUNNING", "FINISHED"):
+                client.set_terminated(run_id, "KILLED")
 
 
 def log_files(uri: str, run_id: str, files: Mapping[str, str]) -> None:
@@ -214,4 +225,5 @@ def _label(name: str, takes: re.Pattern[str] = NAMES) -> str:
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, without keys: MLflow's and SQLAlchemy's go on with statements and traces."""
-    return shown((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
+    told = [line for line in str(error).strip().splitlines() if not line.startswith("(raised as a result of")]  # SQLAlchemy: see below
+    return shown((told or [type(error).__name__])[0])[:300]
