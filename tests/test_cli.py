@@ -9,15 +9,14 @@ import sqlite3
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from conftest import CHARTER, ENV_KEY, SIGNED, SWEEP, copy_poc
+from conftest import CHARTER, ENV_KEY, SIGNED, SWEEP, copy_poc, invoke
 from poclab import trials
-from poclab.cli import _Group, main
+from poclab.cli import _Group
 from poclab.sweeps import load_sweep
 
 
@@ -28,13 +27,6 @@ def _refused(done, *words):
     assert "Traceback" not in done.stdout + done.stderr
     for word in words:
         assert word in done.stderr
-
-
-def _invoke(*arguments):
-    """Run a command in this process, which has papermill and a recorder at hand already: seconds less."""
-    result = CliRunner().invoke(main, [str(one) for one in arguments])
-    assert result.exception is None or isinstance(result.exception, SystemExit)
-    return SimpleNamespace(returncode=result.exit_code, stdout=result.stdout, stderr=result.stderr)
 
 
 class TestSweep:
@@ -61,9 +53,9 @@ class TestSweep:
         assert "3 of 3 trials, 0 of them run now" in done.stdout
         assert done.stdout.splitlines()[1:5] == first.stdout.splitlines()[4:8]
 
-    def test_dry_run_says_what_is_to_pay_and_begins_no_run(self, poc, run_poclab):
+    def test_dry_run_says_what_is_to_pay_and_begins_no_run(self, poc):
         """No store, no run, no executed notebook; five cases of each trial were asked to find out, and nothing of them is to pay again."""
-        done = run_poclab("sweep", poc, "--dry-run")
+        done = invoke("sweep", poc, "--dry-run")
 
         assert done.returncode == 0, done.stderr
         assert "3 trials, 3 to run, 2 at a time" in done.stdout
@@ -72,12 +64,12 @@ class TestSweep:
         assert not (poc / "mlflow.db").exists()
         assert not list(poc.rglob("executed.ipynb"))
 
-    def test_is_found_from_inside_the_poc(self, poc, run_poclab):
+    def test_is_found_from_inside_the_poc(self, swept):
         """Like git: the folder above counts."""
-        done = run_poclab("sweep", "--dry-run", "--jobs", "3", cwd=poc / "prompts")
+        done = invoke("sweep", "--dry-run", "--jobs", "3", cwd=swept[0] / "prompts")
 
         assert done.returncode == 0, done.stderr
-        assert "3 to run, 3 at a time" in done.stdout
+        assert "3 trials, 0 to run, 3 at a time" in done.stdout
 
     def test_with_trials_that_cannot_run_ends_with_2_and_says_why(self, poc):
         """No key for a model of an endpoint, and a prompt with an unknown placeholder: both are told, in words."""
@@ -85,7 +77,7 @@ class TestSweep:
         (poc / "sweep.yaml").write_text(
             "notebook: notebooks/02_evaluate.ipynb\nlimits: {jobs: 2}\ninclude: [{model: big-1}, {prompt: prompts/typo.md}]\n"
         )
-        done = _invoke("sweep", poc)
+        done = invoke("sweep", poc)
 
         _refused(
             done, "no API key for model 'big-1'", "export OPENAI_API_KEY", "prompts/typo.md: unknown placeholder {{contxt}}", "{{context}}"
@@ -99,13 +91,13 @@ class TestBadInput:
         for verb in ("sweep", "run"):
             _refused(run_poclab(verb, tmp_path), f"no POC at {tmp_path}", "there is no charter.yaml", "poclab new DIR")
         for verb in ("plan", "freeze", "compare", "history", "decide", "handoff", "ui"):
-            _refused(_invoke(verb, tmp_path), f"no POC at {tmp_path}", "there is no charter.yaml", "poclab new DIR")
+            _refused(invoke(verb, tmp_path), f"no POC at {tmp_path}", "there is no charter.yaml", "poclab new DIR")
 
     def test_a_folder_that_is_not_there(self, tmp_path, run_poclab):
         """A mistyped path."""
         _refused(run_poclab("sweep", tmp_path / "typo"), "typo: no such folder")
         for verb in ("plan", "compare", "history", "decide", "handoff"):
-            _refused(_invoke(verb, tmp_path / "typo"), "typo: no such folder")
+            _refused(invoke(verb, tmp_path / "typo"), "typo: no such folder")
 
     def test_a_set_that_is_not_frozen(self, poc, run_poclab):
         """Names the command that freezes."""
@@ -135,18 +127,18 @@ class TestBadInput:
     )
     def test_a_wrong_parameter(self, swept, pair, words):
         """Refused before a kernel starts."""
-        _refused(_invoke("run", swept[0], "-p", pair), *words)
+        _refused(invoke("run", swept[0], "-p", pair), *words)
 
     @pytest.mark.parametrize("verb", ["new", "plan", "freeze", "run", "sweep", "history", "ui"])
     def test_a_name_that_no_file_can_have(self, verb):
         """300 characters, pasted by mistake."""
-        _refused(_invoke(verb, "x" * 300), "xxx: ")
+        _refused(invoke(verb, "x" * 300), "xxx: ")
 
     def test_a_poc_that_only_the_environment_names(self, tmp_path, monkeypatch):
         """The variable is named, and no file is read as a sweep."""
         monkeypatch.setenv("POCLAB_POC", str(tmp_path))
         for verb in ("plan", "freeze", "run", "sweep", "compare", "history", "decide", "handoff", "ui"):
-            _refused(_invoke(verb), f"POCLAB_POC is '{tmp_path}': there is no charter.yaml", "unset POCLAB_POC")
+            _refused(invoke(verb), f"POCLAB_POC is '{tmp_path}': there is no charter.yaml", "unset POCLAB_POC")
 
     def test_what_the_system_refuses(self):
         """A full disk, a file that became a folder: the system's own words, and no traceback."""
@@ -157,10 +149,10 @@ class TestBadInput:
 
     def test_that_would_drive_the_terminal_is_printed_escaped(self, tmp_path):
         """Names, ids and error texts come from files and endpoints; the lines of a message stay lines."""
-        done = _invoke("freeze", tmp_path / "\x1b]0;title\x07")
+        done = invoke("freeze", tmp_path / "\x1b]0;title\x07")
 
         _refused(done, r"\x1b]0;title\x07: no such folder" + "\n  fix: ")
-        assert _invoke("new", tmp_path / "\x1b[2J").stdout.partition("\n")[0].endswith(r"\x1b[2J'")
+        assert invoke("new", tmp_path / "\x1b[2J").stdout.partition("\n")[0].endswith(r"\x1b[2J'")
 
     def test_a_notebook_without_one_parameters_cell(self, poc, run_poclab):
         """The message says how to tag one."""
@@ -182,7 +174,7 @@ class TestBadInput:
             _refused(run_poclab(verb, poc), "mlflow.db: not an SQLite database", "mv mlflow.db")
         (poc / "charter.yaml").write_text(CHARTER + SIGNED)
         for verb in ("compare", "history", "decide", "handoff"):
-            _refused(_invoke(verb, poc), "mlflow.db: not an SQLite database", "mv mlflow.db")
+            _refused(invoke(verb, poc), "mlflow.db: not an SQLite database", "mv mlflow.db")
 
     def test_a_store_server_that_is_not_there(self, poc, run_poclab, unused_port):
         """In seconds, not after MLflow's minutes."""
@@ -206,7 +198,7 @@ class TestBadInput:
     def test_a_mistyped_verb_or_option_is_exit_code_2(self):
         """click's own words."""
         for arguments in (("swep",), ("sweep", "--jobz", "2"), ("sweep", "--jobs", "0"), ("ui", "--port", "70000"), ("ui", "--port", "-1")):
-            done = _invoke(*arguments)
+            done = invoke(*arguments)
             assert done.returncode == 2
             assert "Traceback" not in done.stderr
 
@@ -247,11 +239,11 @@ class _Page(BaseHTTPRequestHandler):
 def test_run_is_one_trial_without_a_parent(poc):
     """One notebook, one run, with the parameters given beside the sweep's fixed ones; its report is printed. Again, nothing runs."""
     arguments = ("run", poc, "-p", "retrieval=bm25", "-p", "split=test")
-    done = _invoke(*arguments)
+    done = invoke(*arguments)
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("bm25 400 abstain: 1.000 (0.439 to 1.000, n = 3, 0 failed)")
-    assert _invoke(*arguments).stdout == f"this was run before, and nothing is asked again; POCLAB_MODE=live asks again\n{done.stdout}"
+    assert invoke(*arguments).stdout == f"this was run before, and nothing is asked again; POCLAB_MODE=live asks again\n{done.stdout}"
     with sqlite3.connect(poc / "mlflow.db") as database:
         assert database.execute("SELECT name, status FROM runs").fetchall() == [("retrieval = bm25, split = test", "FINISHED")]
         assert database.execute("SELECT value FROM tags WHERE key = 'poclab.split'").fetchall() == [("test",)]
@@ -263,7 +255,7 @@ def test_run_is_one_trial_without_a_parent(poc):
 class TestPlan:
     def test_prints_how_many_cases_the_charter_takes(self, swept):
         """A row per expectation, and a sentence on what the cases at hand can show; 16 of 16 are the fewest above 0.8."""
-        done = _invoke("plan", swept[0])
+        done = invoke("plan", swept[0])
         lines = done.stdout.splitlines()
 
         assert (done.returncode, done.stderr) == (0, "")
@@ -275,9 +267,9 @@ class TestPlan:
         """Before there is a folder; what should be small is a bound from above."""
         monkeypatch.chdir(tmp_path)
 
-        assert "accuracy >= 0.8 on test (95% confidence)  1            16" in _invoke("plan", "--target", "0.8", "--expect", "1").stdout
+        assert "accuracy >= 0.8 on test (95% confidence)  1            16" in invoke("plan", "--target", "0.8", "--expect", "1").stdout
         for metric in ("failed_share", "failed", "latency_p95_s", "cost_usd_per_case"):
-            assert f"{metric} <= 0.5 on test" in _invoke("plan", "--metric", metric, "--target", "0.5").stdout
+            assert f"{metric} <= 0.5 on test" in invoke("plan", "--metric", metric, "--target", "0.5").stdout
 
     @pytest.mark.parametrize(
         ("arguments", "word"),
@@ -292,13 +284,13 @@ class TestPlan:
     )
     def test_refuses_what_no_number_of_cases_can_show(self, arguments, word):
         """In words, with what to type."""
-        _refused(_invoke("plan", *arguments), word)
+        _refused(invoke("plan", *arguments), word)
 
 
 class TestCompare:
     def test_prints_the_last_sweep_against_its_baseline(self, swept):
         """A line per trial, corrected for all that were started, and the address of the first beside the baseline."""
-        done = _invoke("compare", swept[0])
+        done = invoke("compare", swept[0])
         lines = done.stdout.splitlines()
 
         assert (done.returncode, done.stderr) == (0, "")
@@ -313,7 +305,7 @@ class TestCompare:
         rows = {line.split()[-1]: line for line in swept[1].stdout.splitlines()[5:8]}
         baseline = next(run for run, line in rows.items() if "baseline" in line)
         other = next(run for run, line in rows.items() if "plain" in line)
-        done = _invoke("compare", baseline, other)
+        done = invoke("compare", baseline, other)
 
         assert done.returncode == 0, done.stderr
         assert "none 400 abstain -> bm25 400 plain: retrieval none -> bm25, prompt prompts/abstain.md -> prompts/plain.md" in done.stdout
@@ -321,7 +313,7 @@ class TestCompare:
 
     def test_prints_json_that_other_programs_read(self, swept):
         """All of it, and nothing else on the line."""
-        done = _invoke("compare", swept[0], "--json")
+        done = invoke("compare", swept[0], "--json")
         found = json.loads(done.stdout, parse_constant=pytest.fail)
 
         assert (found["comparisons"], len(found["candidates"])) == (2, 2)
@@ -329,16 +321,16 @@ class TestCompare:
 
     def test_draws_the_chart_where_it_is_told(self, swept, tmp_path):
         """A PNG file, beside the table."""
-        done = _invoke("compare", swept[0], "--chart", tmp_path / "forest.png")
+        done = invoke("compare", swept[0], "--chart", tmp_path / "forest.png")
 
-        assert done.stdout == _invoke("compare", swept[0]).stdout
+        assert done.stdout == invoke("compare", swept[0]).stdout
         assert (tmp_path / "forest.png").read_bytes().startswith(b"\x89PNG")
-        _refused(_invoke("compare", swept[0], "--chart", tmp_path / "missing/forest.png"), "missing/forest.png")
+        _refused(invoke("compare", swept[0], "--chart", tmp_path / "missing/forest.png"), "missing/forest.png")
 
     @pytest.mark.parametrize("verb", ["compare", "decide", "handoff"])
     def test_of_an_unknown_run_says_where_they_are_listed(self, decided, verb):
         """A mistyped id."""
-        _refused(_invoke(verb, decided.poc, "zzz", "yyy"), "no finished run begins with 'zzz'", "poclab history")
+        _refused(invoke(verb, decided.poc, "zzz", "yyy"), "no finished run begins with 'zzz'", "poclab history")
 
 
 @pytest.mark.parametrize(
@@ -355,13 +347,13 @@ def test_before_the_first_run_the_next_command_is_named(decided, tmp_path, verb,
     early = copy_poc(decided.poc, tmp_path / "early")
     (early / "mlflow.db").unlink()
 
-    _refused(_invoke(verb, early), *words)
+    _refused(invoke(verb, early), *words)
     assert not (early / "mlflow.db").exists()
 
 
 def test_a_renamed_poc_finds_its_runs(decided, tmp_path):
     """They are on its cases, in its own database, under the name that the folder had."""
-    done = _invoke("history", copy_poc(decided.poc, tmp_path / "renamed"))
+    done = invoke("history", copy_poc(decided.poc, tmp_path / "renamed"))
 
     assert done.returncode == 0, done.stderr
     assert [line.split()[2] for line in done.stdout.splitlines()[1:5]] == ["dev", "dev", "dev", "test"]
@@ -374,7 +366,7 @@ def test_a_moved_poc_finds_its_runs(decided, tmp_path):
     shutil.rmtree(moved / "handoff")
     with contextlib.closing(sqlite3.connect(moved / "mlflow.db")) as database, database:
         database.execute("UPDATE runs SET artifact_uri = replace(artifact_uri, ?, 'file:///gone')", (decided.poc.as_uri(),))
-    done = _invoke("decide", moved, "--json")
+    done = invoke("decide", moved, "--json")
 
     assert done.returncode == 1, done.stderr
     assert json.loads(done.stdout)["runs"]["test"] == decided.run_id
@@ -382,7 +374,7 @@ def test_a_moved_poc_finds_its_runs(decided, tmp_path):
 
 def test_history_prints_each_run_and_where_the_chart_is(decided_copy):
     """What changed at it, and its number with interval and n."""
-    done = _invoke("history", decided_copy)
+    done = invoke("history", decided_copy)
     lines = done.stdout.splitlines()
 
     assert (done.returncode, done.stderr) == (0, "")
@@ -395,7 +387,7 @@ def test_history_prints_each_run_and_where_the_chart_is(decided_copy):
 class TestDecide:
     def test_prints_the_verdict_and_what_stands_beside_it(self, decided):
         """Exit code 1 is not yet: 3 of 3 is 0.439 to 1."""
-        done = _invoke("decide", decided.poc)
+        done = invoke("decide", decided.poc)
         lines = done.stdout.splitlines()
 
         assert (done.returncode, done.stderr) == (1, "")
@@ -409,9 +401,9 @@ class TestDecide:
     def test_ends_with_0_for_go_and_with_1_for_no_go(self, decided_copy):
         """A script can go by it. The whole of 0.439 to 1 is at least 0.43, so it misses a bound of at most 0.43."""
         (decided_copy / "charter.yaml").write_text(CHARTER.replace("0.8", "0.43") + SIGNED)
-        go = _invoke("decide", decided_copy)
+        go = invoke("decide", decided_copy)
         (decided_copy / "charter.yaml").write_text(CHARTER.replace("accuracy, at_least: 0.8", "contains, at_most: 0.43") + SIGNED)
-        no_go = _invoke("decide", decided_copy)
+        no_go = invoke("decide", decided_copy)
 
         assert (go.returncode, go.stdout.partition(":")[0]) == (0, "go, on criteria that were edited after the first run")
         assert (no_go.returncode, no_go.stdout.partition(",")[0]) == (1, "no-go")
@@ -419,7 +411,7 @@ class TestDecide:
 
     def test_prints_json_that_other_programs_read(self, decided):
         """The word, the verdicts, the runs and the looks."""
-        done = _invoke("decide", decided.poc, decided.run_id[:8], "--json")
+        done = invoke("decide", decided.poc, decided.run_id[:8], "--json")
         found = json.loads(done.stdout, parse_constant=pytest.fail)
 
         assert done.returncode == 1
@@ -427,7 +419,7 @@ class TestDecide:
 
     def test_that_confirms_says_that_it_was_done_before(self, decided):
         """The second call scores nothing; what it says of it is not part of what is printed for a program."""
-        done = _invoke("decide", decided.poc, "--confirm", "--json")
+        done = invoke("decide", decided.poc, "--confirm", "--json")
 
         assert done.returncode == 1
         assert f"run {decided.run_id}; not again" in done.stderr
@@ -436,14 +428,14 @@ class TestDecide:
     def test_refuses_an_unsigned_charter_with_its_questions(self, swept):
         """Also before it would confirm."""
         for arguments in ((), ("--confirm",)):
-            _refused(_invoke("decide", swept[0], *arguments), "cannot decide yet: it lacks signed", "1. Who agreed to these numbers")
-        _refused(_invoke("handoff", swept[0]), "cannot decide yet")
+            _refused(invoke("decide", swept[0], *arguments), "cannot decide yet: it lacks signed", "1. Who agreed to these numbers")
+        _refused(invoke("handoff", swept[0]), "cannot decide yet")
 
 
 class TestHandoff:
     def test_prints_where_it_is_and_its_digest(self, decided_copy, tmp_path):
         """And on which run the digest is kept."""
-        done = _invoke("handoff", decided_copy, "--out", tmp_path / "out")
+        done = invoke("handoff", decided_copy, "--out", tmp_path / "out")
         digest = json.loads((tmp_path / "out/digests.json").read_text())["folder"]
 
         assert (done.returncode, done.stderr) == (0, "")
@@ -452,20 +444,20 @@ class TestHandoff:
 
     def test_is_verified_with_0_where_it_holds_1_where_not_and_2_where_there_is_none(self, decided, decided_copy, tmp_path):
         """Each check on a line; the reason beside the one that does not hold."""
-        good = _invoke("handoff", "--verify", decided.handoff.folder)
+        good = invoke("handoff", "--verify", decided.handoff.folder)
         (decided_copy / "handoff/evidence/corpus.yaml").unlink()
-        bad = _invoke("handoff", "--verify", decided_copy / "handoff")
+        bad = invoke("handoff", "--verify", decided_copy / "handoff")
 
         assert good.returncode == 0, good.stdout
         assert {line[:4] for line in good.stdout.splitlines() if line[:2] in ("ok", "NO")} == {"ok  "}
         assert decided.handoff.digest in good.stdout
         assert bad.returncode == 1
         assert "NO  every file is what its digest says: evidence/corpus.yaml is missing" in bad.stdout
-        _refused(_invoke("handoff", "--verify", tmp_path), "no handoff there: there is no digests.json")
+        _refused(invoke("handoff", "--verify", tmp_path), "no handoff there: there is no digests.json")
 
     def test_into_a_folder_of_something_else_is_refused(self, decided_copy):
         """With another folder to name."""
-        _refused(_invoke("handoff", decided_copy, "--out", decided_copy / "docs"), "holds something that is no handoff", "--out FOLDER")
+        _refused(invoke("handoff", decided_copy, "--out", decided_copy / "docs"), "holds something that is no handoff", "--out FOLDER")
 
 
 def test_freeze_prints_edition_splits_and_lock(make_poc, tmp_path, run_poclab):
@@ -477,12 +469,12 @@ def test_freeze_prints_edition_splits_and_lock(make_poc, tmp_path, run_poclab):
 
     assert done.returncode == 0
     assert done.stdout == f"animals: edition 1 (the first), 8 dev and 3 test cases\nlock {lock['digest']}\n"
-    assert _invoke("freeze", poc).stdout.endswith("; unchanged\n")
+    assert invoke("freeze", poc).stdout.endswith("; unchanged\n")
     assert "warning: " in done.stderr  # 11 cases are few
 
     cases = poc / "cases.jsonl"
     cases.write_text(cases.read_text().replace('"chimneys"', '"chimneys", "roofs"', 1))
-    second = _invoke("freeze", poc, "--new-edition").stdout
+    second = invoke("freeze", poc, "--new-edition").stdout
     assert "animals: edition 2, 8 dev" in second and "since the edition before: 1 changed: q02" in second
 
 
@@ -581,7 +573,7 @@ def test_an_evaluation_through_a_server_leaves_the_same_as_into_a_database(ui, s
     assert by_case["q09"].info.state == "ERROR"
 
 
-def test_what_the_endpoint_failed_is_asked_again_by_the_command(make_poc, tmp_path, run_poclab):
+def test_what_the_endpoint_failed_is_asked_again_by_the_command(make_poc, tmp_path):
     """A run that the endpoint half failed says so, is not run again as it is, and mends with --retry-failed alone, at no more than that."""
     poc = make_poc(tmp_path / "animals", store=True)
     asked, answer = [], {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [
@@ -614,10 +606,10 @@ def test_what_the_endpoint_failed_is_asked_again_by_the_command(make_poc, tmp_pa
     threading.Thread(target=server.serve_forever, daemon=True).start()
     given = ("run", poc, "-p", "model=m", "-p", "retrieval=bm25")
     environment = {"OPENAI_BASE_URL": f"http://127.0.0.1:{server.server_port}/v1", "OPENAI_API_KEY": "sk-0123456789"}
-    first, again = (run_poclab(*given, **environment) for _ in range(2))
+    first, again = (invoke(*given, **environment) for _ in range(2))
     before = len(asked)
     Server.broken = False
-    retried = run_poclab(*given, "--retry-failed", **environment)
+    retried = invoke(*given, "--retry-failed", **environment)
     server.shutdown()
     server.server_close()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import poclab
-from conftest import CHARTER, DEADLINE_S, until
+from conftest import CHARTER, DEADLINE_S, invoke, until
 from endpoint import HOSTILE, Endpoint
 from poclab import drills, freezing, models, report, scores, system
 from poclab.drills import Drill, Row, drill
@@ -570,11 +570,11 @@ def test_hostile_replies_are_shown_as_text(url, cases):
 
 
 class TestTheCommand:
-    def test_drills_the_version_that_a_run_would_evaluate_and_keeps_it(self, poc, run_poclab):
+    def test_drills_the_version_that_a_run_would_evaluate_and_keeps_it(self, poc):
         """One row per fault, the table kept under the version's digest and the seed; it is no run."""
         names = ["429", "500", "hang", "malformed_json", "empty_content", "empty_retrieval", "out_of_scope"]
         faults = [word for name in names for word in ("--fault", name)]
-        done = run_poclab("drill", poc, "-p", "retrieval=bm25", "--cases", "4", "--seed", "7", "--timeout", "1", *faults)
+        done = invoke("drill", poc, "-p", "retrieval=bm25", "--cases", "4", "--seed", "7", "--timeout", "1", *faults)
         assert done.returncode == 0, done.stderr
         kept = Path(done.stdout.rpartition("kept in ")[2].strip())
         found = Drill.load(kept)
@@ -590,7 +590,7 @@ class TestTheCommand:
         )
         assert not (poc / "mlflow.db").exists()
 
-    def test_drills_a_notebook_however_it_imports_evaluate(self, poc, run_poclab):
+    def test_drills_a_notebook_however_it_imports_evaluate(self, poc):
         """No run is made of what was to be drilled, whatever name the notebook calls."""
         path = poc / "notebooks" / "02_evaluate.ipynb"
         text = path.read_text()
@@ -599,7 +599,7 @@ class TestTheCommand:
         first = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code" and "import" in "".join(cell["source"]))
         first["source"] = ["from poclab.experiment import evaluate\n", *first["source"]]
         path.write_text(json.dumps(notebook))
-        done = run_poclab("drill", poc, "--cases", "2", "--timeout", "1", "--fault", "429")
+        done = invoke("drill", poc, "--cases", "2", "--timeout", "1", "--fault", "429")
 
         assert done.returncode == 0, done.stderr
         assert "survival" in done.stdout
@@ -616,18 +616,18 @@ class TestTheCommand:
 
         assert (*said, process.returncode) == ("", "stopped.\n", 130)
 
-    def test_refuses_a_mistyped_fault_with_the_nearest(self, poc, run_poclab):
+    def test_refuses_a_mistyped_fault_with_the_nearest(self, poc):
         """Before a kernel starts."""
-        done = run_poclab("drill", poc, "--fault", "hangs")
+        done = invoke("drill", poc, "--fault", "hangs")
 
         assert (done.returncode, done.stderr.splitlines()[1]) == (2, "  fix: did you mean 'hang'?")
 
-    def test_of_a_notebook_that_evaluates_nothing_says_so(self, poc, run_poclab):
+    def test_of_a_notebook_that_evaluates_nothing_says_so(self, poc):
         """Only the file that a drill leaves is trusted."""
         notebook = json.loads((poc / "notebooks" / "02_evaluate.ipynb").read_text())
         notebook["cells"] = notebook["cells"][:2]
         (poc / "notebooks" / "02_evaluate.ipynb").write_text(json.dumps(notebook))
-        done = run_poclab("drill", poc)
+        done = invoke("drill", poc)
 
         assert done.returncode == 2
         assert "evaluates nothing" in done.stderr and "let it call poclab.evaluate once" in done.stderr

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from conftest import invoke
 from poclab.errors import InputError, StoreError
 from poclab.ledger import LEDGER, Entry, Ledger, entries, export, import_, recover, summary, summary_table
 
@@ -377,20 +378,20 @@ def test_the_command_carries_answers_to_another_poc(poc, make_poc, tmp_path, run
     assert f"{file}: is there already" in said(run_poclab("ledger", poc, "--export", file), code=2)
 
 
-def test_the_command_refuses_what_it_cannot_use(poc, tmp_path, run_poclab):
+def test_the_command_refuses_what_it_cannot_use(poc, tmp_path):
     """Errors as of every verb: what was found, and what to type next; nothing is made on the way."""
     (tmp_path / "broken.jsonl").write_text('{"key": 1}\n', encoding="utf-8")
 
-    assert f"{poc / LEDGER}: there is no ledger" in said(run_poclab("ledger", poc), code=2)
-    assert "there is no ledger" in said(run_poclab("ledger", poc, "--export", tmp_path / "x"), code=2)
-    assert "there is no ledger" in said(run_poclab("ledger", poc, "--recover"), code=2)
-    assert "typo: no such folder" in said(run_poclab("ledger", tmp_path / "typo"), code=2)
-    assert "give one of them" in said(run_poclab("ledger", poc, "--recover", "--export", "x"), code=2)
+    assert f"{poc / LEDGER}: there is no ledger" in said(invoke("ledger", poc), code=2)
+    assert "there is no ledger" in said(invoke("ledger", poc, "--export", tmp_path / "x"), code=2)
+    assert "there is no ledger" in said(invoke("ledger", poc, "--recover"), code=2)
+    assert "typo: no such folder" in said(invoke("ledger", tmp_path / "typo"), code=2)
+    assert "give one of them" in said(invoke("ledger", poc, "--recover", "--export", "x"), code=2)
     assert not (poc / LEDGER).exists()
-    assert "missing.jsonl: cannot be read" in said(run_poclab("ledger", poc, "--import", tmp_path / "missing.jsonl"), code=2)
-    assert "broken.jsonl, line 1: " in said(run_poclab("ledger", poc, "--import", tmp_path / "broken.jsonl"), code=2)
+    assert "missing.jsonl: cannot be read" in said(invoke("ledger", poc, "--import", tmp_path / "missing.jsonl"), code=2)
+    assert "broken.jsonl, line 1: " in said(invoke("ledger", poc, "--import", tmp_path / "broken.jsonl"), code=2)
     filled(poc / LEDGER, entry(1))
-    assert "cannot be written" in said(run_poclab("ledger", poc, "--export", tmp_path / "no" / "x"), code=2)
+    assert "cannot be written" in said(invoke("ledger", poc, "--export", tmp_path / "no" / "x"), code=2)
     assert sorted(one.name for one in tmp_path.iterdir()) == sorted(["broken.jsonl", poc.name])
 
 

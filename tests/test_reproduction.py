@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 import poclab
-from conftest import CHARTER, PRICES, notebook_of
+from conftest import CHARTER, PRICES, invoke, notebook_of
 from endpoint import Endpoint
 from poclab import freezing, models, reproduction, scores, trials
 from poclab.errors import InputError
@@ -90,9 +90,9 @@ def elsewhere(made, copied, monkeypatch):
     return copied
 
 
-def test_every_run_is_equal_from_its_own_answers(made, run_poclab):
+def test_every_run_is_equal_from_its_own_answers(made):
     """Of two generations of the same requests each run gets its own; nothing is asked, and no key is needed to ask nothing."""
-    first = run_poclab("reproduce", made.poc, made.runs[0][:8], OPENAI_API_KEY="")
+    first = invoke("reproduce", made.poc, made.runs[0][:8], OPENAI_API_KEY="")
     told = [first.stdout, repr(reproduction.reproduce(made.runs[-1], made.poc))]
 
     assert first.returncode == 0, first.stdout + first.stderr

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import poclab
-from conftest import CHARTER, SIGNED, copy_poc
+from conftest import CHARTER, SIGNED, copy_poc, invoke
 from poclab import handover
 from poclab.errors import InputError
 from poclab.experiment import decide
@@ -16,15 +16,15 @@ PARAMETERS = ("-p", "retrieval=bm25", "-p", "prompt=prompts/abstain.md")
 
 
 @pytest.fixture(scope="module")
-def drilled(make_poc, run_poclab, tmp_path_factory):
+def drilled(make_poc, tmp_path_factory):
     """A POC whose charter asks for survival, with a run of one version and its drill, and then a part of one under another seed."""
     poc = make_poc(tmp_path_factory.mktemp("survival") / "animals", store=True)
     survival = "criteria:\n  - {metric: survival, at_least: 0.01, split: dev}"
     (poc / "charter.yaml").write_text(CHARTER.replace("criteria:", survival) + SIGNED)
-    ran = run_poclab("run", poc, *PARAMETERS)
+    ran = invoke("run", poc, *PARAMETERS)
     assert ran.returncode == 0, ran.stderr
     for more in ([], ["--fault", "500", "--seed", "1"]):
-        done = run_poclab("drill", poc, *PARAMETERS, "--timeout", "1", *more)
+        done = invoke("drill", poc, *PARAMETERS, "--timeout", "1", *more)
         assert done.returncode == 0, done.stderr
     return poc
 
@@ -42,23 +42,23 @@ def test_a_drill_is_kept_with_the_run_and_shown_in_its_report(drilled):
     assert "survived, with seed 0; fewest: " in repr(report)
 
 
-def test_a_version_that_was_drilled_before_has_the_row_at_once(drilled, run_poclab, tmp_path):
+def test_a_version_that_was_drilled_before_has_the_row_at_once(drilled, tmp_path):
     """The order of the two does not matter: the next run of this version takes the drill with it, as a metric, too."""
     poc = copy_poc(drilled, tmp_path / "animals")
-    done = run_poclab("run", poc, *PARAMETERS, "-p", "repeats=1")
+    done = invoke("run", poc, *PARAMETERS, "-p", "repeats=1")
 
     assert done.returncode == 0, done.stderr
     assert "drill: " in done.stdout
 
 
-def test_a_criterion_on_survival_is_held_against_the_drill(drilled, run_poclab):
+def test_a_criterion_on_survival_is_held_against_the_drill(drilled):
     """One that was not drilled cannot tell, and says what to do."""
     run_id = poclab.runs(drilled).iloc[-1]["run_id"]
     told = {verdict.criterion.metric: verdict for verdict in decide(drilled, run_id).verdicts}
 
     assert told["survival"].word == "met"
     assert told["survival"].estimate.n == 8
-    other = run_poclab("run", drilled, "-p", "retrieval=none", "-p", "prompt=prompts/abstain.md")
+    other = invoke("run", drilled, "-p", "retrieval=none", "-p", "prompt=prompts/abstain.md")
     assert other.returncode == 0, other.stderr
     latest = poclab.runs(drilled).iloc[-1]["run_id"]
     told = {verdict.criterion.metric: verdict for verdict in decide(drilled, latest).verdicts}

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from conftest import DEADLINE_S, ENV_KEY, PROMPTS, notebook_of, until
+from conftest import DEADLINE_S, ENV_KEY, PROMPTS, invoke, notebook_of, until
 from poclab import Report, projection, trials
 from poclab.errors import FrozenError, StoreError
 from poclab.ledger import LEDGER
@@ -478,12 +478,12 @@ def test_a_trial_that_takes_too_long_is_ended_and_may_be_run_again(make_poc, tmp
     assert [(one.info.status, one.data.tags.get("poclab.attempt")) for one in runs] == [("FAILED", None)] * 2 + [("FINISHED", "2")]
 
 
-def test_after_enough_failures_no_further_trial_begins(make_poc, tmp_path, run_poclab):
+def test_after_enough_failures_no_further_trial_begins(make_poc, tmp_path):
     """A mistake that all trials share is met once; the same command goes on with the rest."""
     poc = _ways_poc(make_poc, tmp_path, "  - {way: leaves}\n  - {way: a}\n  - {way: b}\n  - {way: c}\n")
     text = (poc / "sweep.yaml").read_text()
     (poc / "sweep.yaml").write_text(text.replace("{jobs: 2}", "{jobs: 1, stop_after_failures: 1}"))
-    first = run_poclab("sweep", poc, ZOO_TOKEN=ENV_KEY)
+    first = invoke("sweep", poc, ZOO_TOKEN=ENV_KEY)
 
     assert first.returncode == 2
     assert "stopped after 1 failed trial(s): 0 of 4 trials are done, 3 not begun; the same command goes on from there" in first.stdout
