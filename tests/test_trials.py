@@ -372,14 +372,14 @@ def test_a_stopped_sweep_goes_on_where_it_was(stopped):
 
 def test_looking_at_a_sweep_leaves_its_record_alone(poc):
     """`--dry-run` beside a sweep that runs: the line that is just being written is not cut off. An editor's lock is no code."""
-    sweep = load_sweep(poc)
+    sweep = load_sweep(poc).only("retrieval == 'none'")  # each trial that is planned asks five cases
     (poc / ".#system.py").symlink_to("ada@zoo.1234:5678")
     (poc / "mlflow.db").touch()
     record = poc / ".poclab/sweeps/sweep/trials.jsonl"
     record.parent.mkdir(parents=True)
     record.write_text('{"trial_id": "half')
 
-    assert trials.planned_table(sweep).count("to run") == 3 + 1
+    assert trials.planned_table(sweep).count("to run") == 1 + 1
     assert record.read_text() == '{"trial_id": "half'
 
 
@@ -449,14 +449,14 @@ def test_a_part_of_a_sweep_is_paid_from_the_budget_of_the_whole(make_poc, tmp_pa
 def test_a_trial_during_which_code_was_edited_is_refused(make_poc, tmp_path, monkeypatch):
     """It is of neither version; the same command runs it again, by the new code alone."""
     monkeypatch.setenv("ZOO_TOKEN", ENV_KEY)
-    poc = _ways_poc(make_poc, tmp_path, WELL)
+    poc = _ways_poc(make_poc, tmp_path, "  - {way: goes well}\n")
     edits = "pathlib.Path('mine.py').write_text('x = 1')"
     (poc / "notebooks/ways.ipynb").write_text(json.dumps(notebook_of((PARAMETERS, "parameters"), *CELLS, edits)))
     first, again = (trials.run_sweep(load_sweep(poc)) for _ in range(2))
 
-    assert [one.outcome for one in first.records] == ["invalid"] * 2
+    assert [one.outcome for one in first.records] == ["invalid"]
     assert first.records[0].error == "mine.py: edited while the sweep ran\n  fix: run it again: no trial of two versions is kept"
-    assert [one.outcome for one in again.records] == ["ok"] * 2
+    assert [one.outcome for one in again.records] == ["ok"]
 
 
 SLOW = "if way.startswith('slow') and not pathlib.Path('tried').exists():\n    pathlib.Path('tried').touch()\n    time.sleep(600)"
