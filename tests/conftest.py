@@ -266,12 +266,13 @@ def decided(made_once, swept, tmp_path_factory):
     `poc` is the folder, `run_id` the run on the held-out cases, `handoff` what was written.
     """
     from poclab import handover
-    from poclab.confirmation import confirm
 
     def decide(folder):
         poc = copy_poc(swept[0], folder / "animals")
         (poc / "charter.yaml").write_text(CHARTER + SIGNED)
-        run_id = confirm(poc)
+        # In a process of its own: MLflow remembers where the artifacts of a run are, and copies of it lie elsewhere.
+        code = f"from poclab.confirmation import confirm; from pathlib import Path; print(confirm(Path({str(poc)!r})))"
+        run_id = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()[-1]
         made = handover.handoff(poc)
         return {"run_id": run_id, "handoff": [str(made.folder), made.digest, made.run_id]}
 
