@@ -63,7 +63,7 @@ class Journal:
 
     def left_open(self) -> list[str]:
         """Return the runs of drivers that were killed, as far as no trial's record names them."""
-        begun = self.runs.read_text(encoding="ascii").split() if self.runs.exists() else []
+        begun = self.runs.read_text(encoding="utf-8").split() if self.runs.exists() else []
         recorded = {one["run_id"] for one in self._lines()}
         return [run_id for run_id in begun if run_id not in recorded]
 

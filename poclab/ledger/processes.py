@@ -48,6 +48,6 @@ def _began(process: int) -> str:
 def boot() -> str:
     """Return which start of the machine this is: after the next one, the same number may begin at the same tick."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8]
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()[:8]
     except OSError:
         return ""
