@@ -48,7 +48,9 @@ class _Group(click.Group):
             _say(f"error: {conceal(str(error))}", err=True)
             sys.exit(2)
         except KeyboardInterrupt as stop:
-            _say(f"stopped. {stop}".strip(), err=True)
+            # Trials say how many of them are recorded.
+            on = f"{stop}\n  fix: {shlex.join(['poclab', *sys.argv[1:]])}, which goes on from there" if str(stop) else ""
+            _say(f"stopped. {on}".strip(), err=True)
             sys.exit(128 + (stops or [signal.SIGINT])[0])
 
 
@@ -230,12 +232,9 @@ def sweep(
     if dry_run:
         _say(trials.planned_table(loaded))
         return
-    try:
-        results = trials.run_sweep(
-            loaded, say=_say, retry_failed=retry_failed, warm=not cold, resume=resume, allow_drift=allow_drift, executor=executor
-        )
-    except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"{stop}\n  fix: {shlex.join(['poclab', *sys.argv[1:]])}, which goes on from there".lstrip()) from None
+    results = trials.run_sweep(
+        loaded, say=_say, retry_failed=retry_failed, warm=not cold, resume=resume, allow_drift=allow_drift, executor=executor
+    )
     _say(f"\n{results}\n\n{results.notes()}")
     _end(results)
 

@@ -83,6 +83,10 @@ class Order:
         return None
 
 
+def _zygote(imports: tuple[str, ...], env: Mapping[str, str]) -> Zygote | None:
+    return Zygote(imports, {**os.environ, **env}) if imports and sys.platform == "linux" else None
+
+
 class Local:
     """Kernels of this machine, forked where there are `imports`, from a process that begins with them at once."""
 
@@ -90,7 +94,7 @@ class Local:
     shares = False
 
     def __init__(self, imports: tuple[str, ...], env: Mapping[str, str]) -> None:
-        self.zygote = Zygote(imports, {**os.environ, **env}) if imports else None
+        self.zygote = _zygote(imports, env)
 
     def execute(self, order: Order, *, alone: bool) -> NotebookError | None:
         return order.execute(self.zygote)
@@ -211,9 +215,9 @@ def chosen(name: Any, poc: Path, jobs: int, *, imports: tuple[str, ...], env: Ma
     """
     if name == "local":
         return Local(imports, env)
-    if not isinstance(name, str):
+    if hasattr(name, "get_executor"):
         return Dask(name, poc, jobs, say)
-    kind, equals, address = name.partition("=")
+    kind, equals, address = str(name).partition("=")
     if kind != "dask" or (equals and not address):
         raise InputError(f"executor {name!r}", fix="local, dask, or dask=ADDRESS of a scheduler, such as dask=tcp://10.0.0.5:8786")
     return Dask(address or None, poc, jobs, say)
@@ -340,7 +344,8 @@ def _cool(besides: str = "") -> None:
     """End the processes with imports that nobody uses."""
     with _changing:
         for name in [name for name, (_, users) in _zygotes.items() if name != besides and not users]:
-            _zygotes.pop(name)[0].close()
+            if zygote := _zygotes.pop(name)[0]:
+                zygote.close()
 
 
 async def _cool_later() -> None:  # dask waits for what is no coroutine
@@ -349,15 +354,12 @@ async def _cool_later() -> None:  # dask waits for what is no coroutine
 
 @contextlib.contextmanager
 def _warm(order: Order, here: _Here) -> Iterator[Zygote | None]:
-    """Give a process with the imports of an order, which stays for the next one until others are needed."""
-    if not order.imports or sys.platform != "linux":
-        yield None
-        return
+    """Give a process with the imports of an order, if it names any; it stays for the next one until others are needed."""
     key = digest([order.imports, here.state.code, str(order.cwd)])
     _cool(besides=key)
     with _changing:
         found = _zygotes.setdefault(key, [None, 0])
-        found[0] = found[0] or Zygote(order.imports, {**os.environ, **order.env})
+        found[0] = found[0] or _zygote(order.imports, order.env)
         found[1] += 1
     try:
         yield found[0]

@@ -14,7 +14,6 @@ import json
 import math
 import os
 import shutil
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -311,7 +310,7 @@ class _Driver:
 
     def _begin_sweep(self, count: int) -> None:
         """Before the first trial: the process with the imports, which takes its time beside the rest, the sweep's run, its budget."""
-        if self.warm and count > 1 and sys.platform == "linux":
+        if self.warm and count > 1:
             self.imports = (*PRELOADED, *kernels.imported(self.sweep.notebook))
         self.executor = chosen(self.where, self.sweep.poc, self.sweep.jobs, imports=self.imports, env=self._env(), say=self.say)
         if left := self.journal.left_open():

@@ -163,15 +163,20 @@ def test_two_hosts_give_what_one_machine_gives_and_all_is_taken_over(sweep, clus
 
 
 def test_what_a_share_is_too_small_for_gets_all_that_is_left(sweep, served, tmp_path):
-    """A call may cost $0.004, and half of $0.006 is less: that trial runs again, by itself. One that may cost $0.008 has no room."""
-    poc = make(tmp_path / "animals", ["{way: asks much}", "{way: asks too much}"], ", max_cost_usd: 0.006")
+    """A call may cost $0.004, and half of $0.006 is less: that trial runs again, by itself. One that may cost $0.008 has no room then, too."""
+    fits = make(tmp_path / "fits" / "animals", ["{way: asks}", "{way: asks much}"], ", max_cost_usd: 0.006")
     served.reset()
-    done = sweep(poc)
+    done = sweep(fits)
+    asked = served.counts()["requests"]
+    too_much = make(tmp_path / "too much" / "animals", ["{way: asks too much}"], ", max_cost_usd: 0.006")
+    stopped = sweep(too_much)
 
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert Counter(one["outcome"] for one in records(poc)) == {"ok": 1, "budget": 1}
-    assert served.counts()["requests"] == COUNT
-    assert statuses(poc) == {"FINISHED": 2, "KILLED": 3}
+    assert (done.returncode, stopped.returncode) == (0, 1), done.stdout + done.stderr + stopped.stdout + stopped.stderr
+    assert [one["outcome"] for one in records(fits)] == ["ok", "ok"]
+    assert asked == served.counts()["requests"] == 2 * COUNT
+    assert statuses(fits) == {"FINISHED": 3, "KILLED": 1}
+    assert [one["outcome"] for one in records(too_much)] == ["budget"]
+    assert statuses(too_much)["KILLED"] == 2
 
 
 def test_a_stopped_driver_leaves_no_kernel_and_the_next_one_goes_on(sweep, cluster, served, tmp_path):
@@ -247,7 +252,7 @@ def choose(name, folder):
     return chosen(name, folder, 1, imports=(), env={}, say=print)
 
 
-@pytest.mark.parametrize("name", ["dusk", "dask=", "local=1", "", "threads"])
+@pytest.mark.parametrize("name", ["dusk", "dask=", "local=1", "", "threads", None, 5])
 def test_an_executor_of_another_name_is_refused(name, tmp_path):
     """The message says what there is."""
     with pytest.raises(InputError, match="executor .*\n.*local, dask, or dask=ADDRESS"):

@@ -49,7 +49,10 @@ def other_process(code, *arguments, **options):
 
 def said_by(code, *arguments, **options):
     with other_process(code, *arguments, **options) as process:
-        out, err = process.communicate(timeout=30)
+        try:
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()  # else what came to no end by then is waited for, for ever
     assert process.returncode == 0, err
     return out
 
@@ -459,7 +462,7 @@ def test_what_differs_in_a_field_is_another_entry(path):
 def test_a_fork_while_the_ledger_is_opened_waits_for_it(path):
     """SQLite's own locks would be held in the child by a thread that it does not have: twenty forks during as many first openings."""
     code = """
-import os, threading
+import os, signal, threading
 folder = os.path.dirname(sys.argv[1])
 def opening(number):
     Ledger.open(os.path.join(folder, f"{number}.db")).claim("a" * 64)
@@ -467,6 +470,7 @@ for number in range(20):
     thread = threading.Thread(target=opening, args=[number])
     thread.start()
     if os.fork() == 0:
+        signal.alarm(20)
         Ledger.open(os.path.join(folder, "child.db")).claim(f"{number:064x}")
         os._exit(0)
     assert os.wait()[1] == 0

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from poclab.errors import StoreError
 from poclab.ledger import LEDGER, Ledger, entries, hosts
 from test_ledger import entry
 
@@ -124,3 +125,11 @@ def test_several_who_begin_at_once_share_one(folder):
         code = f"from pathlib import Path; from poclab.ledger import hosts\nwith hosts.opened(Path({str(folder)!r})) as one: print(one.path.stat().st_ino)"
         all_ = [stack.enter_context(subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)) for _ in range(4)]
         assert len({process.stdout.read() for process in all_}) == 1
+
+
+def test_a_host_without_anything_to_begin_with_is_told(folder):
+    """The driver has gone, and what it laid out with it."""
+    (folder / hosts.SEED).unlink()
+    with pytest.raises(StoreError, match="nothing can be written: No such file"), hosts.opened(folder):
+        pass
+    assert list(folder.iterdir()) == []

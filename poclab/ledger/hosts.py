@@ -26,7 +26,7 @@ from poclab.ledger.book import Ledger
 from poclab.ledger.listing import entries
 from poclab.ledger.portable import transfer
 from poclab.ledger.processes import boot
-from poclab.ledger.store import alone, connect, problem, remove
+from poclab.ledger.store import alone, connect, place, problem, remove
 
 SEED = "seed"
 _opening = threading.Lock()
@@ -47,7 +47,7 @@ def seed(ledger: Ledger, folder: Path) -> None:
     try:
         with ledger.store.reading() as connection:
             connection.execute("VACUUM INTO ?", [str(made)])
-        with contextlib.closing(connect(made)) as copy:
+        with ledger.store.failing(), contextlib.closing(connect(made)) as copy:
             for table in ("claims", "reservations", "budgets"):  # those are this machine's
                 copy.execute(f"DELETE FROM {table}")
         os.replace(made, folder / SEED)
@@ -67,16 +67,23 @@ def opened(folder: Path) -> Iterator[Ledger]:
     path = folder / f"{this_host()}.db"
     with _opening:
         if not path.exists():
-            made = folder / f"{uuid.uuid4().hex}.tmp"
-            shutil.copyfile(folder / SEED, made)
-            with contextlib.suppress(FileExistsError):  # another process was first
-                os.link(made, path)
-            made.unlink()
+            _begin(path)
         ledger = Ledger.open(path)
         try:
             yield ledger
         finally:
             ledger.close()
+
+
+def _begin(path: Path) -> None:
+    made = path.with_name(f"{uuid.uuid4().hex}.tmp")
+    try:
+        shutil.copyfile(path.with_name(SEED), made)
+        place(made, path)
+    except OSError as error:
+        raise problem(path, error) from error
+    finally:
+        remove(made)
 
 
 def spent_of(share: str, folder: Path) -> float | None:

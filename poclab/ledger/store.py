@@ -257,17 +257,22 @@ def create(path: Path) -> None:
         with contextlib.closing(sqlite3.connect(temporary)) as connection:
             connection.executescript(f"BEGIN; {SCHEMA} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT}; COMMIT;")
             connection.execute("PRAGMA journal_mode = WAL")
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without links
-            if not path.exists():
-                os.rename(temporary, path)
+        place(temporary, path)
     except (OSError, sqlite3.DatabaseError) as error:
         raise problem(path, error) from error
     finally:
         remove(temporary)
+
+
+def place(made: Path, path: Path) -> None:
+    """Put a file where it belongs, unless somebody else was first."""
+    try:
+        os.link(made, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        if not path.exists():
+            os.rename(made, path)
 
 
 def remove(path: Path) -> None:
