@@ -15,6 +15,7 @@ import os
 import re
 import urllib.parse
 import weakref
+from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -110,12 +111,22 @@ def _checked(mode: str | None) -> str | None:
     return mode
 
 
-def check(model: str, *, api_key: str | None = None, base_url: str | None = None, timeout_s: float = 10.0) -> None:
+@dataclass(frozen=True)
+class Listing:
+    """What an endpoint answered to a GET of its models, after so many seconds; `models` is None where that was no list of them."""
+
+    status: int
+    latency_s: float
+    models: tuple[str, ...] | None
+
+
+def check(model: str, *, api_key: str | None = None, base_url: str | None = None, timeout_s: float = 10.0) -> Listing | None:
     """Refuse a model that cannot be asked, before an evaluation spends anything: one free GET of the endpoint's list of models.
 
     A model that is missing from the list is not refused, since gateways list in part and route by aliases; neither is an endpoint
     without a list (404, 405, or any other JSON). So passing promises a known offline model, or an endpoint that takes the key.
-    Where all is replayed, nothing is asked. `timeout_s` bounds a whole answer; two may be asked for.
+    What it answered is returned; None for offline models, and where all is replayed: then nothing is asked.
+    `timeout_s` bounds a whole answer; two may be asked for.
 
     Raises:
         EndpointError: unknown offline model, no key, key refused, endpoint out of reach or unavailable, or not an OpenAI-compatible API.
@@ -127,7 +138,8 @@ def check(model: str, *, api_key: str | None = None, base_url: str | None = None
     key, url = _endpoint(api_key, base_url)
     if key == NO_KEY:
         raise EndpointError(f"no API key for model {model!r}", fix=FIX_KEY)
-    status, content = _get(f"{url}/models", key, timeout_s)
+    answer = _get(f"{url}/models", key, timeout_s)
+    status, content = answer.status_code, answer.content
     if status in (401, 403):
         raise EndpointError(
             f"{shown(url)} refuses the API key (HTTP {status})", fix="export OPENAI_API_KEY=... with a key of this endpoint"
@@ -136,8 +148,36 @@ def check(model: str, *, api_key: str | None = None, base_url: str | None = None
         raise EndpointError(f"{shown(url)} is not available (HTTP {status})", fix="wait until the endpoint is up, and try again")
     if status == 200 and not isinstance(parsed(content), (dict, list)):
         raise not_an_api(url, content)
-    if status == 404 and not url.endswith("/v1") and _get(f"{url}/v1/models", key, timeout_s)[0] == 200:
+    if status == 404 and not url.endswith("/v1") and _get(f"{url}/v1/models", key, timeout_s).status_code == 200:
         raise EndpointError(f"{shown(url)} has no /models, but {shown(url)}/v1 has", fix=f"export OPENAI_BASE_URL={shown(url)}/v1")
+    return Listing(status, answer.elapsed.total_seconds(), _listed(parsed(content)))
+
+
+def _listed(answer: Any) -> tuple[str, ...] | None:
+    entries = answer.get("data") if isinstance(answer, dict) else answer
+    if not isinstance(entries, list):
+        return None
+    return tuple(one["id"] for one in entries if isinstance(one, dict) and isinstance(one.get("id"), str))
+
+
+def known(model: str, listing: Listing, *, timeout_s: float = 10.0) -> bool | None:
+    """Tell whether the endpoint of `client` serves a model; None where it does not say so for nothing.
+
+    One that is not listed may be an alias. It is not there when the endpoint, asked by name, finds one that it lists, and not this one.
+
+    Raises:
+        EndpointError: the endpoint is out of reach.
+    """
+    if not listing.models or model in listing.models:
+        return bool(listing.models) or None
+    key, url = _endpoint(None, None)
+
+    def status(name: str) -> int | None:
+        answer = _get(f"{url}/models/{urllib.parse.quote(name)}", key, timeout_s)
+        return answer.status_code if isinstance(parsed(answer.content), dict) else None  # a page is no answer
+
+    this, other = status(model), status(listing.models[0])
+    return True if this == 200 else False if (this, other) == (404, 200) else None
 
 
 def _check_offline(model: str) -> None:
@@ -146,7 +186,8 @@ def _check_offline(model: str) -> None:
         raise EndpointError(f"unknown offline model {model!r}", fix=f"did you mean {near[0]!r}? There are: {', '.join(offline.MODELS)}")
 
 
-def _get(url: str, key: str, timeout_s: float) -> tuple[int, bytes]:
+def _get(url: str, key: str, timeout_s: float) -> Any:
+    """Return the answer to a GET; one that takes longer is none."""
     import httpx2
 
     def ask(address: str) -> Any:
@@ -161,7 +202,7 @@ def _get(url: str, key: str, timeout_s: float) -> tuple[int, bytes]:
         late = isinstance(error, (httpx2.TimeoutException, TimeoutError))
         reason = f"no answer within {timeout_s:g} s" if late else str(error) or type(error).__name__
         raise EndpointError(f"cannot reach {shown(url)}: {redaction.conceal(reason)}", fix=FIX_URL) from None
-    return outcome.value.status_code, outcome.value.content
+    return outcome.value
 
 
 def _endpoint(api_key: str | None, base_url: str | None) -> tuple[str, str]:

@@ -571,13 +571,20 @@ class Server:
             return await self.ask(request, wire)
         if request.path in ("/counts", "/reset", "/configure"):
             return await wire.send(*self.administer(request), {})
-        wrong_key = self.wrong_key(request)
-        if wrong_key or request.path != "/v1/models":
-            return await self.refuse(wire, *(wrong_key or (404, f"Unknown request URL: {request.method} {request.path}", "unknown_url")))
+        if wrong_key := self.wrong_key(request):
+            return await self.refuse(wire, *wrong_key)
         names = self.settings.models or ("test-model",)
-        data = [{"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "tests"} for name in names]
+        data = {name: {"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "tests"} for name in names}
+        if request.path == "/v1/models":
+            found = {"object": "list", "data": list(data.values())}
+        elif request.path.startswith("/v1/models/"):
+            name = request.path.removeprefix("/v1/models/")
+            if not (found := data.get(name)):
+                return await self.refuse(wire, 404, f"The model '{name}' does not exist")
+        else:
+            return await self.refuse(wire, 404, f"Unknown request URL: {request.method} {request.path}", "unknown_url")
         self.books.statuses["200"] += 1
-        await wire.send(200, json.dumps({"object": "list", "data": data}).encode(), {})
+        await wire.send(200, json.dumps(found).encode(), {})
 
     def administer(self, request: Request) -> tuple[int, bytes]:
         if request.path == "/reset":

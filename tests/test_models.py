@@ -489,10 +489,42 @@ def test_check_passes_an_endpoint_that_lists_models(serve):
     assert [(method, path, body) for method, path, body, _ in endpoint.asked] == [("GET", "/v1/models", b"")]
 
 
+def test_check_returns_what_the_endpoint_lists_and_how_long_it_took(serve):
+    """Whoever wants to know more than that it passed need not ask again."""
+    endpoint = serve("/v1/models", content={"object": "list", "data": [{"id": "other"}, {"no": "id"}]})
+    found = models.check("big-1", base_url=endpoint.url)
+
+    assert (found.status, found.models) == (200, ("other",))
+    assert 0 < found.latency_s < 10
+
+
+MODEL = 200, "application/json", b'{"id": "other"}'
+
+
+@pytest.mark.parametrize(
+    ("model", "by_name", "answer"),
+    [
+        ("other", {}, True),  # as listed
+        ("alias", {}, None),  # no model can be asked for by its name there
+        ("alias", {"/v1/models/other": MODEL}, False),
+        ("an/alias", {"/v1/models/other": MODEL, "/v1/models/an/alias": MODEL}, True),
+        ("alias", {"/v1/models/other": MODEL, "/v1/models/alias": (200, "text/html", b"<html>Welcome")}, None),
+    ],
+)
+def test_a_model_is_known_unknown_or_neither(serve, monkeypatch, model, by_name, answer):
+    """An alias stands in no list, so a model is unknown only to an endpoint that finds others by their names."""
+    endpoint = serve("/v1/models", content={"data": [{"id": "other"}]}, **by_name)
+    monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
+
+    assert models.known(model, models.check(model)) is answer
+
+
 @pytest.mark.parametrize("status", [404, 405])
 def test_check_passes_an_endpoint_without_a_list(serve, status):
     """Some serve only what they must."""
-    models.check("big-1", base_url=serve("/v1/models", status=status, content={"error": "no"}).url)
+    found = models.check("big-1", base_url=serve("/v1/models", status=status, content={"error": "no"}).url)
+
+    assert (found.status, found.models, models.known("big-1", found)) == (status, None, None)
 
 
 def test_check_names_the_nearest_offline_model():
