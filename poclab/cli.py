@@ -1,6 +1,6 @@
 """The command line: verbs in the order of a POC's weeks. A handler reads its arguments, calls the library and prints.
 
-Exit codes: 0 done or go, 1 no-go or not yet, 2 wrong input or something that failed, 130 Ctrl-C, 143 `kill`.
+Exit codes: 0 done or go, 1 no-go, not yet or something that would fail later, 2 wrong input or something that failed, 130 Ctrl-C, 143 `kill`.
 """
 
 from __future__ import annotations
@@ -162,6 +162,20 @@ def freeze(poc: Path | None, source: Path | None, new_edition: bool, test_share:
     _say(f"{frozen.test_set.name}: edition {edition}{first}, {splits.count('dev')} dev and {splits.count('test')} test cases")
     since = "" if first else f"; since the edition before: {frozen.changes}"
     _say(f"lock {frozen.test_set.digest}{since if frozen.changes else '; unchanged'}")
+
+
+@main.command()
+@click.argument("poc", required=False, type=click.Path(path_type=Path))
+def doctor(poc: Path | None) -> None:
+    """Say what would fail later, before money is spent.
+
+    One line for each check, with what to type where something is wrong. No model is asked. Exit code 1: something would fail later.
+    """
+    from poclab import checkup
+
+    found = checkup.examine(_poc(poc))
+    _say(repr(found))
+    sys.exit(1 if found.failed else 0)
 
 
 RETRY_FAILED = click.option("--retry-failed", is_flag=True, help="Ask again only the cases that the endpoint failed.")

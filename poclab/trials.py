@@ -66,6 +66,13 @@ def plan(sweep: Sweep) -> list[tuple[str, Trial]]:
     return [(identify(trial), trial) for trial in sweep.trials]
 
 
+def budget_name(sweep: Sweep) -> str:
+    """Return the name of the budget of exactly the trials of the whole sweep, which a part of it is paid from, too."""
+    whole = plan(dataclasses.replace(sweep, trials=sweep.all_trials))
+    space = [dataclasses.asdict(sweep.space)] if sweep.space else []
+    return f"sweep {sweep.name} {digest([*sorted(trial_id for trial_id, _ in whole), *space])[:12]}"
+
+
 def _identifier(sweep: Sweep) -> Callable[[Trial], str]:
     # The same model name at another address is another model.
     endpoint = os.environ.get("OPENAI_BASE_URL", "")
@@ -255,11 +262,9 @@ class _Driver:
         self.again: set[str] = set()
 
     def open_budget(self) -> None:
-        """Open the budget of exactly the trials of the whole sweep: the one that an earlier part of it was paid from."""
+        """Open the sweep's budget: the one that an earlier part of it was paid from."""
         if self.sweep.max_cost_usd is not None:
-            whole = plan(dataclasses.replace(self.sweep, trials=self.sweep.all_trials))
-            space = [dataclasses.asdict(self.sweep.space)] if self.sweep.space else []
-            self.budget = f"sweep {self.sweep.name} {digest([*sorted(trial_id for trial_id, _ in whole), *space])[:12]}"
+            self.budget = budget_name(self.sweep)
             Ledger.open(self.sweep.poc / LEDGER).open_budget(self.budget, self.sweep.max_cost_usd)
 
     def spent(self) -> Spent | None:

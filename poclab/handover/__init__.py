@@ -69,7 +69,7 @@ def handoff(poc: Path | str | None = None, *runs: Any, out: Path | str | None = 
     archive = Archive.open(poc)
     decision = decide(archive.poc, *runs)
     out = Path(os.path.realpath(out or archive.poc / "handoff"))
-    _refuse_others(out)
+    refuse_others(out)
     swept = [row for row in archive.sweep() if row["tags"].get("lock") == archive.lock]
     compared = compare(poc=archive.poc) if len(swept) > 1 and any(row["name"] == BASELINE for row in swept) else None
     try:
@@ -103,8 +103,12 @@ def _refuse_keys(folder: Path) -> None:
         )
 
 
-def _refuse_others(out: Path) -> None:
-    """Refuse to replace what no handoff wrote."""
+def refuse_others(out: Path) -> None:
+    """Refuse to replace what no handoff wrote.
+
+    Raises:
+        InputError: names what is there.
+    """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / MANIFEST).is_file():

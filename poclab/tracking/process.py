@@ -88,6 +88,10 @@ class Commands:
             self.open[found["run_id"]] = Follower(uri, records, found["experiment_id"], found["run_id"], surroundings)
         return found
 
+    def check(self, uri: str, experiment: str) -> None:
+        """Refuse a store in which no run of this experiment could begin; it is made if it is empty."""
+        store.check(uri, experiment)
+
     def finish(self, run_id: str, folder: str, end: dict[str, Any], secrets: list[str]) -> dict[str, int]:
         """Write the remaining traces, count them, then the numbers and artifacts, and end the run."""
         for secret in secrets:

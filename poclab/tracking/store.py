@@ -56,6 +56,17 @@ def connect(uri: str) -> Any:
     return client
 
 
+def check(uri: str, experiment: str) -> None:
+    """Refuse a store in which no run of this experiment could begin.
+
+    Raises:
+        StoreError: it does not answer, is of another schema, or the experiment was deleted.
+    """
+    found = connect(uri).get_experiment_by_name(experiment)
+    if found:
+        _refuse_deleted(uri, found)
+
+
 @contextlib.contextmanager
 def _alone(uri: str) -> Iterator[None]:
     # Several processes that meet a fresh sqlite store crash each other's migrations; on any store they would make the same things twice.
@@ -141,11 +152,16 @@ def _experiment(client: Any, uri: str, name: str, artifact_location: str | None)
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
             found = client.get_experiment_by_name(name)  # another machine was first
-    if found.lifecycle_stage != "active":
-        raise StoreError(
-            f"{shown(uri)}: the experiment {name!r} was deleted", fix=f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
-        )
+    _refuse_deleted(uri, found)
     return found.experiment_id
+
+
+def _refuse_deleted(uri: str, experiment: Any) -> None:
+    if experiment.lifecycle_stage != "active":
+        raise StoreError(
+            f"{shown(uri)}: the experiment {experiment.name!r} was deleted",
+            fix=f"`mlflow experiments restore --experiment-id {experiment.experiment_id}`",
+        )
 
 
 def _log_batch(

@@ -1,0 +1,83 @@
+"""What was agreed and is measured on: the charter, personal data, the frozen cases and their evidence."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+
+from poclab import decision, freezing
+from poclab.cases import SPLITS, TestSet
+from poclab.charter import PII
+from poclab.checkup.findings import FAILED, OK, WARNING, Finding, Subject
+from poclab.errors import InputError
+from poclab.files import read_text
+from poclab.redaction import conceal
+
+#: How many hints at personal data are shown.
+SHOWN = 5
+
+
+def charter(subject: Subject) -> Iterator[Finding]:
+    found = subject.charter
+    try:
+        decision.refuse_unfinished(found)
+    except InputError as error:
+        questions = "\n".join(decision.QUESTIONS[name] for name in found.missing)
+        lacks = f"lacks {', '.join(found.missing)}: `poclab decide` and `poclab handoff` refuse it"
+        yield Finding("charter", FAILED, lacks, f"{error.fix}:\n{questions}")
+    else:
+        signed = found.text["signed"]
+        yield Finding("charter", OK, f"complete, and signed by {signed['by']} on {signed['on']}")
+
+
+def personal_data(subject: Subject) -> Iterator[Finding]:
+    agreed = (subject.charter.text.get("data") or {}).get("pii") or {}
+    if all(agreed.get(key) for key in PII):
+        yield Finding("personal data", OK, f"agreed by {agreed['agreed_by']} on {agreed['on']}: {agreed['where']}")
+    else:
+        line = f"data: {{source: ..., pii: {{agreed_by: ..., on: {datetime.date.today()}, where: ...}}}}"
+        nobody = "the charter names nobody who agreed to what is done with them"
+        yield Finding("personal data", WARNING, nobody, f"write into {subject.charter.path}, also when there are none:\n{line}")
+    if hints := freezing.may_hold(TestSet.read(subject.poc)):
+        more = f"; and {len(hints) - SHOWN} more" if len(hints) > SHOWN else ""
+        fix = "look at them; if it is so, take it out, and `poclab freeze --new-edition`"
+        yield Finding("personal data", WARNING, f"{'; '.join(hints[:SHOWN])}{more}", fix)
+
+
+def frozen_cases(subject: Subject) -> Iterator[Finding]:
+    found = subject.test_set
+    sizes = " and ".join(f"{len(found.split(name))} {name}" for name in SPLITS)
+    if conceal(text := read_text(found.path)) != text:
+        fix = "take it out, and `poclab freeze --new-edition`; or unset the variable if it is no key"
+        yield Finding("test set", FAILED, f"{found.path} holds the value of a key: `poclab handoff` refuses it", fix)
+    verified = f"{sizes} cases, as they were frozen on {found.lock.frozen_on} (edition {found.lock.edition})"
+    if len(found) < freezing.FEW:
+        fix = "`poclab plan` says how many it takes; write them, and `poclab freeze --new-edition`"
+        yield Finding("test set", WARNING, f"{verified}; under {freezing.FEW} few changes can be told apart", fix)
+    else:
+        yield Finding("test set", OK, verified)
+
+
+def documents(subject: Subject) -> Iterator[Finding]:
+    corpus = subject.corpus
+    if corpus is None:
+        fix = 'where answers come from documents, write into corpus.yaml:\nsource: files\nglob: "docs/**/*.md"'
+        yield Finding("documents", WARNING, "there is no corpus.yaml, which the reference system and the check of evidence need", fix)
+        return
+    these = f"{len(corpus.documents)} documents, digest {corpus.digest[:12]}"
+    then = subject.test_set.lock.corpus_digest
+    if then in (None, corpus.digest):
+        yield Finding("documents", OK, these)
+        return
+    back = "run the Python that they come with" if corpus.source.get("source") == "pydoc" else f"git -C {subject.folder} log --stat -- ."
+    yield Finding("documents", WARNING, f"{these}; the cases were frozen on others ({then[:12]})", f"unless that is meant: {back}")
+
+
+def evidence(subject: Subject) -> Iterator[Finding]:
+    cases, corpus = TestSet.read(subject.poc), subject.corpus
+    freezing.validate(cases, corpus.find if corpus else None)
+    phrases = sum(len(case.expected.get("evidence", ())) for case in cases)
+    if phrases and corpus is None:
+        yield Finding("evidence", WARNING, f"{phrases} phrases, which nobody looked up", "write corpus.yaml")
+    else:
+        yield Finding("evidence", OK, f"{phrases} phrases, each found in the documents" if phrases else "the cases name none")
