@@ -468,6 +468,9 @@ def test_a_damaged_ledger_fails(ready):
 
     assert found.state == "failed" and "poclab ledger --recover" in found.fix
 
+    (ready / "sweep.yaml").write_text(PAID)
+    assert finding(ready, "budget").fix == "mend this first: ledger"
+
 
 def test_a_store_is_current_or_fails_with_what_to_type(ready, make_store, monkeypatch):
     """The one that MLflow makes; one of another schema; a file that is none."""
@@ -507,7 +510,7 @@ def test_a_handoff_folder_with_something_else_in_it_fails(ready):
     (ready / "handoff/notes.md").write_text("mine\n")
     found = finding(ready, "folder")
 
-    assert found.state == "failed" and "holds something that is no handoff" in found.told and "--out" in found.fix
+    assert found.state == "failed" and "holds something that is no handoff" in found.told and "poclab handoff --out" in found.fix
 
 
 def test_a_commit_is_named_and_none_is_a_warning(ready):

@@ -90,7 +90,7 @@ class TestBadInput:
         """The message says what is missing and how to make one."""
         for verb in ("sweep", "run"):
             _refused(run_poclab(verb, tmp_path), f"no POC at {tmp_path}", "there is no charter.yaml", "poclab new DIR")
-        for verb in ("plan", "freeze", "compare", "history", "decide", "handoff", "ui"):
+        for verb in ("plan", "freeze", "doctor", "compare", "history", "decide", "handoff", "ui"):
             _refused(invoke(verb, tmp_path), f"no POC at {tmp_path}", "there is no charter.yaml", "poclab new DIR")
 
     def test_a_folder_that_is_not_there(self, tmp_path, run_poclab):
@@ -129,7 +129,7 @@ class TestBadInput:
         """Refused before a kernel starts."""
         _refused(invoke("run", swept[0], "-p", pair), *words)
 
-    @pytest.mark.parametrize("verb", ["new", "plan", "freeze", "run", "sweep", "history", "ui"])
+    @pytest.mark.parametrize("verb", ["new", "plan", "freeze", "doctor", "run", "sweep", "history", "ui"])
     def test_a_name_that_no_file_can_have(self, verb):
         """300 characters, pasted by mistake."""
         _refused(invoke(verb, "x" * 300), "xxx: ")
@@ -137,7 +137,7 @@ class TestBadInput:
     def test_a_poc_that_only_the_environment_names(self, tmp_path, monkeypatch):
         """The variable is named, and no file is read as a sweep."""
         monkeypatch.setenv("POCLAB_POC", str(tmp_path))
-        for verb in ("plan", "freeze", "run", "sweep", "compare", "history", "decide", "handoff", "ui"):
+        for verb in ("plan", "freeze", "doctor", "run", "sweep", "compare", "history", "decide", "handoff", "ui"):
             _refused(invoke(verb), f"POCLAB_POC is '{tmp_path}': there is no charter.yaml", "unset POCLAB_POC")
 
     def test_what_the_system_refuses(self):
@@ -488,6 +488,7 @@ def test_help_lists_the_verbs_in_the_order_of_the_weeks(run_poclab):
         "new",
         "plan",
         "freeze",
+        "doctor",
         "run",
         "sweep",
         "compare",

@@ -215,3 +215,6 @@ def test_a_deleted_experiment_is_refused_with_the_way_back(make_poc, recorded, c
 
     with pytest.raises(poclab.PocError, match="'gone' was deleted.*\n.*fix: `mlflow experiments restore"):
         poclab.evaluate(str, poclab.TestSet.load(gone / "cases.jsonl"), [scores.contains()])
+    with pytest.raises(poclab.PocError, match="'gone' was deleted"):
+        store.check(tracking_uri(None), "gone")
+    store.check(tracking_uri(None), "never begun")

@@ -36,6 +36,8 @@ CHECKS: Mapping[str, Callable[[Subject], Iterator[Finding]]] = {
     "disk": machine.disk,
     "folder": machine.folder,
     "git": machine.git,
+    "ledger": machine.ledger,
+    "store": machine.store,
     "charter": agreed.charter,
     "personal data": agreed.personal_data,
     "test set": agreed.frozen_cases,
@@ -49,8 +51,6 @@ CHECKS: Mapping[str, Callable[[Subject], Iterator[Finding]]] = {
     "model": asked.served,
     "price": asked.priced,
     "budget": asked.budget,
-    "ledger": machine.ledger,
-    "store": machine.store,
 }
 
 

@@ -75,7 +75,7 @@ def endpoint(subject: Subject) -> Iterator[Finding]:
         unknown = f"{answered}, without a list of models (HTTP {found.status}): whether it takes the key is not known"
         yield Finding("endpoint", WARNING, unknown, "`poclab run` tells: it stops when the first five cases are all refused")
     else:
-        yield Finding("endpoint", OK, f"{answered}, and did not refuse the key")
+        yield Finding("endpoint", OK, f"{answered}, and refused nothing")
 
 
 def served(subject: Subject) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from poclab import handover, recording, tracking
 from poclab.checkup.findings import FAILED, OK, WARNING, Finding, Subject
-from poclab.errors import PocError, StoreError
+from poclab.errors import InputError, PocError, StoreError
 from poclab.files import WORK, work_folder
 from poclab.ledger import LEDGER, Ledger, summary
 from poclab.redaction import shown
@@ -87,8 +87,12 @@ def room(free: int, folder: str) -> Finding:
 
 def folder(subject: Subject) -> Iterator[Finding]:
     work_folder(subject.poc)
-    handover.refuse_others(subject.poc / "handoff")
-    yield Finding("folder", OK, "can be written")
+    try:
+        handover.refuse_others(subject.poc / "handoff")
+    except InputError as error:
+        yield Finding("folder", FAILED, error.message, "move it away, or name another one: poclab handoff --out FOLDER")
+    else:
+        yield Finding("folder", OK, "can be written")
 
 
 def git(subject: Subject) -> Iterator[Finding]:
