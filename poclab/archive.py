@@ -25,7 +25,7 @@ from poclab.files import require_poc
 from poclab.redaction import shown
 from poclab.report import Report
 from poclab.tables import frame
-from poclab.tracking import queries, server
+from poclab.tracking import queries, routes, server
 
 if TYPE_CHECKING:
     import pandas
@@ -42,6 +42,8 @@ class Archive:
 
     poc: Path
     uri: str
+    #: The runs, where somebody else has read them.
+    rows: list[dict[str, Any]] | None = None
 
     @classmethod
     def open(cls, poc: Path | str | None = None) -> Archive:
@@ -55,9 +57,18 @@ class Archive:
         tracking.check_store(uri)
         return cls(folder, uri)
 
+    @classmethod
+    def told(cls, poc: Path) -> Archive:
+        """Have the runs of a POC read by the recorder, which has MLflow imported: seconds less for a process that has not."""
+        uri = tracking.tracking_uri(poc)
+        rows = tracking.recorder().send("runs", uri=uri, experiment=poc.name).result()
+        return cls(poc, uri, [{**row, "started": datetime.datetime.fromisoformat(row["started"])} for row in rows])
+
     @cached_property
     def every(self) -> list[dict[str, Any]]:
         """Every evaluation that was ever begun, the oldest first."""
+        if self.rows is not None:
+            return self.rows
         rows = queries.runs(self.uri, self.poc.name, every=True)
         own = self.uri == f"{tracking.SQLITE}{self.poc.resolve() / tracking.DATABASE}"
         if rows or not own or not (self.poc / tracking.DATABASE).exists() or not lock_path(self.poc / "cases.jsonl").is_file():
@@ -180,6 +191,11 @@ class Archive:
             raise InputError(f"no sweep has ended{having}", fix="`poclab sweep`, or name a run")
         return ranked[0]
 
+    @property
+    def baseline(self) -> Mapping[str, Any] | None:
+        """The run of the last sweep's baseline, if it has a result."""
+        return next((row for row in self.sweep() if row["name"] == BASELINE), None)
+
     def tied(self, winner: Mapping[str, Any]) -> int:
         """Return how many other trials of the last sweep have the accuracy of its winner."""
         value = winner["metrics"].get("accuracy")
@@ -251,7 +267,29 @@ class Archive:
         experiments = {row["run_id"]: row["experiment_id"] for row in self.every}
         if candidate not in experiments or baseline not in experiments:
             return ""
-        return server.side_by_side(server.base_of(self.uri), experiments[candidate], candidate, baseline)
+        return f"{server.base_of(self.uri)}/{routes.side_by_side(experiments[candidate], candidate, baseline)}"
+
+    def links(self) -> dict[str, str]:
+        """Return where to look in MLflow's UI, from the address's `#` on, by what is seen there."""
+        if not self.finished:
+            return {}
+        newest, best, champion = self.finished[-1], self._best_of_each_version(), None
+        place = newest["experiment_id"]
+        found = {"runs": routes.runs(place), "charts of the trials" if self.sweep() else "charts": routes.charts(place)}
+        with contextlib.suppress(InputError):  # no sweep has ended, or its trials do not have its metric
+            champion = self.winner()
+        if champion and self.baseline and champion is not self.baseline:
+            found["baseline and champion, case by case"] = routes.side_by_side(place, champion["run_id"], self.baseline["run_id"])
+        elif len(best) > 1:
+            found["the two best, case by case"] = routes.side_by_side(place, best[0]["run_id"], best[1]["run_id"])
+        of, row = ("the champion", champion) if champion else ("the last run", newest)
+        return {**found, f"failing traces of {of}": routes.failing(place, row["run_id"])}
+
+    def _best_of_each_version(self) -> list[Mapping[str, Any]]:
+        """Return the newest run of each version on the dev split of the newest lock, the highest accuracy first."""
+        dev = [row for row in self.finished if row["tags"].get("split") == "dev" and "accuracy" in row["metrics"]]
+        newest = {row["tags"].get("version"): row for row in dev if row["tags"].get("lock") == dev[-1]["tags"].get("lock")}
+        return sorted(newest.values(), key=lambda row: -row["metrics"]["accuracy"])
 
 
 def _identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -330,11 +368,9 @@ def show_ui(poc: Path, port: int, *, say: Callable[[str], None]) -> None:
     if uri.startswith("http"):
         raise InputError(f"the runs of this POC are at {shown(uri)}: its UI is served there already", fix=f"open {shown(uri)} in a browser")
     server.check_port(port)
-    found = archive.finished
+    links = archive.links() or {"nothing is recorded yet": ""}
     with server.serve(uri, folder, port) as (base, process):
-        ranked = server.best_of_each_version(found)
-        links = server.links(base, found[0]["experiment_id"], ranked) if found else {"nothing is recorded yet": base}
         for what, address in links.items():
-            say(f"{what}: {address}")
+            say(f"{what}: {base}/{address}")
         say("Ctrl-C ends it.")
         process.wait()

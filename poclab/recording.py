@@ -28,6 +28,7 @@ from poclab.evaluation import Plan
 from poclab.files import CHARTER, WORK, digest, read_json_lines, read_text, unwritable, work_folder, write_atomic
 from poclab.redaction import conceal, conceal_json, secrets, shown
 from poclab.report import DRILL_FILE, Report
+from poclab.tracking import notes
 
 #: A parameter longer than this is logged by its digest; the whole stands in `version.json`.
 LONGEST_PARAM = 500
@@ -90,7 +91,16 @@ class Recording:
             "params": {key: value if len(value) <= LONGEST_PARAM else f"sha256 {digest(value)}" for key, value in flat.items()},
             "prompts": prompts,
             "dataset": dataset,
+            "mirror": self._mirror(),
         }
+
+    def _mirror(self) -> dict[str, str] | None:
+        """Return what is shown of a frozen set as a dataset; nothing where texts are redacted, since those of the cases are not."""
+        lock = self.plan.test_set.lock
+        if lock is None or self.plan.redact:
+            return None
+        cases = str(self.folder / "artifacts/cases.jsonl")
+        return {"name": self.plan.test_set.name, "lock": lock.digest, "edition": str(lock.edition), "cases": cases}
 
     def add(self, record: dict[str, Any]) -> None:
         if self.records:
@@ -125,6 +135,7 @@ class Recording:
         report = dataclasses.replace(report, run_id=run_id, link=_link(self.uri, run_id))
         path = self._save(report)
         if problem is None and self.uri:
+            end["tags"][notes.NOTE] = notes.of_report(report, **self.begun.result())
             try:
                 self._wait(self.recorder.send("finish", run_id=run_id, folder=str(self.folder), end=end, secrets=secrets()))
             except StoreError as error:
@@ -216,7 +227,6 @@ def run_end(report: Report) -> dict[str, Any]:
         "poclab.partial": str(report.partial).lower(),
         "poclab.score": report.score_names[0],
         "poclab.models": ", ".join(report.models)[:LONGEST_PARAM],
-        "mlflow.note.content": report.summary(),
     }
     traced = sum(result.trace_id is not None for result in report.results)
     # An endpoint that was down is no result: such a run is neither drawn nor ranked.

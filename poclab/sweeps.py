@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from poclab import kernels, points
+from poclab.archive import BASELINE
 from poclab.arguments import is_budget
 from poclab.charter import METRICS
 from poclab.errors import InputError, refuse_unknown
@@ -165,12 +166,17 @@ def load_sweep(source: Path | str | Mapping[str, Any], poc: Path | str | None = 
 
 
 def single(poc: Path, notebook: Path, parameters: Mapping[str, Any], *, fixed: Mapping[str, Any] | None = None) -> Sweep:
-    """Return the sweep of one trial that `poclab run` makes: of `parameters`, and of what a sweep has `fixed` besides."""
-    known = kernels.read_parameters(notebook)
-    point = {**(fixed or {}), **parameters}
+    """Return the sweep of one trial that `poclab run` makes: of `parameters`, and of what a sweep has `fixed` besides.
+
+    Its name says what differs from that and the notebook's defaults; where nothing does, what was given.
+    """
+    known, start = kernels.read_parameters(notebook), fixed or {}
+    point = {**start, **parameters}
     kernels.check_parameters(point, known, where=str(notebook))
     check_files(point, known, poc, where=str(notebook))
-    trial = Trial(_with_poc(point, known), ", ".join(f"{name} = {value}" for name, value in parameters.items()) or "defaults")
+    trial = _trial(point, start, known)
+    if trial.name == BASELINE:
+        trial = replace(trial, name=", ".join(f"{name} = {value}" for name, value in parameters.items()) or "defaults")
     return Sweep("run", poc, notebook, "accuracy", True, (trial,), False, 1, nested=False)
 
 
@@ -275,7 +281,7 @@ def _trial(point: Mapping[str, Any], first: Mapping[str, Any], known: Mapping[st
     names = dict.fromkeys([*first, *point])
     changes = [(name, first.get(name, known[name].default), point.get(name, known[name].default)) for name in names]
     changed = ", ".join(f"{name} {_short(old)} -> {_short(new)}" for name, old, new in changes if old != new)
-    return Trial(_with_poc(point, known), changed or "baseline")
+    return Trial(_with_poc(point, known), changed or BASELINE)
 
 
 def _with_poc(parameters: Mapping[str, Any], known: Mapping[str, kernels.Parameter]) -> dict[str, Any]:

@@ -40,7 +40,8 @@ from poclab.results import FAILED, HAS_RESULT, Record, Results
 from poclab.search import Search
 from poclab.sweeps import REPEATS, Sweep, Trial, file_digests, load_sweep
 from poclab.tables import money, text_table
-from poclab.tracking import queries
+from poclab.tracking import notes, queries
+from poclab.verdicts import conclude
 
 if TYPE_CHECKING:
     import pandas
@@ -477,10 +478,13 @@ class _Driver:
             used = read_json(folder / "begin.json")
             begin = {"folder": str(folder), "poc": str(self.sweep.poc), "run": {**used, **self.place, "run_id": run_id}}
             recorder.send("begin", uri=self.uri, **begin).result()
-            recorder.send("finish", run_id=run_id, folder=str(folder), end=run_end(report), secrets=secrets()).result()
+            end = run_end(report)
+            end["tags"][notes.NOTE] = notes.of_report(report, **begun)
+            recorder.send("finish", run_id=run_id, folder=str(folder), end=end, secrets=secrets()).result()
             if report.failed == len(report.results):
                 raise _Failed(f"every case failed: {report.failures[0]}", "error")
         except PocError as problem:
+            recorder.send("annotate", uri=self.uri, run_id=run_id, tags={notes.NOTE: notes.plain(conceal(str(problem))[:LONGEST_PARAM])})
             recorder.send("end", uri=self.uri, run_id=run_id, status="KILLED" if self.stopped else "FAILED").result()
             outcome = "cancelled" if self.stopped else getattr(problem, "outcome", "invalid")
             return Record(outcome=outcome, error=str(problem), traceback=getattr(problem, "traceback", ""), **common)
@@ -520,16 +524,14 @@ class _Driver:
             raise InputError(f"{', '.join(edited[:3])}: edited while the sweep ran", fix="run it again: no trial of two versions is kept")
 
     def end(self, results: Results) -> None:
-        """Log the ranked table on the parent run and close it."""
+        """Log what the sweep found on its runs, and close its own."""
         if self.parent is None:  # nothing was run, or one trial by itself
             return
-        recorder = tracking.recorder()
         try:
-            table = write_atomic(self.folder / "ranking.txt", f"{results}\n")
-            recorder.send("artifacts", uri=self.uri, run_id=self.parent, files={str(table): ""}).result()
-            recorder.send("annotate", uri=self.uri, run_id=self.parent, tags={"mlflow.note.content": f"```\n{results}\n```"}).result()
+            conclude(results, self.folder, say=self.say)
         finally:
-            recorder.send("end", uri=self.uri, run_id=self.parent, status="FAILED" if results.errors else "FINISHED").result()
+            status = "FAILED" if results.errors else "FINISHED"
+            tracking.recorder().send("end", uri=self.uri, run_id=self.parent, status=status).result()
 
 
 def report_of(sweep: Sweep, record: Record) -> Report:

@@ -305,3 +305,33 @@ def test_an_address_is_given_where_both_runs_are_in_the_store(swept):
 
     assert archive.link(one, other).endswith(f"/evaluation-runs?selectedRunUuid={one}&compareToRunUuid={other}")
     assert archive.link(one, None) == archive.link("f" * 32, other) == ""
+
+
+class TestLinks:
+    def test_lead_to_the_two_best_and_the_last_run_where_there_was_no_sweep(self, make_poc, tmp_path):
+        """Of versions that a notebook made: 6 cases are answered, 2 are to abstain from."""
+        poc = make_poc(tmp_path / "animals", store=True)
+        cases, replies = poclab.TestSet.load(poc / "cases.jsonl").split("dev"), ("I don't know.", "nothing")
+        good, bad = (
+            poclab.evaluate(lambda inputs, reply=reply: reply, cases, [scores.contains()], version=poclab.Version("v", reply=reply)).run_id
+            for reply in replies
+        )
+        place = f"#/experiments/{Archive.open(poc).finished[0]['experiment_id']}"
+
+        assert Archive.open(poc).links() == {
+            "runs": f"{place}/evaluation-runs",
+            "charts": f"{place}/evaluation-runs?viewMode=charts",
+            "the two best, case by case": f"{place}/evaluation-runs?selectedRunUuid={good}&compareToRunUuid={bad}",
+            "failing traces of the last run": f"{place}/runs/{bad}/traces?filter=TAG%3A%3A%21%3D%3A%3Aok%3A%3Apoclab.outcome",
+        }
+
+    def test_do_not_fail_for_a_metric_that_no_trial_has(self, swept_copy):
+        """Of such a sweep nobody is the champion; the two best versions are shown beside each other."""
+        for row in Archive.open(swept_copy).sweep():
+            _client(swept_copy).set_tag(row["run_id"], "poclab.metric", "exact")
+
+        assert list(Archive.open(swept_copy).links())[2:] == ["the two best, case by case", "failing traces of the last run"]
+
+    def test_are_none_before_the_first_run(self, nothing_yet):
+        """There is nothing to look at."""
+        assert nothing_yet.links() == {}

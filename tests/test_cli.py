@@ -245,7 +245,7 @@ def test_run_is_one_trial_without_a_parent(poc):
     assert done.stdout.startswith("bm25 400 abstain: 1.000 (0.439 to 1.000, n = 3, 0 failed)")
     assert invoke(*arguments).stdout == f"this was run before, and nothing is asked again; POCLAB_MODE=live asks again\n{done.stdout}"
     with sqlite3.connect(poc / "mlflow.db") as database:
-        assert database.execute("SELECT name, status FROM runs").fetchall() == [("retrieval = bm25, split = test", "FINISHED")]
+        assert database.execute("SELECT name, status FROM runs").fetchall() == [("split dev -> test", "FINISHED")]
         assert database.execute("SELECT value FROM tags WHERE key = 'poclab.split'").fetchall() == [("test",)]
         assert database.execute("SELECT value FROM params WHERE key = 'context_chars'").fetchall() == [("500",)]
         assert database.execute("SELECT count(*) FROM tags WHERE key = 'mlflow.parentRunId'").fetchone() == (0,)
@@ -505,20 +505,18 @@ def test_help_lists_the_verbs_in_the_order_of_the_weeks(run_poclab):
 
 
 class TestUi:
-    def test_prints_links_to_runs_chart_traces_and_the_two_best(self, ui, swept):
-        """The side-by-side view names the two best of the sweep: they are equal, so the earlier first."""
+    def test_prints_links_to_runs_charts_champion_and_failing_traces(self, ui, swept):
+        """Side by side are the baseline and the first of the two best trials; of its traces those that are not ok."""
         base = f"http://127.0.0.1:{ui.port}/#/experiments/1"
         links = dict(line.split(": ", 1) for line in ui.lines if ": http" in line)
-        records = trials.run_sweep(load_sweep(swept[0])).records
-        best = {record.run_id for record in records[1:]}
+        baseline, best, _ = (record.run_id for record in trials.run_sweep(load_sweep(swept[0])).records)
 
-        assert links["runs"] == f"{base}/evaluation-runs"
-        assert links["chart"].startswith(f"{base}/evaluation-runs?")
-        assert links["traces"] == f"{base}/traces"
-        (side,) = [address for address in links.values() if "compareToRunUuid" in address]
-        ids = side.partition("selectedRunUuid=")[2].split("&compareToRunUuid=")
-        assert side.startswith(f"{base}/evaluation-runs?")
-        assert set(ids) == best
+        assert links == {
+            "runs": f"{base}/evaluation-runs",
+            "charts of the trials": f"{base}/evaluation-runs?viewMode=charts",
+            "baseline and champion, case by case": f"{base}/evaluation-runs?selectedRunUuid={best}&compareToRunUuid={baseline}",
+            "failing traces of the champion": f"{base}/runs/{best}/traces?filter=TAG%3A%3A%21%3D%3A%3Aok%3A%3Apoclab.outcome",
+        }
 
     def test_serves_mlflow(self, ui):
         """The page and its health are there, on loopback."""
@@ -563,6 +561,7 @@ def test_an_evaluation_through_a_server_leaves_the_same_as_into_a_database(ui, s
     assert run.data.metrics["accuracy"] == round(10 / 11, 6)
     assert run.inputs.dataset_inputs[0].dataset.digest == ui.report.lock_digest[:32]
     assert run.data.tags["poclab.prompt.prompt"] == "prompts:/served-plain/1"
+    assert run.data.tags["poclab.dataset"] == f"served dev {ui.report.lock_digest[:12]}"
     assert {"report.json", "version.json", "cases.jsonl", "prompts"} <= {one.path for one in client.list_artifacts(run.info.run_id)}
     assert ui.report.link == f"http://127.0.0.1:{ui.port}/#/runs/{run.info.run_id}"
     assert len(found) == len(by_case) == 11

@@ -55,6 +55,7 @@ FLOORS = [
         "search",
         "journal",
         "progress",
+        "verdicts",
         "trials",
         "reproduction",
         "confirmation",

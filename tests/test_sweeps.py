@@ -288,17 +288,24 @@ class TestSingle:
         sweep = single(folder, folder / "notebooks/02_evaluate.ipynb", {"chunk_size": 200})
 
         assert _values(sweep, "chunk_size", "poc") == [(200, ".")]
-        assert sweep.trials[0].name == "chunk_size = 200"
+        assert sweep.trials[0].name == "chunk_size 400 -> 200"
         assert not sweep.has_baseline
 
     def test_starts_from_what_the_sweep_has_fixed(self, folder):
-        """So that it can be compared with the sweep's trials; its name says what was given, and `-p` comes first."""
+        """So that it can be compared with the sweep's trials; `-p` comes first."""
         notebook, fixed = folder / "notebooks/02_evaluate.ipynb", load_sweep(folder).fixed
         given, plain = single(folder, notebook, {"split": "test"}, fixed=fixed), single(folder, notebook, {}, fixed=fixed)
 
         assert _values(given, "split", "context_chars") == [("test", 500)]
         assert _values(plain, "split", "context_chars") == [("dev", 500)]
-        assert (given.trials[0].name, plain.trials[0].name) == ("split = test", "defaults")
+
+    def test_is_named_by_what_differs_from_where_it_starts(self, folder):
+        """The run's name in MLflow says what changed; where nothing did, what was given, and it is nobody's baseline."""
+        notebook, fixed = folder / "notebooks/02_evaluate.ipynb", load_sweep(folder).fixed
+        pairs = ({"split": "test", "context_chars": 500}, {"context_chars": 700}, {"context_chars": 500}, {})
+        names = [single(folder, notebook, pair, fixed=fixed).trials[0].name for pair in pairs]
+
+        assert names == ["split dev -> test", "context_chars 500 -> 700", "context_chars = 500", "defaults"]
 
     def test_takes_a_notebook_from_the_current_folder_then_from_the_poc(self, folder, tmp_path):
         """As it is typed where one stands; the message names both places."""

@@ -1,13 +1,17 @@
 """What an evaluation leaves in MLflow, read back with MLflow's own client; design, section 7."""
 
+import contextlib
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
+from mlflow.tracing.client import TracingClient
 
 import poclab
 from conftest import CHARTER, DOCUMENTS, ENV_KEY, GIVEN_KEY, PROMPTS
 from poclab import scores
+from poclab.archive import Archive
 from poclab.files import digest
 from poclab.tracking import store, tracking_uri
 
@@ -78,6 +82,17 @@ def test_metrics_carry_their_interval(run):
     assert all(value == round(value, 6) for value in metrics.values())
 
 
+def test_outcomes_are_charts_of_a_group_and_metrics_as_ever(recorded, run):
+    """14 of 16 results are right and two crashed. Earlier runs, which have no group, are read by the same name."""
+    poc, report = recorded
+    (row,) = (row for row in Archive.open(poc).every if row["run_id"] == report.run_id)
+
+    assert (run.data.metrics["outcome/ok"], run.data.metrics["outcome/crashed"]) == (14, 2)
+    assert (row["metrics"]["outcome_ok"], row["metrics"]["outcome_crashed"]) == (14, 2)
+    assert row["metrics"] == report.metrics()
+    assert store.uncharted("outcome_ok") == store.uncharted("outcome/ok") == "outcome_ok"
+
+
 def test_offline_answers_cost_nothing_and_their_tokens_are_summed(recorded, run):
     """14 answered calls; a token is 4 characters, rounded up, so the prompts of the 7 cases count exactly."""
     blocks = "\n".join(f'<passage source="{number}">{text}</passage>' for number, text in enumerate(DOCUMENTS.values()))
@@ -97,6 +112,50 @@ def test_the_frozen_set_is_the_dataset_of_the_run(recorded, run):
     assert (one.dataset.name, one.dataset.digest) == ("animals", lock[:32])
     assert json.loads(one.dataset.source) == {"lock": lock}
     assert [(tag.key, tag.value) for tag in one.tags] == [("mlflow.data.context", "evaluation")]
+
+
+def test_the_dev_cases_are_mirrored_once_for_each_lock(recorded, client, run):
+    """To be looked at in MLflow's tab: inputs, expected values, tags. No label of a held-out case is, and a second run makes no second one."""
+    (found,) = client.search_datasets([run.info.experiment_id])
+    records, _ = TracingClient(tracking_uri(recorded[0])).store._load_dataset_records(found.dataset_id, max_results=None)
+    dev = {case.id: case for case in poclab.TestSet.load(recorded[0] / "cases.jsonl").split("dev")}
+
+    assert found.name == run.data.tags["poclab.dataset"] == f"animals dev {recorded[1].lock_digest[:12]}"
+    assert found.tags["poclab.lock"] == recorded[1].lock_digest
+    assert {one.tags["poclab.case"]: dict(one.inputs) for one in records} == {name: dict(case.inputs) for name, case in dev.items()}
+    assert {one.tags["poclab.case"]: one.expectations for one in records}["q01"]["expected_answers"] == ["fifteen"]
+
+    again = poclab.evaluate(lambda inputs: "fifteen", poclab.TestSet.load(recorded[0] / "cases.jsonl").split("dev"), [scores.contains()])
+    client.delete_run(again.run_id)
+    assert len(client.search_datasets([run.info.experiment_id])) == 1
+
+
+def test_what_cannot_or_must_not_be_mirrored_stops_no_run(make_poc, monkeypatch, tmp_path):
+    """The store refuses datasets: the run says so. Texts that are taken out of traces are not to be shown in another tab."""
+    poc = make_poc(tmp_path / "animals", store=True)
+    with contextlib.closing(sqlite3.connect(poc / "mlflow.db")) as database, database:
+        database.execute("CREATE TRIGGER no BEFORE INSERT ON evaluation_datasets BEGIN SELECT RAISE(ABORT, 'not today'); END")
+    cases, client = poclab.TestSet.load(poc / "cases.jsonl"), store.connect(tracking_uri(poc))
+    refused, redacted = (
+        client.get_run(poclab.evaluate(lambda inputs: "fifteen", cases, [scores.contains()], **more).run_id)
+        for more in ({}, {"redact": str})
+    )
+
+    assert refused.info.status == "FINISHED"
+    assert refused.data.tags["poclab.dataset"].startswith("not mirrored: ")
+    assert "poclab.dataset" not in redacted.data.tags
+
+
+def test_an_alias_of_a_prompt_moves(recorded, client):
+    """Of the prompts that are named only those that are given have it; a prompt of somebody else keeps its own."""
+    uri = tracking_uri(recorded[0])
+    for name in ("zoo-a", "zoo-b", "zoo-other"):
+        client.register_prompt(name, "{{question}}")
+    client.set_prompt_alias("zoo-other", "champion", 1)
+    for champion in ("prompts:/zoo-a/1", "prompts:/zoo-b/1"):
+        store.alias(uri, ["zoo-a", "zoo-b"], {"champion": [champion]})
+
+    assert ["champion" in client.get_prompt_version(name, "1").aliases for name in ("zoo-a", "zoo-b", "zoo-other")] == [False, True, True]
 
 
 def test_artifacts_hold_all_that_is_needed_to_look_again(recorded, artifacts):

@@ -80,6 +80,12 @@ class Candidate:
         return ", ".join(f"{key} {old} -> {new}" for key, (old, new) in self.changed.items()) or "nothing that the versions name"
 
     @property
+    def verdict(self) -> str:
+        """The word of the first score, and what it rests on."""
+        score, _, _, difference, p, word = _numbers(self.scores[0])
+        return f"{word} by {score}: {difference}, p {p if p.startswith('<') else f'= {p}'}" if difference else word
+
+    @property
     def price(self) -> str:
         """What the change costs, beside what it gains: a point for ten times the price must look like it."""
         return ", ".join(_times(what, ratio) for what, ratio in sorted(self.ratios.items(), key=lambda item: item[1] is None))

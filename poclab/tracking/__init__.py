@@ -7,6 +7,7 @@ they grow and writes runs and traces in bulk. When either process dies, the fold
     tracking   the client side: light, knows no MLflow     process    the recorder process and its commands
     store      runs, metrics, prompts, artifacts           traces     traces in bulk
     surroundings   git, packages and platform              queries    reading runs back
+    notes    descriptions of runs   routes     addresses in MLflow's UI     server     `poclab ui`
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from typing import Any, TextIO
 
 from poclab import redaction
 from poclab.errors import PocError, StoreError
-from poclab.tracking import store, traces
+from poclab.tracking import queries, store, traces
 from poclab.tracking.surroundings import Surroundings
 
 #: Seconds between two looks at records that are still growing.
@@ -114,6 +114,14 @@ class Commands:
     def annotate(self, uri: str, run_id: str, tags: dict[str, str]) -> None:
         """Add tags to a run."""
         store.annotate(uri, run_id, tags)
+
+    def alias(self, uri: str, names: list[str], aliases: dict[str, list[str]]) -> None:
+        """Let each alias point to the versions of prompts that are given for it, and to no other of these names."""
+        store.alias(uri, names, aliases)
+
+    def runs(self, uri: str, experiment: str) -> list[dict[str, Any]]:
+        """Return every evaluation of an experiment; the start is a text."""
+        return [{**row, "started": row["started"].isoformat()} for row in queries.runs(uri, experiment, every=True)]
 
     def kill(self, run_id: str) -> None:
         """End a run, unless it has ended: whoever began it does not wait for it."""

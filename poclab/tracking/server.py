@@ -1,4 +1,4 @@
-"""MLflow's own UI for a POC's store: a server on loopback, and the addresses in it that a person looks for."""
+"""MLflow's own UI for a POC's store: a server on loopback, and where it is."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from poclab.errors import StoreError
 from poclab.redaction import shown
@@ -22,32 +21,9 @@ PORT = 5000
 STARTS_WITHIN_S = 120
 
 
-def links(base: str, experiment_id: str, ranked: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the addresses by what they show; the side-by-side view needs two runs."""
-    # The page of evaluation runs shows the trials of a sweep; that of all runs hides them below their parent.
-    runs = f"{base}/#/experiments/{experiment_id}/evaluation-runs"
-    found = {"runs": runs, "chart": f"{runs}?viewMode=charts", "traces": f"{base}/#/experiments/{experiment_id}/traces"}
-    if len(ranked) > 1:
-        best, second = ranked[0]["run_id"], ranked[1]["run_id"]
-        found["the two best, case by case"] = side_by_side(base, experiment_id, best, second)
-    return found
-
-
-def side_by_side(base: str, experiment_id: str, run_id: str, other: str) -> str:
-    """Return the address at which two runs are shown case by case."""
-    return f"{base}/#/experiments/{experiment_id}/evaluation-runs?selectedRunUuid={run_id}&compareToRunUuid={other}"
-
-
 def base_of(uri: str) -> str:
     """Return where the UI of a store is: its own server, else where `poclab ui` serves it."""
     return shown(uri).rstrip("/") if uri.startswith("http") else f"http://{HOST}:{PORT}"
-
-
-def best_of_each_version(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the newest run of each version on the dev split of the newest lock, the highest accuracy first."""
-    dev = [row for row in rows if row["tags"].get("split") == "dev" and "accuracy" in row["metrics"]]
-    newest = {row["tags"].get("version"): row for row in dev if row["tags"].get("lock") == dev[-1]["tags"].get("lock")}
-    return sorted(newest.values(), key=lambda row: -row["metrics"]["accuracy"])
 
 
 def check_port(port: int) -> None:

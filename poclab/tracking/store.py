@@ -10,13 +10,13 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from poclab.errors import StoreError
-from poclab.files import digest
-from poclab.redaction import shown
+from poclab.files import digest, read_json_lines
+from poclab.redaction import conceal_json, shown
 from poclab.tracking import SQLITE
 
 #: What MLflow is told before it is imported: no telemetry, and no price list from the network.
@@ -30,6 +30,11 @@ SETTINGS = {
 NAMES = re.compile(r"\w[\w.\- :]*(?:/\w[\w.\- :]*)*")
 LONGEST_NAME = 200
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "genai_development"}
+#: How the address of a registered prompt begins.
+PROMPTS = "prompts:/"
+#: The tag of a dataset that holds all dev cases of a lock; and how many cases are mirrored: MLflow looks each up before it writes it.
+MIRRORED, MOST_MIRRORED = "poclab.lock", 1000
+NOT_MIRRORED = "not mirrored"
 RUN_TAGS = {"mlflow.runType": "genai_evaluate"}
 
 
@@ -79,7 +84,7 @@ def _alone(uri: str) -> Iterator[None]:
 def begin(uri: str, run: Mapping[str, Any]) -> dict[str, str]:
     """Open an experiment and a run in it, or take the run named by `run["run_id"]`; return their ids.
 
-    `run` holds `experiment`, `artifact_location` (or None), `name`, `tags`, `params`, `prompts`, `dataset`.
+    `run` holds `experiment`, `artifact_location` (or None), `name`, `tags`, `params`, `prompts`, `dataset`, and perhaps `mirror`.
     """
     client = connect(uri)
     experiment_id = _experiment(client, uri, run["experiment"], run["artifact_location"])
@@ -94,6 +99,8 @@ def begin(uri: str, run: Mapping[str, Any]) -> dict[str, str]:
             _log_batch(client, run_id, params={_label(key): value for key, value in run["params"].items()})
         if run["dataset"]:
             _log_dataset(client, run_id, run["dataset"])
+        if run.get("mirror"):
+            annotate(uri, run_id, {"poclab.dataset": _mirrored(client, uri, experiment_id, run["mirror"])})
     except Exception:
         with contextlib.suppress(Exception):  # whoever asked learns of the first error, and does not know this run
             client.set_terminated(run_id, "FAILED")
@@ -106,9 +113,22 @@ def finish(uri: str, run_id: str, artifacts: Path, end: Mapping[str, Any]) -> No
     import mlflow
 
     client = mlflow.MlflowClient(uri)
-    _log_batch(client, run_id, metrics=end["metrics"], tags=end["tags"])
+    _log_batch(client, run_id, metrics={charted(name): value for name, value in end["metrics"].items()}, tags=end["tags"])
     client.log_artifacts(run_id, str(artifacts))
     client.set_terminated(run_id, end["status"])
+
+
+def charted(metric: str) -> str:
+    """Return the name of a metric in the store: MLflow draws what has the same word before a `/` as a group of its own.
+
+    The counts of outcomes, most of them 0, are as many charts as all else.
+    """
+    return re.sub("^outcome_", "outcome/", metric)
+
+
+def uncharted(name: str) -> str:
+    """Return the metric that a name in the store is of; earlier runs have it as it is."""
+    return re.sub("^outcome/", "outcome_", name)
 
 
 def annotate(uri: str, run_id: str, tags: Mapping[str, str]) -> None:
@@ -190,6 +210,40 @@ def _log_dataset(client: Any, run_id: str, dataset: Mapping[str, str]) -> None:
     client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "evaluation")])])
 
 
+def _mirrored(client: Any, uri: str, experiment_id: str, mirror: Mapping[str, str]) -> str:
+    """Return the name of the dataset that shows the dev cases of a frozen set, made once for each lock; or why there is none.
+
+    A dataset of MLflow can be edited, so nothing reads it. Held-out cases are not in it: a label that is looked at is tuned on.
+    """
+    from mlflow.tracing.client import TracingClient
+
+    name = f"{_label(mirror['name'])} dev {mirror['lock'][:12]}"
+    try:
+        with _alone(uri):
+            found = client.search_datasets([experiment_id], filter_string=f"name = '{name}'")
+            if not found or MIRRORED not in (found[0].tags or {}):  # the last thing that is written: without it some cases are missing
+                records = [_dataset_record(case) for case in _dev_cases(Path(mirror["cases"]))]
+                dataset = found[0] if found else client.create_dataset(name, experiment_id)
+                TracingClient(uri).store.upsert_dataset_records(dataset.dataset_id, records)
+                client.set_dataset_tags(dataset.dataset_id, {MIRRORED: mirror["lock"], "poclab.edition": mirror["edition"]})
+    except Exception as error:  # the run is worth more than what shows its cases once more
+        return f"{NOT_MIRRORED}: {first_line(error)}"
+    return name
+
+
+def _dev_cases(path: Path) -> list[dict[str, Any]]:
+    cases = [conceal_json(case) for _, case in read_json_lines(path) if case.get("split") == "dev"]
+    if len(cases) > MOST_MIRRORED:
+        raise StoreError(f"{len(cases)} cases are more than {MOST_MIRRORED}")
+    return cases
+
+
+def _dataset_record(case: Mapping[str, Any]) -> dict[str, Any]:
+    tags = {"poclab.case": case["id"], **{str(key): str(value) for key, value in case.get("tags", {}).items()}}
+    expected = {f"expected_{name}": value for name, value in case["expected"].items()}
+    return {"inputs": case["inputs"], "expectations": expected, "tags": tags, "source": {"source_type": "HUMAN", "source_data": {}}}
+
+
 def _link_prompt(client: Any, uri: str, prompt: Mapping[str, str], run_id: str) -> None:
     """Link a run to the registered version of a prompt, or say why not: its text is an artifact of the run all the same."""
     from mlflow.exceptions import MlflowException
@@ -206,7 +260,7 @@ def _link_prompt(client: Any, uri: str, prompt: Mapping[str, str], run_id: str) 
 
         mlflow.set_tracking_uri(uri)  # MLflow looks for the run in its global store. Only the recorder's process comes here.
         ModelRegistryClient(uri, uri).link_prompt_version_to_run(name, version, run_id)
-        said = f"prompts:/{name}/{version}"
+        said = f"{PROMPTS}{name}/{version}"
     annotate(uri, run_id, {f"poclab.prompt.{_label(prompt['key'])}": said})
 
 
@@ -219,6 +273,18 @@ def _register(client: Any, uri: str, prompt: Mapping[str, str]) -> tuple[str, st
             version = client.register_prompt(name, prompt["text"], commit_message=prompt["file"])
             client.set_prompt_alias(name, alias, version.version)
     return name, version.version
+
+
+def alias(uri: str, names: Iterable[str], aliases: Mapping[str, Sequence[str]]) -> None:
+    """Let each alias point to the given versions (`prompts:/name/version`), and of the prompts of these names to no other."""
+    client = connect(uri)
+    for alias_name, places in aliases.items():
+        held = dict(place.removeprefix(PROMPTS).rsplit("/", 1) for place in places)
+        for name in names:
+            if name not in held and _registered(client, name, alias_name):
+                client.delete_prompt_alias(name, alias_name)
+        for name, version in held.items():
+            client.set_prompt_alias(name, alias_name, int(version))
 
 
 def _registered(client: Any, name: str, alias: str) -> Any | None:
