@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from poclab.errors import PocError
     from poclab.experiment import Interrupted, compare, decide, evaluate, history, plan
     from poclab.handover import handoff
+    from poclab.labeling import Labeler
     from poclab.report import Report
     from poclab.system import Prompt, Reply, Version
     from poclab.trials import sweep
@@ -27,6 +28,7 @@ _HOMES = {
     "Case": "cases",
     "Charter": "charter",
     "Interrupted": "experiment",
+    "Labeler": "labeling",
     "PocError": "errors",
     "Prompt": "system",
     "Reply": "system",
@@ -52,6 +54,7 @@ __all__ = [
     "Case",
     "Charter",
     "Interrupted",
+    "Labeler",
     "PocError",
     "Prompt",
     "Reply",

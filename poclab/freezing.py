@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -67,7 +67,7 @@ def freeze(
         return Frozen(held, changes, tuple(warnings))
     if old and not new_edition:
         held.verify()  # raises, and names what changed
-    cases = assign_splits(test_set.cases, _known_splits(old), test_share=test_share, seed=seed)
+    cases = assign_splits(test_set.cases, known_splits(old), test_share=test_share, seed=seed)
     lock = Lock(
         edition=old.edition + 1 if old else 1,
         cases={case.id: {"digest": case.digest, "inputs": digest(dict(case.inputs)), "split": str(case.split)} for case in cases},
@@ -84,12 +84,8 @@ def freeze(
 
 def validate(test_set: TestSet, find: Callable[[str], Sequence[str]] | None) -> list[str]:
     """Return the warnings; raise an `InputError` for the first thing that makes the set unfit to freeze."""
-    where = str(test_set.path or "test set")
-    _refuse_duplicates(test_set, where)
-    for case in test_set:
-        _refuse_label(case, where)
-    if find is not None:
-        _refuse_lost_evidence(test_set, where, find)
+    for problem in problems(test_set, find):
+        raise problem
     warnings = []
     if len(test_set) < FEW:
         warnings.append(f"{len(test_set)} cases: under {FEW} an interval is so wide that few changes can be told apart")
@@ -104,36 +100,46 @@ def may_hold(test_set: TestSet) -> list[str]:
     return [f"case {name!r} may hold {what}" for name, text in texts for what, pattern in PERSONAL.items() if pattern.search(text)]
 
 
-def _refuse_duplicates(test_set: TestSet, where: str) -> None:
+def problems(test_set: TestSet, find: Callable[[str], Sequence[str]] | None) -> Iterator[InputError]:
+    """Yield everything that makes the set unfit to freeze."""
+    where = str(test_set.path or "test set")
+    yield from _duplicates(test_set, where)
+    for case in test_set:
+        yield from _poor_labels(case, where)
+    if find is not None:
+        yield from _lost_evidence(test_set, where, find)
+
+
+def _duplicates(test_set: TestSet, where: str) -> Iterator[InputError]:
     seen: dict[str, Case] = {}
     for case in test_set:
-        other = seen.setdefault(_folded(case.inputs), case)
+        other = seen.setdefault(folded(case.inputs), case)
         if other is not case:
             same = canonical(dict(other.expected)) == canonical(dict(case.expected))
             what = "ask the same" if same else "ask the same and expect different things: contradictory labels"
-            raise InputError(
+            yield InputError(
                 f"{where}: cases {other.id!r} and {case.id!r} {what}", fix="remove one, or reword it and give both one `cluster`"
             )
 
 
-def _refuse_label(case: Case, where: str) -> None:
+def _poor_labels(case: Case, where: str) -> Iterator[InputError]:
     expected = case.expected
     if expected.get("abstain") and any(expected.get(key) for key in ("answers", "data", "effects")):
-        raise InputError(
+        yield InputError(
             f"{where}: case {case.id!r} expects an answer and to abstain: contradictory labels", fix="remove `abstain`, or the answers"
         )
     if not any(expected.get(key) for key in ("answers", "abstain", "data", "effects")) and not case.rubric:
-        raise InputError(
+        yield InputError(
             f"{where}: case {case.id!r} expects nothing",
             fix='add "expected": {"answers": ["..."]} or {"abstain": true}',
         )
 
 
-def _refuse_lost_evidence(test_set: TestSet, where: str, find: Callable[[str], Sequence[str]]) -> None:
+def _lost_evidence(test_set: TestSet, where: str, find: Callable[[str], Sequence[str]]) -> Iterator[InputError]:
     lost = [(case.id, phrase) for case in test_set for phrase in case.expected.get("evidence", ()) if not find(phrase)]
     if lost:
         listed = "; ".join(f"case {case_id!r}: {phrase!r}" for case_id, phrase in lost[:8])
-        raise InputError(
+        yield InputError(
             f"{where}: {len(lost)} evidence phrase(s) not found in the corpus: {listed}",
             fix="copy a few words of the source as they stand (white space is folded, the rest counts)",
         )
@@ -179,7 +185,7 @@ def assign_splits(cases: Sequence[Case], known: Mapping[str, str], *, test_share
     return tuple(replace(case, split=splits[case.id]) for case in cases)
 
 
-def _known_splits(lock: Lock | None) -> dict[str, str]:
+def known_splits(lock: Lock | None) -> dict[str, str]:
     """Return the split of every case ever frozen, by id and by the digest of its inputs; the newest edition counts."""
     known: dict[str, str] = {}
     for entries in lock.editions().values() if lock else ():
@@ -192,7 +198,7 @@ def _since(lock: Lock, test_set: TestSet) -> Difference:
     return difference({key: entry["digest"] for key, entry in lock.cases.items()}, {case.id: case.digest for case in test_set})
 
 
-def _folded(inputs: Mapping[str, object]) -> str:
+def folded(inputs: Mapping[str, object]) -> str:
     """Return the inputs as two people would call them the same: without case, white space and closing marks."""
     return canonical(
         {key: " ".join(value.split()).rstrip("?.! ").casefold() if isinstance(value, str) else value for key, value in inputs.items()}

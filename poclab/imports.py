@@ -1,8 +1,9 @@
-"""Import labelled cases from files that other tools wrote: CSV, JSONL, and SQuAD-format JSON.
+"""Import labelled cases from files that other tools wrote: CSV, JSONL, and SQuAD-format JSON; and questions from plain text.
 
 CSV columns and flat JSONL keys: `id`, `question` (or `input:NAME` for other inputs), `answers` (a list, or texts
 separated by `|`), `evidence` (the same), `abstain`, `tag:NAME`, `split`, `cluster`, `rubric`, `by`, `on`, `source`.
 A JSONL line may also be a whole case. Nothing is guessed: an unknown column is refused.
+A text file (`.txt`) holds one question a line; a Markdown file (`.md`) is one question.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from poclab.errors import InputError, refuse_unknown
 from poclab.files import read_json, read_json_lines, read_text
 
 PLAIN = ("id", "question", "answers", "evidence", "abstain", "split", "cluster", "rubric", "by", "on", "source")
+TEXTS = (".txt", ".md")
 TRUE, FALSE = ("true", "yes", "1", "x"), ("false", "no", "0", "")
 
 
@@ -35,6 +37,32 @@ def import_cases(path: Path | str) -> TestSet:
     if not cases:
         raise InputError(f"{path}: no cases in it")
     return TestSet(cases, path=path)
+
+
+def import_questions(path: Path | str) -> tuple[Case, ...]:
+    """Return the questions of a text or Markdown file, of all of those in a folder, or of a file of cases; those of texts have no id.
+
+    Raises:
+        InputError: there is no question, or as `import_cases`.
+    """
+    path = Path(path)
+    if not path.is_dir() and path.suffix.lower() not in TEXTS:
+        return import_cases(path).cases
+    files = [path]
+    if path.is_dir():  # what begins with a dot is an editor's
+        inside = (one for one in path.rglob("*") if not any(part.startswith(".") for part in one.relative_to(path).parts))
+        files = sorted(one for one in inside if one.suffix.lower() in TEXTS and one.is_file())
+    found = tuple(case for one in files for case in _text_questions(one))
+    if not found:
+        raise InputError(f"{path}: no question in it", fix="write one question a line of a .txt file, or a .md file for each")
+    return found
+
+
+def _text_questions(path: Path) -> Iterator[Case]:
+    text = read_text(path)
+    for question in text.split("\n") if path.suffix.lower() == ".txt" else [text]:
+        if question.strip():
+            yield Case("", {"question": question.strip()}, label={"source": path.name})
 
 
 def _csv_cases(path: Path) -> Iterator[Case]:

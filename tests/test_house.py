@@ -17,7 +17,7 @@ HOUSE = ROOT / "poclab"
 FLOORS = [
     ["errors", "files", "redaction", "tables"],
     ["system", "charter", "cases", "imports", "freezing"],
-    ["stats", "scores", "report", "runner", "comparison", "decision", "sizing", "charts", "timeline"],
+    ["stats", "scores", "report", "runner", "comparison", "decision", "sizing", "charts", "timeline", "reviews"],
     [
         "offline",
         "prices",
@@ -61,6 +61,8 @@ FLOORS = [
         "confirmation",
         "handover",
         "checkup",
+        "labels",
+        "labeling",
         "starter",
     ],
     ["cli", "__main__"],
@@ -86,7 +88,9 @@ OWNERS = {
     "packaging": {"checkup"},
     "tqdm": {"arguments"},
     "distributed": {"executors"},
-    "filelock": {"tracking", "rag", "journal"},
+    "filelock": {"tracking", "rag", "journal", "labels"},
+    "ipywidgets": {"labeling", "workbench"},
+    "anywidget": {"labeling"},
     "numpy": {"stats", "rag"},
 }
 

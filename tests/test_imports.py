@@ -4,7 +4,7 @@ import pytest
 
 from poclab.cases import Case, TestSet, lines
 from poclab.errors import InputError
-from poclab.imports import import_cases
+from poclab.imports import import_cases, import_questions
 
 
 def write(folder, name, content):
@@ -253,3 +253,35 @@ def test_imported_cases_are_the_same_when_written_and_read(tmp_path):
 
     assert not imported.difference(written)
     assert imported.lock is None
+
+
+# --- questions
+
+
+def test_questions_are_read_from_a_folder_of_texts(tmp_path):
+    """A text file holds one a line, a Markdown file is one; sorted by path, without what an editor hides there or another program left."""
+    (tmp_path / "more").mkdir()
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    write(tmp_path, "b.txt", "Do cats purr?\r\n\n  Do owls sing?\n")
+    write(tmp_path / "more", "A.MD", "# Storks\n\nWhere do they nest?\n")
+    write(tmp_path / ".ipynb_checkpoints", "b.txt", "Do cats purr?\n")
+    write(tmp_path, "notes.pdf", "x")
+
+    assert [(one.inputs["question"], one.label) for one in import_questions(tmp_path)] == [
+        ("Do cats purr?", {"source": "b.txt"}),
+        ("Do owls sing?", {"source": "b.txt"}),
+        ("# Storks\n\nWhere do they nest?", {"source": "A.MD"}),
+    ]
+
+
+def test_questions_are_read_from_one_file(tmp_path):
+    """Of text, or of cases."""
+    assert [one.inputs["question"] for one in import_questions(write(tmp_path, "a.txt", "A?\nB?"))] == ["A?", "B?"]
+    assert [one.id for one in import_questions(write(tmp_path, "a.csv", "question\nA?\n"))] == ["q001"]
+
+
+def test_a_folder_without_questions_is_refused(tmp_path):
+    """It may be another one that was meant."""
+    write(tmp_path, "a.txt", "\n \n")
+    with pytest.raises(InputError, match="no question in it\n  fix: write one question a line of a .txt file"):
+        import_questions(tmp_path)

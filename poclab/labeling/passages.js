@@ -1,0 +1,116 @@
+// The passages of a Labeler, to select evidence in, and the keys of its whole form. All texts are hostile: textContent only.
+
+function render({ model, el }) {
+  const view = String(Math.random()); // the same labeler may be shown twice: an echo is for who asked
+  let form = null;
+  let selection = null;
+  let titles = "";
+
+  function draw() {
+    selection = null;
+    const sections = model.get("passages").map(({ title, pieces }) => {
+      const section = document.createElement("section");
+      const header = document.createElement("header");
+      header.textContent = title;
+      const text = document.createElement("div");
+      text.className = "poclab-text";
+      // Editable for the caret, so that text can be selected with the keys, and keys mean nothing to the notebook; changes are refused below.
+      text.contentEditable = "true";
+      text.spellcheck = false;
+      text.setAttribute("role", "textbox");
+      text.setAttribute("aria-readonly", "true");
+      text.setAttribute("aria-label", title);
+      for (const [piece, marked] of pieces) {
+        const part = document.createElement(marked ? "mark" : "span");
+        part.textContent = piece;
+        text.append(part);
+      }
+      section.append(header, text);
+      return section;
+    });
+    el.replaceChildren(...sections);
+    const now = sections.map((section) => section.firstChild.textContent).join("\n");
+    if (now !== titles) el.scrollTop = 0; // other passages, and not the same with other evidence
+    titles = now;
+  }
+
+  // Python counts characters, a browser counts UTF-16 units.
+  const length = (range) => Array.from(range.toString()).length;
+
+  function select() {
+    const found = document.getSelection();
+    const range = found && found.rangeCount ? found.getRangeAt(0) : null;
+    const texts = [...el.querySelectorAll(".poclab-text")];
+    const passage = range ? texts.findIndex((text) => text.contains(range.commonAncestorContainer)) : -1;
+    if (passage < 0) return; // somebody went on to a field: what was selected in a passage still holds
+    const before = document.createRange();
+    before.setStart(texts[passage], 0);
+    before.setEnd(range.startContainer, range.startOffset);
+    const start = length(before);
+    selection = { passage, start, end: start + length(range) };
+  }
+
+  // What was typed last may wait in the browser while the kernel is busy. It is sent before the echo comes, so the echo is what acts.
+  const ask = (act) => model.send({ act, selection, view, step: "ask" });
+
+  function onMessage(message) {
+    if (message.focus) el.querySelector(".poclab-text")?.focus();
+    if (message.view === view) model.send({ ...message, step: "act" });
+  }
+
+  function onKey(event) {
+    const enter = event.key === "Enter" && event.target.closest(".poclab-query");
+    if (!enter && (!event.altKey || event.ctrlKey || event.metaKey || event.shiftKey)) return;
+    const key = /^[a-z]$/i.test(event.key) ? event.key : event.code.replace("Key", ""); // on a Mac Alt+S is a letter of its own
+    const act = enter ? "search" : model.get("shortcuts")[key.toLowerCase()];
+    if (!act) return;
+    event.preventDefault();
+    event.stopPropagation();
+    if (!event.repeat) ask(act);
+  }
+
+  function onClick(event) {
+    const button = event.target.closest("button");
+    const name = [...(button?.classList ?? [])].find((one) => one.startsWith("poclab-act-"));
+    if (!name) return;
+    event.preventDefault();
+    event.stopPropagation();
+    ask(name.slice("poclab-act-".length));
+  }
+
+  function leave() {
+    form?.removeEventListener("keydown", onKey, true);
+    form?.removeEventListener("click", onClick, true);
+  }
+
+  // The form is there only once this view is put into it, and is laid out.
+  const watcher = new ResizeObserver(() => {
+    const found = el.closest(".poclab-labeler");
+    if (!found || found === form) return;
+    leave();
+    form = found;
+    form.addEventListener("keydown", onKey, true); // on the way down: fields of ipywidgets keep keys to themselves
+    form.addEventListener("click", onClick, true);
+  });
+
+  const refuse = (event) => event.preventDefault();
+  el.classList.add("poclab-passages");
+  el.addEventListener("beforeinput", refuse);
+  el.addEventListener("drop", refuse);
+  el.addEventListener("compositionend", draw); // the one change that cannot be refused
+  document.addEventListener("selectionchange", select);
+  model.on("change:passages", draw);
+  model.on("msg:custom", onMessage);
+  watcher.observe(el);
+  draw();
+
+  return () => {
+    leave();
+    watcher.disconnect();
+    document.removeEventListener("selectionchange", select);
+    model.off("change:passages", draw);
+    model.off("msg:custom", onMessage);
+  };
+}
+
+export default { render };
