@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from poclab.report import Report
     from poclab.system import Prompt, Reply, Version
     from poclab.trials import sweep
+    from poclab.workbench import Workbench
 
 _HOMES = {
     "Case": "cases",
@@ -35,6 +36,7 @@ _HOMES = {
     "Report": "report",
     "TestSet": "cases",
     "Version": "system",
+    "Workbench": "workbench",
     "charts": "",
     "compare": "experiment",
     "decide": "experiment",
@@ -61,6 +63,7 @@ __all__ = [
     "Report",
     "TestSet",
     "Version",
+    "Workbench",
     "charts",
     "compare",
     "decide",

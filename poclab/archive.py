@@ -273,7 +273,7 @@ class Archive:
         """Return where to look in MLflow's UI, from the address's `#` on, by what is seen there."""
         if not self.finished:
             return {}
-        newest, best, champion = self.finished[-1], self._best_of_each_version(), None
+        newest, best, champion = self.finished[-1], self.best_of_each_version(), None
         place = newest["experiment_id"]
         found = {"runs": routes.runs(place), "charts of the trials" if self.sweep() else "charts": routes.charts(place)}
         with contextlib.suppress(InputError):  # no sweep has ended, or its trials do not have its metric
@@ -285,7 +285,7 @@ class Archive:
         of, row = ("the champion", champion) if champion else ("the last run", newest)
         return {**found, f"failing traces of {of}": routes.failing(place, row["run_id"])}
 
-    def _best_of_each_version(self) -> list[Mapping[str, Any]]:
+    def best_of_each_version(self) -> list[Mapping[str, Any]]:
         """Return the newest run of each version on the dev split of the newest lock, the highest accuracy first."""
         dev = [row for row in self.finished if row["tags"].get("split") == "dev" and "accuracy" in row["metrics"]]
         newest = {row["tags"].get("version"): row for row in dev if row["tags"].get("lock") == dev[-1]["tags"].get("lock")}

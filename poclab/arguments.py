@@ -98,9 +98,14 @@ def _verify(test_set: TestSet) -> None:
 
 
 def screened(test_set: TestSet) -> TestSet:
-    """Return the part of a frozen split that the trial of a sweep is screened on, where it is; always the same cases of a lock."""
+    """Return the part of a frozen split that the trial of a sweep is screened on, where it is."""
     count = int(os.environ.get(SCREEN) or 0)
-    if not 0 < count < len(test_set) or not test_set.lock:
+    return sampled(test_set, count) if count and test_set.lock else test_set
+
+
+def sampled(test_set: TestSet, count: int) -> TestSet:
+    """Return so many of the cases, always the same ones of a lock."""
+    if not 0 < count < len(test_set):
         return test_set
     places = random.Random(test_set.digest).sample(range(len(test_set)), count)
     return dataclasses.replace(test_set, cases=tuple(test_set.cases[place] for place in sorted(places)))
@@ -130,9 +135,9 @@ def open_budget(poc: Path | None, max_cost_usd: float | None) -> str | None:
     return name
 
 
-def progress(outcomes: Iterator[Any], total: int, name: str) -> Iterator[Any]:
+def progress(outcomes: Iterable[Any], total: int, name: str) -> Iterator[Any]:
     """Show a progress bar in a terminal or a notebook; none where nobody looks."""
-    return outcomes if os.environ.get(TRIAL_RUN) else iter(bar(outcomes, total=total, desc=printable(name), unit="case"))
+    return iter(outcomes if os.environ.get(TRIAL_RUN) else bar(outcomes, total=total, desc=printable(name), unit="case"))
 
 
 def bar(*given: Any, **options: Any) -> Any:

@@ -101,10 +101,21 @@ def evaluate(
         plan.keep(earlier.results, lambda one: one.outcome in RETRIED)
     if test_set.poc:
         Ledger.of(test_set.poc)  # an answer that cannot be kept is not asked for
-    recording = Recording.open(plan)
+    return carry_out(plan, Recording.open(plan), workers)
+
+
+Through = Callable[[runner.Run[Task], int, str], Iterator[runner.Outcome[Task]]]
+
+
+def carry_out(plan: Plan, recording: Recording, workers: int, *, through: Through = arguments.progress) -> Report:
+    """Ask what is planned, and return the report; `through` passes the outcomes on, and may show how many there are.
+
+    Raises:
+        EndpointError, StoreError, Interrupted: as `evaluate`.
+    """
     results: dict[int, CaseResult] = {}
     started, started_at = time.monotonic(), datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    watch = _ask_all(plan, results, recording, workers)
+    watch = _ask_all(plan, results, recording, workers, through)
     report = plan.report(results, started_at, time.monotonic() - started, stopped=watch.stopped)
     try:
         report, path = recording.finish(report)
@@ -124,7 +135,7 @@ def _drill(system: Any, given: tuple[TestSet, Sequence[Any], Version], workers: 
     drills.drill(system, test_set, scorers, version=version, workers=workers, keep=False, **options).save(folder / DRILL_FILE)
 
 
-def _ask_all(plan: Plan, results: dict[int, CaseResult], recording: Recording, workers: int) -> Watch:
+def _ask_all(plan: Plan, results: dict[int, CaseResult], recording: Recording, workers: int, through: Through) -> Watch:
     """Ask what is planned, keep each result as it comes, and return what says whether all of it was asked."""
     watch = Watch(sum(task.kept is None for task in plan.tasks), plan.outside)
     run = runner.run(plan.tasks, plan.ask, then=plan.score, workers=workers, timeout_s=plan.timeout_s)
@@ -138,7 +149,7 @@ def _ask_all(plan: Plan, results: dict[int, CaseResult], recording: Recording, w
 
     try:
         with ruling(plan.outside):
-            for outcome in arguments.progress(iter(run), len(plan.tasks), plan.version.name):
+            for outcome in through(run, len(plan.tasks), plan.version.name):
                 keep(outcome)
                 if watch.error:
                     break

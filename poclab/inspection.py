@@ -20,7 +20,7 @@ from poclab.errors import InputError, printable
 from poclab.files import require_poc
 from poclab.ledger import LEDGER, Entry, Ledger
 from poclab.tables import money
-from poclab.tracking import queries
+from poclab.tracking import queries, routes
 from poclab.tracking.server import base_of
 
 REQUEST_ID = re.compile(r"(tr-)?[0-9a-f]{32}")
@@ -99,7 +99,7 @@ def inspect(asked: str, poc: Path | str | None = None) -> Inspection:
             f"{folder}: no trace and no answer of request or case {asked!r}",
             fix="a case id of cases.jsonl, or a request id, as a report's `request_id` and the trace show it",
         )
-    link = f"{base_of(uri)}/#/experiments/{found['experiment_id']}/traces?selectedEvaluationId={found['trace_id']}" if found else ""
+    link = f"{base_of(uri)}/{routes.trace(found['experiment_id'], found['trace_id'])}" if found else ""
     return Inspection(asked, found, tuple(entries), max(count - 1, 0), link)
 
 

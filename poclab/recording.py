@@ -28,6 +28,7 @@ from poclab.evaluation import Plan
 from poclab.files import CHARTER, WORK, digest, read_json_lines, read_text, unwritable, work_folder, write_atomic
 from poclab.redaction import conceal, conceal_json, secrets, shown
 from poclab.report import DRILL_FILE, Report
+from poclab.system import Prompt
 from poclab.tracking import notes
 
 #: A parameter longer than this is logged by its digest; the whole stands in `version.json`.
@@ -77,11 +78,7 @@ class Recording:
     def _begin(self) -> dict[str, Any]:
         plan = self.plan
         flat = {key: value if isinstance(value, str) else json.dumps(value) for key, value in plan.version.flat().items()}
-        prompts = [
-            {"key": key, "name": f"{plan.test_set.name}-{Path(prompt.name).stem}", "file": prompt.name, "text": prompt.text}
-            for key, prompt in plan.version.prompts.items()
-            if prompt.text
-        ]
+        prompts = [{"key": key, **_registered(plan.test_set.name, one)} for key, one in plan.version.prompts.items() if one.text]
         dataset = {"name": plan.test_set.name, "digest": plan.test_set.digest[:32], "source": json.dumps({"lock": plan.test_set.digest})}
         return {
             **run_place(plan.poc, self.uri),
@@ -212,6 +209,22 @@ class Recording:
             write(folder / CHARTER, conceal(read_text(plan.charter.path)))
         for key, prompt in plan.version.prompts.items():
             write(folder / "prompts" / Path(key).name / Path(prompt.name).name, prompt.text)
+
+
+def _registered(poc: str, prompt: Prompt) -> dict[str, str]:
+    """Return what a prompt of a POC is in the registry."""
+    return {"name": f"{poc}-{Path(prompt.name).stem}", "file": prompt.name, "text": prompt.text}
+
+
+def register(poc: Path, prompt: Prompt) -> str:
+    """Register a prompt in the store of a POC; return what it is called there, or why it is not there.
+
+    Raises:
+        StoreError: the store cannot be used.
+    """
+    uri = tracking.tracking_uri(poc)
+    tracking.check_store(uri)
+    return tracking.recorder().send("register", uri=uri, prompt=_registered(poc.name, prompt)).result()
 
 
 def run_place(poc: Path | None, uri: str | None) -> dict[str, Any]:

@@ -88,6 +88,10 @@ class Run(Generic[Task]):
             signal.signal(signal.SIGINT, self.held)
             self.held = None
 
+    def interrupt(self) -> None:
+        """Have whoever iterates met by a `KeyboardInterrupt`, within a tick. For another thread."""
+        self.interrupted = True
+
     def close(self) -> list[Outcome[Task]]:
         """Begin no further task, and return the outcomes that have come and were not read yet."""
         self.stopped = True

@@ -35,7 +35,7 @@ def html_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def _html_row(tag: str, values: Sequence[Any]) -> str:
     # No colours: a notebook may be light or dark. Words stay whole, so that a long reply does not squeeze the ids.
-    style = "text-align:left;vertical-align:top;white-space:pre-wrap;overflow-wrap:break-word"
+    style = "text-align:left;vertical-align:top;white-space:pre-wrap;overflow-wrap:break-word;padding:.15em 1em .15em 0"
     cells = (f"<{tag} style='{style}{WIDE if len(str(value)) > 24 else ''}'>{html.escape(_cut(str(value)))}</{tag}>" for value in values)
     return f"<tr>{''.join(cells)}</tr>"
 

@@ -377,12 +377,17 @@ def notebook_of(*cells):
     return {"cells": made, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
 
 
-@pytest.fixture
-def unused_port():
-    """A port of this machine that nobody listens on."""
+def free_port():
+    """Return a port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@pytest.fixture
+def unused_port():
+    """A port of this machine that nobody listens on."""
+    return free_port()
 
 
 @pytest.fixture(scope="session")
@@ -394,9 +399,7 @@ def ui(swept, make_poc, tmp_path_factory):
     import poclab
     from poclab import scores
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "poclab", "ui", str(swept[0]), "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:

@@ -17,7 +17,7 @@ HOUSE = ROOT / "poclab"
 FLOORS = [
     ["errors", "files", "redaction", "tables"],
     ["system", "charter", "cases", "imports", "freezing"],
-    ["stats", "scores", "report", "runner", "comparison", "decision", "sizing", "charts", "timeline", "reviews"],
+    ["stats", "scores", "report", "runner", "comparison", "views", "decision", "sizing", "charts", "timeline", "reviews"],
     [
         "offline",
         "prices",
@@ -61,6 +61,8 @@ FLOORS = [
         "confirmation",
         "handover",
         "checkup",
+        "sitting",
+        "workbench",
         "labels",
         "labeling",
         "starter",
@@ -153,10 +155,10 @@ def test_a_heavy_package_has_one_owner():
 
 
 def test_threads_are_started_in_few_places():
-    """Who looks for a thread finds it in the runner, the executors, the trials, the rehearsals or the tracking."""
+    """Who looks for a thread finds it in the runner, the executors, the trials, the rehearsals, the bench or the tracking."""
     users = {room(path) for path in sources() if re.search(r"threading\.Thread\(|ThreadPoolExecutor\(", path.read_text(encoding="utf-8"))}
 
-    assert users <= {"runner", "executors", "trials", "rehearsals", "tracking"}
+    assert users <= {"runner", "executors", "trials", "rehearsals", "workbench", "tracking"}
 
 
 @pytest.mark.parametrize("statement", ["import poclab", "import poclab.cli", "from poclab import models, rag, scores, evaluate"])

@@ -20,10 +20,10 @@ from poclab.errors import FrozenError, InputError
 from poclab.files import canonical, digest
 from poclab.report import BRIEF_CHARACTERS, CaseResult, Report, first_input, reply_text
 from poclab.stats import MOST, NONE, Paired, cases_to_tell, compare_paired, holm
-from poclab.system import Prompt
+from poclab.system import Prompt, Version
 from poclab.tables import cut
 
-__all__ = ["ALPHA", "Candidate", "Comparison", "Move", "ScoreChange", "TagChange", "compare"]
+__all__ = ["ALPHA", "Candidate", "Comparison", "Move", "ScoreChange", "TagChange", "changes", "compare"]
 
 #: Stands for a parameter that a version does not have.
 ABSENT = object()
@@ -49,13 +49,13 @@ def compare(baseline: Report, *candidates: Report, comparisons: int | None = Non
     if not shared:
         raise InputError("the reports have no score in common", fix="evaluate both with the same scores")
     begun = max(len(candidates), comparisons or 0)
-    changes = [_changes(baseline, candidates, name, begun) for name in shared]
+    of_scores = [_changes(baseline, candidates, name, begun) for name in shared]
     made = tuple(
         Candidate(
             report=one,
-            changed=_changed(baseline, one),
-            scores=tuple(of_score[place] for of_score in changes),
-            **_cases(baseline, one, changes[0][place]),
+            changed=changes(baseline.version, one.version),
+            scores=tuple(of_score[place] for of_score in of_scores),
+            **_cases(baseline, one, of_scores[0][place]),
             ratios={what: _ratio_of(baseline, one, metric) for what, metric in RATIOS.items()},
             link=links[place] if links else "",
         )
@@ -139,8 +139,9 @@ def _word(paired: Paired, p: float, factor: int) -> str:
     return f"{CANNOT_TELL} ({about} cases needed)"
 
 
-def _changed(baseline: Report, other: Report) -> dict[str, tuple[str, str]]:
-    old, new = baseline.version.parameters, other.version.parameters
+def changes(before: Version, after: Version) -> dict[str, tuple[str, str]]:
+    """Return the parameters that differ, each with its old and its new value as texts."""
+    old, new = before.parameters, after.parameters
     pairs = {name: (old.get(name, ABSENT), new.get(name, ABSENT)) for name in dict.fromkeys([*old, *new])}
     return {name: _told_apart(*pair) for name, pair in pairs.items() if _identity(pair[0]) != _identity(pair[1])}
 

@@ -49,7 +49,7 @@ def complete(version: Version) -> Version:
     where = f"version {version.name!r}"
     given = {name: value for name, value in version.parameters.items() if value is not None}
     refuse_unknown(given, RULES, where=where, what="parameter")
-    used = {**_defaults(given), **given}
+    used = {**defaults(given), **given}
     for name, value in used.items():
         expected, holds = RULES[name]
         if not holds(value):
@@ -62,15 +62,16 @@ def complete(version: Version) -> Version:
     return Version(version.name, **used)
 
 
-def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+def defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a version with these parameters uses besides, without its prompt."""
     retrieval = given.get("retrieval", "bm25")
-    defaults: dict[str, Any] = {"model": "offline/extractive", "retrieval": retrieval, "max_tokens": 300}
+    found: dict[str, Any] = {"model": "offline/extractive", "retrieval": retrieval, "max_tokens": 300}
     if retrieval != "none":
-        defaults |= {"chunk_size": 400, "overlap": 0}
-        defaults |= {} if "top_k" in given else {"context_chars": 2000}
+        found |= {"chunk_size": 400, "overlap": 0}
+        found |= {} if "top_k" in given else {"context_chars": 2000}
     if retrieval in ("dense", "hybrid"):
-        defaults["embedding"] = LSA
-    return defaults
+        found["embedding"] = LSA
+    return found
 
 
 def _check_prompt(used: Mapping[str, Any], *, where: str) -> None:

@@ -137,6 +137,10 @@ class Commands:
         finally:
             store.end(uri, run_id, status)
 
+    def register(self, uri: str, prompt: dict[str, str]) -> str:
+        """Register a prompt; return what it is called, or why it is not there."""
+        return store.register(uri, prompt)
+
     def close(self, uri: str, run_ids: list[str]) -> None:
         """End runs of a driver that was killed before it could."""
         store.close(uri, run_ids)

@@ -28,6 +28,11 @@ def failing(experiment_id: str, run_id: str) -> str:
     return f"{run(experiment_id, run_id)}/traces?filter={quote(FAILING, safe='')}"
 
 
+def trace(experiment_id: str, trace_id: str) -> str:
+    """Return where one trace is shown."""
+    return f"#/experiments/{experiment_id}/traces?selectedEvaluationId={trace_id}"
+
+
 def side_by_side(experiment_id: str, run_id: str, other: str) -> str:
     """Return where two runs are shown case by case."""
     return f"{runs(experiment_id)}?selectedRunUuid={run_id}&compareToRunUuid={other}"

@@ -246,22 +246,27 @@ def _dataset_record(case: Mapping[str, Any]) -> dict[str, Any]:
 
 def _link_prompt(client: Any, uri: str, prompt: Mapping[str, str], run_id: str) -> None:
     """Link a run to the registered version of a prompt, or say why not: its text is an artifact of the run all the same."""
+    import mlflow
+    from mlflow.tracking._model_registry.client import ModelRegistryClient
+
+    said = register(uri, prompt, client)
+    if said.startswith(PROMPTS):
+        mlflow.set_tracking_uri(uri)  # MLflow looks for the run in its global store. Only the recorder's process comes here.
+        ModelRegistryClient(uri, uri).link_prompt_version_to_run(*said.removeprefix(PROMPTS).split("/"), run_id)
+    annotate(uri, run_id, {f"poclab.prompt.{_label(prompt['key'])}": said})
+
+
+def register(uri: str, prompt: Mapping[str, str], client: Any = None) -> str:
+    """Register a prompt; return its address, or why the registry does not take it."""
+    client = client or connect(uri)  # before anything else is imported: it says how
     from mlflow.exceptions import MlflowException
 
     try:
-        name, version = _register(client, uri, prompt)
+        return f"{PROMPTS}{'/'.join(map(str, _register(client, uri, prompt)))}"
     except MlflowException as error:
         if error.error_code != "INVALID_PARAMETER_VALUE":
             raise
-        said = f"not registered: {first_line(error)}"
-    else:
-        import mlflow
-        from mlflow.tracking._model_registry.client import ModelRegistryClient
-
-        mlflow.set_tracking_uri(uri)  # MLflow looks for the run in its global store. Only the recorder's process comes here.
-        ModelRegistryClient(uri, uri).link_prompt_version_to_run(name, version, run_id)
-        said = f"{PROMPTS}{name}/{version}"
-    annotate(uri, run_id, {f"poclab.prompt.{_label(prompt['key'])}": said})
+        return f"not registered: {first_line(error)}"
 
 
 def _register(client: Any, uri: str, prompt: Mapping[str, str]) -> tuple[str, str]:

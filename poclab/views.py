@@ -1,0 +1,134 @@
+"""One case and one attempt as a notebook shows them: HTML in which all that a model, a file or a person wrote is text.
+
+Without colours of their own, so that they can be read on light and on dark. What a whole report or comparison looks like stands there.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from poclab.comparison.result import Candidate
+from poclab.report import CaseResult, Report, first_input, reply_text
+from poclab.stats import edges
+from poclab.system import Call, Passage
+from poclab.tables import form_of, html_table, money
+
+#: What is shown of an attempt beside its scores.
+FACTS = {"latency_p95_s": "p95 latency, s", "cost_usd_per_case": "cost per case, $"}
+#: A longer passage or answer is cut; the trace holds all of it.
+CHARACTERS = 4_000
+
+
+def block(*parts: str) -> str:
+    """Return parts of HTML as one, in which two prices in a line are no formula."""
+    return f"<div class='tex2jax_ignore mathjax_ignore' style='line-height:1.45'>{''.join(parts)}</div>"
+
+
+def told(text: str) -> str:
+    """Return a text as a paragraph."""
+    return f"<p style='margin:.3em 0;white-space:pre-wrap'>{html.escape(text)}</p>"
+
+
+def marked(text: str, phrases: Iterable[str]) -> str:
+    """Return a text as HTML in which these phrases are marked, whatever white space they are written with."""
+    patterns = [r"\s+".join(map(re.escape, phrase.split())) for phrase in phrases if phrase.strip()]
+    found = re.finditer("|".join(sorted(patterns, key=len, reverse=True)), text) if patterns else ()
+    out, end = [], 0
+    for match in found:
+        out += [html.escape(text[end : match.start()]), f"<mark>{html.escape(match[0])}</mark>"]
+        end = match.end()
+    return "".join([*out, html.escape(text[end:])])
+
+
+def report_table(report: Report, baseline: Report | None, candidate: Candidate | None) -> str:
+    """Return the numbers of a report, beside those of its baseline on the same cases if there is one."""
+    if candidate is None:
+        rows = [[name, _number(report, name)] for name in report.score_names]
+        rows += [[label, _number(report, name)] for name, label in FACTS.items()]
+        return html_table(["", "this version"], [*rows, ["failed", report.failed]])
+    rows = []
+    for change in candidate.scores:
+        difference = change.paired and change.paired.difference
+        shown = f"{difference.value:+.3f} ({edges(difference.low, difference.high, '+.3f')})" if difference else ""
+        rows.append([change.score, _number(baseline, change.score), _number(report, change.score), shown, change.word])
+    rows += [[label, _number(baseline, name), _number(report, name), "", ""] for name, label in FACTS.items()]
+    return html_table(["", "baseline", "this version", "difference", "word"], [*rows, ["failed", baseline.failed, report.failed, "", ""]])
+
+
+def _number(report: Report, metric: str) -> str:
+    found = report.estimates.get(metric)
+    if found is None:
+        return "unknown" if metric.startswith("cost") else "no number"
+    form = form_of(metric)
+    return f"{found.value:{form}} ({edges(found.low, found.high, form)}, n = {found.n})"
+
+
+def case_view(after: Sequence[CaseResult], before: Sequence[CaseResult] = (), *, link: str = "") -> str:
+    """Return one case: what was asked and expected, what both versions answered and were given, scores, tokens, cost, its trace.
+
+    `before` is empty where the baseline did not answer it.
+    """
+    first = after[0]
+    question = f"<p><b>{html.escape(first.case_id)}</b>: {html.escape(first_input(first.inputs))}</p>"
+    tags = ", ".join(f"{name}: {value}" for name, value in first.tags.items())
+    parts = [question, told(tags) if tags else "", _expected(first.expected)]
+    sides = [("this version", after), *([("baseline", before)] if before else [])]
+    parts += [_side(name, one) for name, results in sides for one in results]
+    return block(*parts, _trace(link))
+
+
+def _trace(link: str) -> str:
+    address = f"href='{html.escape(link, quote=True)}' target='_blank' rel='noopener' style='text-decoration:underline'"
+    return f"<p><a {address}>its trace in MLflow</a></p>" if link else ""
+
+
+def _expected(expected: Mapping[str, object]) -> str:
+    if not expected:
+        return ""
+    shown = {"abstain": "the documents do not answer it"} if expected.get("abstain") else {}
+    shown |= {name: value for name, value in expected.items() if value and name != "abstain"}
+    rows = [[name, value if isinstance(value, str) else _listed(value)] for name, value in shown.items()]
+    return f"<p>expected</p>{html_table([], rows)}"
+
+
+def _listed(value: object) -> str:
+    texts = isinstance(value, list) and all(isinstance(one, str) for one in value)
+    return "\n".join(value) if texts else json.dumps(value, ensure_ascii=False)
+
+
+def _side(name: str, one: CaseResult) -> str:
+    answer = one.problem if one.failure else reply_text(one.reply) or "(empty)"
+    outcome = f"{one.outcome}; " if one.expected or one.failure else ""  # nothing is expected of a question of one's own
+    shown = f"<p><b>{html.escape(name)}</b>: {html.escape(outcome + _paid(one))}</p>"
+    rows = [[score, "unscored" if given.value is None else f"{float(given.value):g}", given.reason] for score, given in one.scores.items()]
+    scores = html_table(["score", "value", "why"], rows) if rows and one.expected else ""
+    return shown + told(answer[:CHARACTERS]) + scores + _passages(one.reply.contexts, one.expected.get("evidence", ()))
+
+
+def _passages(passages: Sequence[Passage], evidence: Sequence[str]) -> str:
+    if not passages:
+        return ""
+    shown = "".join(
+        f"<p style='margin:.6em 0 .2em'><i>{html.escape(one.document)}</i></p>"
+        f"<p style='margin:0;white-space:pre-wrap;overflow-wrap:break-word'>{marked(one.text[:CHARACTERS], evidence)}</p>"
+        for one in passages
+    )
+    return f"<details><summary>{len(passages)} passages</summary>{shown}</details>"
+
+
+def _paid(one: CaseResult) -> str:
+    calls = one.billed_calls
+    if not calls:
+        return f"{one.latency_s:.2f} s, no model call seen"
+    costs, tokens = [call.cost_usd for call in calls], [_tokens(call) for call in calls]
+    cost = money(None if None in costs else sum(costs))
+    counted = "tokens unknown" if None in tokens else f"{sum(tokens)} tokens"
+    replayed = sum(call.replayed for call in calls)
+    return f"{one.latency_s:.2f} s, {counted}, {cost}{f', {replayed} of {len(calls)} answers from the ledger' if replayed else ''}"
+
+
+def _tokens(call: Call) -> int | None:
+    return None if call.tokens_in is None or call.tokens_out is None else call.tokens_in + call.tokens_out

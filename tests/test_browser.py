@@ -1,0 +1,155 @@
+"""What a person sees, in a real browser: the bench in JupyterLab, and what MLflow's UI shows of the runs.
+
+Needs Debian's Chromium; where there is none, nothing here can be seen.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from conftest import copy_poc, free_port, until
+from endpoint import Endpoint
+from poclab import archive
+from poclab.tracking import server
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+OPTIONS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+)
+#: What a page may take, in milliseconds, on a machine that does other things.
+PATIENCE_MS = 60_000
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A browser without a window."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS.split())
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A page; what its console calls an error is kept in `errors`."""
+    made = browser.new_page(viewport={"width": 1500, "height": 1400})
+    made.set_default_timeout(PATIENCE_MS)
+    made.errors = []
+    made.on("console", lambda message: message.type == "error" and made.errors.append(message.text))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def lab(make_poc, tmp_path_factory):
+    """JupyterLab on a POC whose notebook 02 is its own, with an endpoint that never answers: the address of the notebook, and the POC."""
+    root = tmp_path_factory.mktemp("lab")
+    poc = make_poc(root / "animals", store=True)
+    notebook = poc / "notebooks" / "02_evaluate.ipynb"
+    notebook.write_text(
+        notebook.read_text().replace("../experiments/python_help", "..").replace("context_chars: int = 2000", "context_chars: int = 500")
+    )
+    settings = root / "config" / "lab" / "user-settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    (settings / "notification.jupyterlab-settings").write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))
+    port = free_port()
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=t"]
+    command += [f"--ServerApp.root_dir={root}", "--ServerApp.port_retries=0"]
+    folders = {name: str(root / name.lower()) for name in ("JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
+    with Endpoint(faults=[{"kind": "hang", "match": ".", "times": None}]) as hanging:
+        env = {**os.environ, **folders, "JUPYTER_CONFIG_DIR": str(root / "config"), "OPENAI_BASE_URL": hanging.url}
+        process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        try:
+            yield f"http://127.0.0.1:{port}/lab/tree/animals/notebooks/02_evaluate.ipynb?token=t", poc
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def open_bench(page, address):
+    """Open notebook 02, run all of it, and return once the bench is there."""
+    until(lambda: _answers(page, address), "JupyterLab answers")
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+    page.locator(".lm-MenuBar-itemLabel", has_text="Run").first.click()
+    page.locator(".lm-Menu-itemLabel", has_text="Run All Cells").first.click()
+    page.get_by_role("button", name="Run sample").wait_for()
+    page.get_by_text("placeholders: {{context}}, {{question}}").wait_for()
+
+
+def _answers(page, address):
+    from playwright.sync_api import Error
+
+    try:
+        return page.goto(address)
+    except Error:
+        return None
+
+
+class TestTheBench:
+    def test_from_an_edit_to_what_it_fixed_and_broke(self, page, lab):
+        """A person runs notebook 02, edits the prompt, tries a sample, runs all, reads what changed, and opens a case."""
+        address, poc = lab
+        open_bench(page, address)
+        editor = page.locator(".jp-OutputArea textarea").first
+        editor.fill("Answer in one sentence.\n\n{{contxt}}\n\nQuestion: {{question}}\n")
+        page.get_by_text("unknown placeholder {{contxt}}").wait_for()
+        editor.fill("Answer in one sentence.\n\n{{context}}\n\nQuestion: {{question}}\n")
+        page.get_by_label("retrieval").select_option("none")
+        page.get_by_role("button", name="Run sample").click()
+        page.get_by_text("0 of 8 answers from the ledger, 8 asked now").wait_for()
+        page.get_by_role("button", name="Run all (8)").click()
+        page.get_by_text("run 2, retrieval bm25 -> none, prompt prompts/abstain.md -> prompts/abstain.md (edited)").wait_for()
+
+        # Nothing is found, so nothing is answered: the six cases that have an answer are broken.
+        rows = page.locator(".jp-OutputArea select[size] option").all_inner_texts()
+        assert [row.split()[0] for row in rows] == ["broken"] * 6 + ["ok"] * 2
+        page.locator(".jp-OutputArea select[size]").select_option(index=1)
+        page.get_by_text("q02: Where do storks nest?").wait_for()
+        link = page.get_by_role("link", name="its trace in MLflow").get_attribute("href")
+        assert _ours(page.errors) == []
+        with server.serve(archive.Archive.open(poc).uri, poc, free_port()) as (base, _):
+            page.goto(link.replace("http://127.0.0.1:5000", base))
+            page.get_by_text("There is no passage to answer from.").first.wait_for()
+
+    def test_what_hangs_is_cancelled(self, page, lab):
+        """An endpoint that does not answer holds up neither the bench nor the notebook."""
+        open_bench(page, lab[0])
+        page.get_by_label("model").fill("m")
+        page.get_by_label("model").press("Tab")
+        page.get_by_role("button", name="Run all (8)").click()
+        page.get_by_text("0/8").wait_for()
+        page.get_by_role("button", name="Cancel").click()
+        page.get_by_text("stopped after 0 of 8 cases").wait_for()
+
+        assert page.get_by_role("button", name="Run all (8)").is_enabled()
+        assert _ours(page.errors) == []
+
+
+def _ours(errors):
+    """Return the errors that are not of a page that a server without network cannot have."""
+    return [one for one in errors if "favicon" not in one and "ERR_INTERNET" not in one]
+
+
+@pytest.fixture(scope="module")
+def served(swept, tmp_path_factory):
+    """MLflow's own server on the store of a sweep: the addresses that `poclab ui` prints, and the one of the prompts."""
+    poc = copy_poc(swept[0], tmp_path_factory.mktemp("ui") / "animals")
+    found = archive.Archive.open(poc)
+    with server.serve(found.uri, poc, free_port()) as (base, _):
+        yield {**{what: f"{base}/{address}" for what, address in found.links().items()}, "prompts": f"{base}/#/prompts"}
+
+
+class TestMlflow:
+    def test_the_runs_are_a_table(self, page, served):
+        """Every trial is a line, under the name of what it changes."""
+        page.goto(served["runs"])
+
+        page.get_by_text("retrieval none -> bm25").first.wait_for()
