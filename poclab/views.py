@@ -81,7 +81,8 @@ def case_view(after: Sequence[CaseResult], before: Sequence[CaseResult] = (), *,
 
 
 def _trace(link: str) -> str:
-    address = f"href='{html.escape(link, quote=True)}' target='_blank' rel='noopener' style='text-decoration:underline'"
+    where = "title='served by poclab ui, or by your MLflow server'"
+    address = f"href='{html.escape(link, quote=True)}' {where} target='_blank' rel='noopener' style='text-decoration:underline'"
     return f"<p><a {address}>its trace in MLflow</a></p>" if link else ""
 
 

@@ -129,7 +129,7 @@ class TestTheBench:
         page.get_by_role("button", name="Cancel").click()
         page.get_by_text("stopped after 0 of 8 cases").wait_for()
 
-        assert page.get_by_role("button", name="Run all (8)").is_enabled()
+        page.get_by_role("button", name="Run all (8)").click(trial=True)  # as soon as it can be clicked
         assert _ours(page.errors) == []
 
 
@@ -153,3 +153,24 @@ class TestMlflow:
         page.goto(served["runs"])
 
         page.get_by_text("retrieval none -> bm25").first.wait_for()
+
+    def test_baseline_and_champion_stand_side_by_side(self, page, served):
+        """The cases of two runs are aligned, each question once with both answers' scores."""
+        page.goto(served["baseline and champion, case by case"])
+        for text in ("8 of 8", "Where do storks nest?", "Comparing"):
+            page.get_by_text(text).wait_for()
+        page.get_by_text("contains", exact=True).first.wait_for(state="attached")
+
+    def test_a_trace_has_tokens_and_cost(self, page, served):
+        """What a request took is seen where one looks at it: in its trace."""
+        page.goto(served["failing traces of the champion"].partition("?")[0])
+        page.get_by_text("Where do storks nest?").first.click()
+        for text in ("74 tokens", "$0.00", "retrieve"):
+            page.get_by_text(text, exact=True).first.wait_for()
+
+    def test_prompts_have_versions_and_aliases(self, page, served):
+        """Which prompt is the baseline's and which the champion's stands in the registry."""
+        page.goto(served["prompts"])
+        page.get_by_text("animals-abstain").click()
+        for text in ("champion", "baseline"):
+            page.get_by_text(text).first.wait_for()

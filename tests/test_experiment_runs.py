@@ -158,6 +158,14 @@ class TestHistory:
         assert (decided_copy / "mlartifacts" / newest / "artifacts/charts/history.png").read_bytes().startswith(b"\x89PNG")
         assert experiment.history_chart(decided_copy).read_bytes().startswith(b"\x89PNG")
 
+    def test_of_a_copied_poc_is_its_own(self, decided, tmp_path):
+        """Two copies of a POC hold the same runs: what is written for one does not land in the other."""
+        copies = [copy_poc(decided.poc, tmp_path / name) for name in ("first", "second")]
+        for one in copies:
+            poclab.history(one)
+
+        assert [len(list(one.glob("mlartifacts/*/artifacts/charts/history.png"))) for one in copies] == [1, 1]
+
     def test_of_no_run_says_what_to_type(self, early):
         """Looking comes before the first run."""
         with pytest.raises(InputError, match="no runs yet\n.*poclab run"):

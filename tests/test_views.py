@@ -110,4 +110,4 @@ def test_what_a_model_or_a_file_says_is_text(text):
     seen.feed(shown)
 
     assert seen.tags <= {"div", "p", "b", "i", "table", "thead", "tbody", "tr", "th", "td", "details", "summary", "mark", "a"}
-    assert seen.attributes <= {"class", "style", "href", "target", "rel"}
+    assert seen.attributes <= {"class", "style", "href", "title", "target", "rel"}

@@ -58,6 +58,7 @@ def connect(uri: str) -> Any:
         fix = f"`mlflow db upgrade {uri}`, or move {path} away: a new one is made" if path != uri else "check MLFLOW_TRACKING_URI"
         fix = "wait for the program that uses it, and try again" if locked else fix
         raise StoreError(f"{shown(uri)}: MLflow cannot use this store: {first_line(error)}", fix=fix) from None
+    _forget_places()
     return client
 
 
@@ -70,6 +71,13 @@ def check(uri: str, experiment: str) -> None:
     found = connect(uri).get_experiment_by_name(experiment)
     if found:
         _refuse_deleted(uri, found)
+
+
+def _forget_places() -> None:
+    """Have MLflow look up again where artifacts lie: it remembers by run, and the store of a copied POC has the same runs, elsewhere."""
+    from mlflow.tracking._tracking_service import utils
+
+    utils._artifact_repos_cache.clear()
 
 
 @contextlib.contextmanager
@@ -112,6 +120,7 @@ def finish(uri: str, run_id: str, artifacts: Path, end: Mapping[str, Any]) -> No
     """Log metrics and tags in one batch, the folder of artifacts, and end the run."""
     import mlflow
 
+    _forget_places()
     client = mlflow.MlflowClient(uri)
     _log_batch(client, run_id, metrics={charted(name): value for name, value in end["metrics"].items()}, tags=end["tags"])
     client.log_artifacts(run_id, str(artifacts))
@@ -156,6 +165,7 @@ def log_files(uri: str, run_id: str, files: Mapping[str, str]) -> None:
     """Log files: path to the folder in the run's artifacts (empty: their root)."""
     import mlflow
 
+    _forget_places()
     for path, folder in files.items():
         mlflow.MlflowClient(uri).log_artifact(run_id, path, folder or None)
 
