@@ -7,6 +7,7 @@ ledger of its host and paid from a share of the sweep's budget, until the POC's 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sys
@@ -19,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from poclab import kernels
+from poclab import kernels, runner
 from poclab.drift import State, code_digests, environment
 from poclab.errors import InputError, PocError
 from poclab.files import digest, work_folder
@@ -126,6 +127,8 @@ class Dask:
         self.cluster, self.client, self.mine = None, source, isinstance(source, str | None)
         if self.mine:
             self.cluster, self.client = _connected(source, jobs)
+        else:
+            _refuse_unfit(source)
         self.pool = self.client.get_executor(pure=False)
         self._lock, self._given = threading.Lock(), 0
         self._futures: set[Future[Any]] = set()
@@ -233,12 +236,37 @@ def _connected(address: str | None, jobs: int) -> tuple[Any, distributed.Client]
         cluster = distributed.LocalCluster(n_workers=1, threads_per_worker=jobs, processes=False, dashboard_address="127.0.0.1:0")
         return cluster, distributed.Client(cluster, set_as_default=False)
     try:
+        # First by hand: a client that finds nobody hangs for another 20 s when it is thrown away, and prints a traceback.
+        runner.result_of(asyncio.wait_for(_greet(address), CONNECTING_S))
         return None, distributed.Client(address, timeout=CONNECTING_S, set_as_default=False)
-    except (OSError, ValueError) as error:  # an address that is none, nobody there
+    except (OSError, ValueError, TimeoutError) as error:  # an address that is none, nobody there, or somebody who does not speak dask
+        why = f"no answer within {CONNECTING_S} s" if isinstance(error, TimeoutError) else str(error).split("\n")[0]
         raise InputError(
-            f"no dask scheduler answers at {shown(address)}: {str(error).splitlines()[0]}",
+            f"no dask scheduler answers at {shown(address)}: {why}",
             fix="start one, `dask scheduler`, with workers, `dask worker ADDRESS --nthreads 1`; or give --executor dask alone",
         ) from None
+
+
+async def _greet(address: str) -> None:
+    """Return when a scheduler has said who it is."""
+    import distributed
+    from distributed.comm import connect
+
+    comm = await connect(address, timeout=CONNECTING_S, **distributed.Security().get_connection_args("client"))
+    try:
+        await comm.write({"op": "identity", "reply": True})
+        if (await comm.read()).get("type") != "Scheduler":
+            raise ValueError("it is no scheduler")
+    finally:
+        comm.abort()
+
+
+def _refuse_unfit(client: Any) -> None:
+    """Refuse a client that trials cannot be waited for with."""
+    if getattr(client, "asynchronous", False):
+        raise InputError("the dask client is asynchronous", fix="executor=distributed.Client(address), outside of a coroutine")
+    if getattr(client, "status", "running") != "running":
+        raise InputError(f"the dask client is {client.status}", fix="executor=distributed.Client(address)")
 
 
 # --- on a worker

@@ -9,8 +9,10 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections import Counter
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -265,6 +267,29 @@ def test_a_scheduler_that_is_not_there_is_named(address, tmp_path, monkeypatch):
     monkeypatch.setattr(executors, "CONNECTING_S", 1)
     with pytest.raises(InputError, match=f"no dask scheduler answers at {address}.*\n.*dask scheduler"):
         choose(f"dask={address}", tmp_path)
+
+
+def test_another_server_is_no_scheduler(unused_port, tmp_path, monkeypatch):
+    """Who answers in another language is not waited for, and leaves no traceback behind when the command ends."""
+    monkeypatch.setattr(executors, "CONNECTING_S", 1)
+    with ThreadingHTTPServer(("127.0.0.1", unused_port), BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(InputError, match="no dask scheduler answers at tcp://127.0.0.1"):
+            choose(f"dask=tcp://127.0.0.1:{unused_port}", tmp_path)
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("client", "told"),
+    [
+        (SimpleNamespace(get_executor=None, asynchronous=True, status="running"), "is asynchronous"),
+        (SimpleNamespace(get_executor=None, asynchronous=False, status="closed"), "is closed"),
+    ],
+)
+def test_a_client_that_cannot_be_used_is_refused(client, told, tmp_path):
+    """A sweep would wait for it for ever, or fail by an error of dask's own."""
+    with pytest.raises(InputError, match=f"the dask client {told}\n.*distributed.Client"):
+        choose(client, tmp_path)
 
 
 def test_without_dask_it_says_what_to_install(tmp_path, monkeypatch):
