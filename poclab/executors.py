@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from poclab import kernels, runner
 from poclab.drift import State, code_digests, environment
 from poclab.errors import InputError, PocError
-from poclab.files import digest, work_folder
+from poclab.files import digest, unwritable, work_folder
 from poclab.kernels import NotebookError
 from poclab.ledger import HOST_LEDGER, LEDGER, Ledger, hosts
 from poclab.redaction import shown
@@ -123,12 +123,18 @@ class Dask:
         self.poc, self.jobs, self.say = poc, jobs, say
         self.here = _Here.of(poc)
         self.shares = source is not None
-        self.folder = work_folder(poc, "hosts") if self.shares else None
         self.cluster, self.client, self.mine = None, source, isinstance(source, str | None)
         if self.mine:
             self.cluster, self.client = _connected(source, jobs)
         else:
             _refuse_unfit(source)
+        try:
+            _refuse_without_poclab(self.client)
+        except InputError:
+            if self.mine:
+                self.client.close()
+            raise
+        self.folder = work_folder(poc, "hosts") if self.shares else None
         self.pool = self.client.get_executor(pure=False)
         self._lock, self._given = threading.Lock(), 0
         self._futures: set[Future[Any]] = set()
@@ -145,12 +151,13 @@ class Dask:
             # An address of the store that holds a password stays here; workers have their own.
             env = {name: value for name, value in order.env.items() if name != STORE or shown(value) == value}
             key = f"poclab-{uuid.uuid4().hex}"
-            future = self.pool.submit(_on_worker, replace(order, env=env), self.here, self.folder, share, key=key)
-            self._futures.add(future)
+            future = None
             try:
+                future = self.pool.submit(_on_worker, replace(order, env=env), self.here, self.folder, share, key=key)
+                self._futures.add(future)
                 done = future.result()
             except Exception as error:  # its worker died, or the scheduler did
-                done = _Done(NotebookError(None, "WorkerDied", f"{type(error).__name__}: {error}".splitlines()[0], outcome=LOST))
+                done = _lost(error) if self.client.status == "running" else _gone(self.client)
             finally:
                 self._futures.discard(future)
             if share:
@@ -164,7 +171,7 @@ class Dask:
             if time.monotonic() > until:
                 return
             time.sleep(LOOKING_S)
-        Ledger.open(self.poc / LEDGER).settle(share, used_usd)
+        hosts.settle_share(Ledger.open(self.poc / LEDGER), share, self.folder, used_usd)
 
     @contextlib.contextmanager
     def _share(self, budget: str | None, alone: bool) -> Iterator[tuple[str, float] | None]:
@@ -177,6 +184,7 @@ class Dask:
             left_usd = ledger.spent(budget).left_usd
             usd = max(0.0, left_usd / (1 if alone else self.jobs - self._given) - 1e-9)  # as a number of billionths it is rounded up
             number = ledger.reserve(budget, usd).number
+            hosts.note_share(number, self.folder)
             self._given += 1
         try:
             yield number, usd
@@ -239,7 +247,11 @@ def _connected(address: str | None, jobs: int) -> tuple[Any, distributed.Client]
         # First by hand: a client that finds nobody hangs for another 20 s when it is thrown away, and prints a traceback.
         runner.result_of(asyncio.wait_for(_greet(address), CONNECTING_S))
         return None, distributed.Client(address, timeout=CONNECTING_S, set_as_default=False)
-    except (OSError, ValueError, TimeoutError) as error:  # an address that is none, nobody there, or somebody who does not speak dask
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+    ) as error:  # an address that is none, nobody there, or somebody who does not speak dask; TLS without its settings
         why = f"no answer within {CONNECTING_S} s" if isinstance(error, TimeoutError) else str(error).split("\n")[0]
         raise InputError(
             f"no dask scheduler answers at {shown(address)}: {why}",
@@ -259,6 +271,15 @@ async def _greet(address: str) -> None:
             raise ValueError("it is no scheduler")
     finally:
         comm.abort()
+
+
+def _refuse_without_poclab(client: Any) -> None:
+    """Refuse workers that cannot even say what they have: one that cannot read a trial ends, and the next one that is given it, too."""
+    look = "__import__('importlib.util').util.find_spec('poclab') is not None"
+    if lacking := sorted(worker for worker, found in client.run(eval, look, on_error="return").items() if found is not True):
+        raise InputError(
+            f"worker {lacking[0]} has no poclab ({len(lacking)} in all)", fix="install the same version there, and start its workers anew"
+        )
 
 
 def _refuse_unfit(client: Any) -> None:
@@ -306,7 +327,7 @@ def _on_worker(order: Order, here: _Here, folder: Path | None, share: tuple[str,
     """Execute an order on this worker. Where there is a `folder` of hosts' ledgers, answers go to this host's, paid from the share."""
     try:
         _refuse_other(order, here)
-        (order.folder / "worker").touch(exist_ok=False)
+        _mark(order.folder / "worker")
     except FileExistsError:  # dask itself gave it to another worker, after one had begun with it and died
         return _Done(NotebookError(None, "WorkerDied", "the worker that had it died", outcome=LOST))
     except PocError as error:
@@ -325,6 +346,27 @@ def _on_worker(order: Order, here: _Here, folder: Path | None, share: tuple[str,
             return _Done(failure, ledger.spent(share[0]).used_usd)
     except PocError as error:
         return _refused(error)
+
+
+def _lost(error: Exception) -> _Done:
+    return _Done(NotebookError(None, "WorkerDied", f"{type(error).__name__}: {error}".splitlines()[0], outcome=LOST))
+
+
+def _gone(client: Any) -> _Done:
+    """Say that the scheduler is gone: no trial can be run again there. What a kernel that still runs has spent is told by its host."""
+    told = InputError(
+        f"the dask scheduler is gone: the client is {client.status}", fix="start it and its workers, and type the same command again"
+    )
+    return _Done(NotebookError(None, type(told).__name__, str(told), outcome="invalid"))
+
+
+def _mark(file: Path) -> None:
+    try:
+        file.touch(exist_ok=False)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise unwritable(file.parent, error, "have the POC's folder mounted so that workers can write there") from None
 
 
 def _refused(error: PocError, used_usd: float | None = None) -> _Done:

@@ -77,9 +77,9 @@ def cluster(served, tmp_path_factory):
         until(lambda: "Registered to" in (folder / f"{host}.log").read_text(), f"the worker of {host} begins")
         return started
 
-    start("scheduler", "scheduler", "--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--no-dashboard")
+    scheduler = start("scheduler", "scheduler", "--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--no-dashboard")
     workers = {host: worker(host) for host in ("alpha", "beta")}
-    yield SimpleNamespace(address=address, worker=worker, workers=workers, folder=folder)
+    yield SimpleNamespace(address=address, worker=worker, workers=workers, folder=folder, scheduler=scheduler)
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -292,6 +292,13 @@ def test_a_client_that_cannot_be_used_is_refused(client, told, tmp_path):
         choose(client, tmp_path)
 
 
+def test_a_worker_without_poclab_is_named():
+    """It would end at the first trial that it is given, and so would the next one."""
+    client = SimpleNamespace(run=lambda *_, **more: {"tcp://10.0.0.7:1": True, "tcp://10.0.0.8:1": False})
+    with pytest.raises(InputError, match="worker tcp://10.0.0.8:1 has no poclab.*\n.*install"):
+        executors._refuse_without_poclab(client)
+
+
 def test_without_dask_it_says_what_to_install(tmp_path, monkeypatch):
     """It is an extra."""
     monkeypatch.setitem(sys.modules, "distributed", None)
@@ -326,3 +333,16 @@ def test_a_failure_travels_whole():
 
     assert vars(other) == vars(one)
     assert str(other) == "cell 3: ValueError: no such thing"
+
+
+def test_a_scheduler_that_dies_ends_the_sweep_in_words(cluster, served, tmp_path):
+    """Nothing more can be run there: it says so, gives back what nobody spent, and leaves no run open. The last test here: it ends the cluster."""
+    poc = make(tmp_path / "animals", ["{way: waits}", "{number: 1}", "{number: 2}"], ", max_cost_usd: 1")
+    driver = started(cluster, served, poc, "--jobs", "3")
+    until(lambda: list(poc.glob("waits *")), "a trial waits")
+    os.killpg(cluster.scheduler.pid, signal.SIGKILL)
+    out, _ = driver.communicate(timeout=90)
+
+    assert driver.returncode == 2, out
+    assert "the dask scheduler is gone" in out and "Traceback" not in out
+    assert statuses(poc)["RUNNING"] == 0

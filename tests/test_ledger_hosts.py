@@ -133,3 +133,29 @@ def test_a_host_without_anything_to_begin_with_is_told(folder):
     with pytest.raises(StoreError, match="nothing can be written: No such file"), hosts.opened(folder):
         pass
     assert list(folder.iterdir()) == []
+
+
+ABANDON = """
+import sys
+from pathlib import Path
+from poclab.ledger import Ledger, hosts
+number = Ledger.open(Path(sys.argv[1])).reserve("sweep", 0.5).number
+hosts.note_share(number, Path(sys.argv[2]))
+print(number, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_share_that_no_worker_began_with_is_given_back_once_its_driver_is_dead(ledger, folder):
+    """Queued trials of a killed sweep have spent nothing; those of one that still runs keep what they were given."""
+    driver = subprocess.Popen(
+        [sys.executable, "-c", ABANDON, str(ledger.path), str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    driver.stdout.readline()
+    hosts.take_over(ledger, folder)
+    while_it_lives = ledger.spent("sweep").used_usd
+    driver.communicate()
+    hosts.take_over(ledger, folder)
+
+    assert (while_it_lives, ledger.spent("sweep").used_usd) == (0.5, 0.0)
+    assert list(folder.glob("*.share")) == []

@@ -20,15 +20,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from poclab.errors import StoreError
-from poclab.files import digest
+from poclab.files import digest, read_text, write_atomic
 from poclab.ledger import budgets
 from poclab.ledger.book import Ledger
 from poclab.ledger.listing import entries
 from poclab.ledger.portable import transfer
-from poclab.ledger.processes import boot
+from poclab.ledger.processes import boot, lives, me
 from poclab.ledger.store import alone, connect, place, problem, remove
 
 SEED = "seed"
+#: The ending of a file that holds the number of a share, from when it is set aside until it is settled.
+SHARE = ".share"
 _opening = threading.Lock()
 
 
@@ -55,6 +57,21 @@ def seed(ledger: Ledger, folder: Path) -> None:
         raise problem(folder, error) from error
     finally:
         remove(made)
+
+
+def _share_file(number: str, folder: Path) -> Path:
+    return folder / f"{digest(number)[:16]}{SHARE}"
+
+
+def note_share(number: str, folder: Path) -> None:
+    """Remember a share, which is to be given back also when its driver dies before a worker begins with it."""
+    write_atomic(_share_file(number, folder), number)
+
+
+def settle_share(ledger: Ledger, number: str, folder: Path, used_usd: float) -> None:
+    """Give back what was not spent of a share."""
+    ledger.settle(number, used_usd)
+    _share_file(number, folder).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -133,4 +150,10 @@ def take_over(ledger: Ledger, folder: Path) -> list[str]:
         for number, spent in shares.items():
             ledger.settle(number, spent.used_usd)
         remove(path)
+    if not left:  # of the shares that are open still, no host has spent anything
+        for file in folder.glob(f"*{SHARE}"):
+            number = read_text(file)
+            driver = number.rpartition(" ")[0]
+            if driver == me() or not lives(driver):
+                settle_share(ledger, number, folder, 0.0)
     return left
