@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from poclab import offline
+from poclab.offline import extractive, hashing, protocol
 
 ABSTAIN = "I don't know."
 DICTATED = f'If the passages do not contain the answer, reply exactly "{ABSTAIN}"'
@@ -47,7 +48,7 @@ def test_a_rare_word_weighs_more_than_a_common_one():
 
     idf(list) = ln(1 + 1.5/2.5) = 0.4700, idf(tuple) = ln(1 + 2.5/1.5) = 0.9808; all sentences have two words that count.
     """
-    by_sentence = {match.sentence: match for match in offline.rank("list tuple?", ["List grows.", "List shrinks.", "Tuple stays."])}
+    by_sentence = {match.sentence: match for match in extractive.rank("list tuple?", ["List grows.", "List shrinks.", "Tuple stays."])}
 
     assert by_sentence["Tuple stays."].share == pytest.approx(0.9808 / 1.4508, abs=1e-4)
     assert by_sentence["List grows."].score == pytest.approx(0.4700 / 1.4508, abs=1e-4)
@@ -56,7 +57,7 @@ def test_a_rare_word_weighs_more_than_a_common_one():
 
 def test_a_word_in_the_neighbouring_sentence_counts_a_quarter():
     """Both words weigh ln(1 + 1.5/1.5): each stands in one of two equally long sentences, so each sentence has 1/2 and 1/4 of 1/2."""
-    first, second = offline.rank("tuple list", ["Tuples stay. Lists grow."])
+    first, second = extractive.rank("tuple list", ["Tuples stay. Lists grow."])
 
     assert (first.sentence, second.sentence) == ("Tuples stay.", "Lists grow.")
     assert first.score == second.score == pytest.approx(0.5 + 0.25 * 0.5)
@@ -65,7 +66,7 @@ def test_a_word_in_the_neighbouring_sentence_counts_a_quarter():
 def test_a_longer_sentence_with_the_same_words_ranks_lower():
     """Otherwise a long sentence, which has every word, would always win. Lengths 2 and 6, mean 4: 1/0.875 and 1/1.125."""
     long, short = "Tuples stay alive through many nights.", "Tuples stay."
-    matches = offline.rank("tuples", [long, short])
+    matches = extractive.rank("tuples", [long, short])
 
     assert [match.sentence for match in matches] == [short, long]
     assert [match.score for match in matches] == pytest.approx([1 / 0.875, 1 / 1.125])
@@ -92,7 +93,7 @@ def test_a_repeated_sentence_is_one_sentence():
 )
 def test_the_instructions_set_the_number_of_sentences(instructions, limit):
     """The number before the word 'sentences' is the limit, in words or digits; 1 without."""
-    assert offline.sentence_limit(instructions) == limit
+    assert extractive.sentence_limit(instructions) == limit
 
 
 def test_two_sentences_come_in_reading_order_and_both_match():
@@ -122,7 +123,7 @@ def test_two_sentences_come_in_reading_order_and_both_match():
 )
 def test_the_words_of_abstention_are_those_the_prompt_dictates(instructions, words):
     """Quoted words count when their sentence has a condition and a negation; text in any other quotes does not."""
-    assert offline.abstention(instructions) == words
+    assert extractive.abstention(instructions) == words
 
 
 def test_a_weak_match_abstains_only_when_told_how():
@@ -167,12 +168,12 @@ def test_instructions_in_a_passage_are_not_obeyed():
 )
 def test_the_question_is_found_where_prompts_put_it(content, question):
     """The last `Question:` wins, to the end of its paragraph or the next label; then a line with `?`; then the last line."""
-    assert offline.take_apart([("user", content)]).question == question
+    assert extractive.take_apart([("user", content)]).question == question
 
 
 def test_the_question_is_no_instruction():
     """A question about sentences does not set their number."""
-    parts = offline.take_apart([("system", "Be brief."), ("user", "Question: Why two sentences?")])
+    parts = extractive.take_apart([("system", "Be brief."), ("user", "Question: Why two sentences?")])
 
     assert parts.instructions.split() == ["Be", "brief.", "Question:"]
 
@@ -194,7 +195,7 @@ Pass, are short.  Use "x.y" here.
 
 ------
 """
-    assert offline.sentences(text) == [
+    assert extractive.sentences(text) == [
         "Some statements, e.g. Assert or i.e. Pass, are short.",
         'Use "x.y" here.',
         '"__debug__" is true.',
@@ -219,7 +220,7 @@ def test_four_characters_are_one_token():
     content = prompt(SKY)
     usage = ask(content)[1]["usage"]
 
-    assert [offline.count_tokens("x" * count) for count in (0, 1, 4, 5)] == [0, 1, 1, 2]
+    assert [protocol.count_tokens("x" * count) for count in (0, 1, 4, 5)] == [0, 1, 1, 2]
     assert usage == {"prompt_tokens": math.ceil(len(content) / 4), "completion_tokens": 6, "total_tokens": math.ceil(len(content) / 4) + 6}
 
 
@@ -276,7 +277,7 @@ def test_a_model_on_the_wrong_path_is_told_its_own():
         ({"n": 2}, "'n'"),
         ({"tools": [{"type": "function"}]}, "'tools'"),
         ({"functions": [{}]}, "'functions'"),
-        ({"response_format": {"type": "json_object"}}, "plain text"),
+        ({"response_format": {"type": "json_object"}}, "'response_format'"),
         ({"max_tokens": 0}, "'max_tokens' is 0"),
         ({"max_tokens": "9"}, "'max_tokens' is '9'"),
         ({"stream_options": "usage"}, "'stream_options'"),
@@ -316,12 +317,12 @@ def embeddings(texts, **parameters):
 
 
 def cosine(first, second):
-    return sum(a * b for a, b in zip(offline.embed(first), offline.embed(second), strict=True))
+    return sum(a * b for a, b in zip(hashing.embed(first), hashing.embed(second), strict=True))
 
 
 def test_an_embedding_has_length_one():
     """So that a dot product is the cosine. Two words and their pair are three equal numbers of 1 / sqrt(3)."""
-    numbers = [value for value in offline.embed("Sky blue") if value]
+    numbers = [value for value in hashing.embed("Sky blue") if value]
 
     assert [abs(value) for value in numbers] == pytest.approx([1 / math.sqrt(3)] * 3)
 
@@ -331,12 +332,12 @@ def test_counts_are_on_a_log_scale():
     twice = 1 + math.log(2)
     length = math.hypot(twice, 1)
 
-    assert sorted(abs(value) for value in offline.embed("sky sky") if value) == pytest.approx([1 / length, twice / length])
+    assert sorted(abs(value) for value in hashing.embed("sky sky") if value) == pytest.approx([1 / length, twice / length])
 
 
 def test_a_text_without_words_of_meaning_has_a_zero_embedding():
     """No direction is better than a made-up one."""
-    assert offline.embed("") == offline.embed("of the") == [0.0] * 512
+    assert hashing.embed("") == hashing.embed("of the") == [0.0] * 512
 
 
 def test_shared_words_bring_embeddings_together():
@@ -347,12 +348,12 @@ def test_shared_words_bring_embeddings_together():
 
 def test_embeddings_are_the_same_in_another_process():
     """Python's own hash is not used: an index built yesterday still fits."""
-    code = "from poclab.offline import embed; print(embed('raise an exception'))"
+    code = "from poclab.offline.hashing import embed; print(embed('raise an exception'))"
     other = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "7", "PYTHONPATH": "."}
     )
 
-    assert json.loads(other.stdout) == offline.embed("raise an exception")
+    assert json.loads(other.stdout) == hashing.embed("raise an exception")
 
 
 def test_base64_holds_the_same_numbers():
