@@ -23,7 +23,7 @@ from poclab.charter import Charter
 from poclab.errors import EndpointError, InputError, PocError, told
 from poclab.files import CHARTER, digest
 from poclab.ledger import BudgetError
-from poclab.limits import Breaker, causes
+from poclab.limits import Breaker, causes, of_service
 from poclab.redaction import conceal, conceal_json
 from poclab.report import CaseResult, Report
 from poclab.scores import Score, Scorer, abstained
@@ -399,7 +399,8 @@ def _failure(outcome: runner.Outcome[Task]) -> tuple[str, str]:
         return _malformed(context), conceal(str(error))
     try:
         text = conceal("".join(traceback.format_exception(error)))[-LONGEST_ERROR:]
-        return _endpoint_failure(error, context) or _unread(error, context) or "crashed", text
+        of_own = next(filter(None, map(of_service, causes(error))), "crashed")
+        return _endpoint_failure(error, context) or _unread(error, context) or of_own, text
     except Exception:  # an error of the system's own kind may fail even at being looked at
         return "crashed", type(error).__name__
 

@@ -47,10 +47,12 @@ MOST_ATTEMPTS = 8
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 RETRIED = (408, 409, 425, 429)
 #: By the names of the classes, since two HTTP libraries have them.
-TIMEOUTS = ("ConnectTimeout", "ReadTimeout", "WriteTimeout", "PoolTimeout", "TimeoutException", "OutOfTime")
+TIMEOUTS = ("ConnectTimeout", "ReadTimeout", "WriteTimeout", "PoolTimeout", "TimeoutException", "Timeout", "OutOfTime")
 NOT_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol", "LocalProtocolError", "OutOfTime")
 #: `DecodingError`: a compressed body that is not whole.
-CONNECTION = ("TransportError", "DecodingError", "CutShort", "ConnectionError")
+CONNECTION = ("TransportError", "DecodingError", "CutShort", "ConnectionError", "ClientConnectionError", "HTTPException")
+#: What a system may ask a service of its own with: the first part of the module that their errors are of.
+HTTP_LIBRARIES = ("httpx", "httpx2", "requests", "urllib3", "aiohttp", "urllib", "http", "socket")
 
 
 @dataclass(frozen=True)
@@ -238,6 +240,18 @@ def of_error(error: BaseException) -> Trouble:
     if names & set(CONNECTION) or isinstance(error, OSError):
         return Trouble("connection", True, billed=not not_sent)
     return Trouble("crashed", False, billed=True)
+
+
+def of_service(error: BaseException) -> str:
+    """Return the class of what a service of the system's own did; "" for an error that is none of an HTTP library or a socket."""
+    library = type(error).__module__.split(".")[0]
+    if library not in HTTP_LIBRARIES and not isinstance(error, (ConnectionError, TimeoutError)):
+        return ""
+    answer = error if getattr(error, "response", None) is None else error.response
+    status = next((found for name in ("status_code", "status", "code") if type(found := getattr(answer, name, None)) is int), 0)
+    if trouble := of_status(status, {}, None, datetime.datetime.now(datetime.UTC)):
+        return trouble.kind
+    return "" if isinstance(error, ValueError) else of_error(error).kind  # a URL, or an answer, that cannot be read
 
 
 def _unreachable(error: BaseException) -> tuple[str, str] | None:

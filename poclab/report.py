@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import html
+import itertools
 import json
 import math
 import re
@@ -49,6 +50,7 @@ LATER = ("brief", "code_digest", "retried", "stopped", "drill", "calls_outside")
 QUANTILES = {"latency_p50_s": 0.50, "latency_p95_s": 0.95}
 #: What is kept of a reply in a brief report.
 BRIEF_CHARACTERS = 500
+LONGEST_PROBLEM = 200
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,14 @@ class CaseResult:
     @property
     def problem(self) -> str:
         """What to read first of `error`: of a traceback, the exception; with the way out, where it names one."""
-        lines = (re.sub(r"^ *[|+][ |+-]*", "", line) for line in self.error.strip().split("\n"))  # the margin of a group of errors
-        said, _, last = "\n".join(line for line in lines if line.strip()).rpartition("\n")
-        if not last.startswith("  fix: "):
-            return last
-        return f"{said.rpartition(chr(10))[2].removeprefix('poclab.errors.')} ({last.strip()})"
+        lines = [re.sub(r"^ *[|+][ |+-]*", "", line) for line in self.error.strip().split("\n")]  # the margin of a group of errors
+        lines = [line for line in lines if line.strip()]
+        fix = f" ({lines.pop().strip()})" if lines and lines[-1].startswith("  fix: ") else ""
+        stack = max((place for place, line in enumerate(lines) if line.startswith('  File "')), default=None)
+        after = [] if stack is None else list(itertools.dropwhile(lambda line: line.startswith("    "), lines[stack + 1 :]))
+        said = " ".join(" ".join(after or lines[-1:]).split())
+        said = said if len(said) <= LONGEST_PROBLEM else f"{said[: LONGEST_PROBLEM - 1]}…"
+        return f"{said.removeprefix('poclab.errors.')}{fix}"
 
     def content(self) -> list[Any]:
         """Return what must be equal when the case is asked again and answered the same."""

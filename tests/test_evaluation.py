@@ -1,6 +1,8 @@
+import concurrent.futures
 import contextlib
 import errno
 import json
+import socket
 import time
 
 import openai
@@ -302,6 +304,53 @@ def test_a_file_of_the_systems_own_that_is_no_json_is_a_crash(cases):
     found = poclab.evaluate(lambda inputs: json.loads("{"), poclab.TestSet(cases.cases[:2]), [scores.exact()], version=VERSION)
 
     assert found.outcomes["crashed"] == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome", "said"),
+    [
+        ("503 Busy", "server_error", "httpx.HTTPStatusError: Server error '503 Busy' for url "),
+        ("429 Slow down", "rate_limited", "httpx.HTTPStatusError: Client error '429 Slow down' for url "),
+        ("422 No", "crashed", "httpx.HTTPStatusError: Client error '422 No' for url "),
+        ("", "connection", "httpx.RemoteProtocolError: Server disconnected without sending a response."),
+        (None, "connection", "httpx.ConnectError: [Errno 111] Connection refused"),
+        ("hangs", "timeout", "httpx.ReadTimeout: timed out"),
+    ],
+)
+def test_what_a_service_of_ones_own_does_has_its_class(cases, unused_port, answer, outcome, said):
+    """A system behind HTTP fails as an endpoint does, so that what was only unavailable can be asked again."""
+    import httpx
+
+    with contextlib.ExitStack() as stack:
+        port = unused_port if answer is None else stack.enter_context(one_answer(answer))
+
+        def system(inputs):
+            return httpx.post(f"http://127.0.0.1:{port}/ask", json=dict(inputs), timeout=0.3).raise_for_status().text
+
+        (result,) = poclab.evaluate(system, cases.cases[:1], [scores.exact()], version=VERSION).results
+
+    assert result.outcome == outcome
+    assert result.problem.startswith(said)
+
+
+@contextlib.contextmanager
+def one_answer(status):
+    """Serve one request on loopback: its port. Without a status the connection is closed, with `hangs` it is kept."""
+    with socket.create_server(("127.0.0.1", 0)) as listening, concurrent.futures.ThreadPoolExecutor(1) as pool:
+
+        def serve():
+            connection, _ = listening.accept()
+            with connection:
+                asked = connection.recv(1 << 16)
+                if status == "hangs":
+                    while asked:
+                        asked = connection.recv(1 << 16)
+                elif status:
+                    connection.sendall(f"HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n".encode())
+
+        served = pool.submit(serve)
+        yield listening.getsockname()[1]
+        served.result(5)
 
 
 def test_a_stream_that_is_cut_inside_of_an_event_failed_at_the_connection(endpoint, cases):
