@@ -47,15 +47,27 @@ def test_every_option_in_the_readme_exists():
 
 
 def test_the_examples_run(tmp_path, monkeypatch):
-    """What the README shows can be pasted into a notebook."""
+    """What else the README shows can be pasted into a notebook."""
     shutil.copytree(POC, tmp_path / "experiments" / "python_help", ignore=shutil.ignore_patterns(".poclab", "mlflow.db*", "mlartifacts"))
     monkeypatch.chdir(tmp_path)
-    for code in blocks("python"):
+    for code in blocks("python")[1:]:
         names = {}
         exec(code, names)
         assert names["report"].n == 80
         assert names["report"].failed == 0
         assert names["report"].run_id
+
+
+def test_the_example_prints_what_stands_below_it(tmp_path, monkeypatch, capsys):
+    """Each line of the shown output is printed by the ten lines, where the interpreter carries the documents that it was made on."""
+    shutil.copytree(POC, tmp_path / "experiments" / "python_help", ignore=shutil.ignore_patterns(".poclab", "mlflow.db*", "mlartifacts"))
+    monkeypatch.chdir(tmp_path)
+    exec(blocks("python")[0], {})
+    printed, shown = capsys.readouterr().out.splitlines(), re.search(r"```text\n(.*?)```", between("example"), re.S)[1].splitlines()
+
+    assert len(shown) > 20
+    if f"corpus {rag.load_corpus(POC).digest[:12]}" in between("table"):
+        assert [line for line in shown if line not in (*printed, "...")] == []
 
 
 def table():
