@@ -6,7 +6,7 @@
     |-- EndpointError     a model cannot be asked: no key, no answer, not the API that was expected
     +-- StoreError        the MLflow store, or a folder, cannot be written or read
 
-The command line prints these without a traceback and ends with exit code 2.
+The command line and notebooks print these without a traceback; the command line ends with exit code 2.
 Programming mistakes stay `TypeError` and `ValueError`; a system that fails on a case is no error here but a wrong answer.
 """
 
@@ -23,6 +23,10 @@ class PocError(Exception):
         self.message = message
         self.fix = fix
         super().__init__(f"{message}\n  fix: {fix}" if fix else message)
+
+    def _render_traceback_(self) -> list[str]:
+        """Return the lines that IPython prints in place of a traceback: a notebook tells a person what the command line does."""
+        return [printable(line) for line in f"{type(self).__name__}: {self}".split("\n")]
 
 
 class InputError(PocError):

@@ -1,4 +1,7 @@
+import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -61,3 +64,12 @@ def test_known_names_pass_and_no_names_pass():
     """Leaving a name out is not what this checks."""
     refuse_unknown(["prompt"], iter(["chunk_size", "prompt"]), where="here")
     refuse_unknown([], ["prompt"], where="here")
+
+
+def test_a_notebook_prints_an_error_without_a_traceback(tmp_path):
+    """The cell shows what was found and what to type, not the library's frames; control characters reach no terminal."""
+    code = "from poclab.errors import InputError; raise InputError('no \\x1b[31mfile', fix='write one')"
+    command = [sys.executable, "-m", "IPython", "--colors=NoColor", "-c", code]
+    shell = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "IPYTHONDIR": str(tmp_path)})
+
+    assert shell.stdout + shell.stderr == "InputError: no \\x1b[31mfile\n  fix: write one\n"
