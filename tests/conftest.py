@@ -394,7 +394,7 @@ def unused_port():
 def ui(swept, make_poc, tmp_path_factory):
     """`poclab ui` on the swept POC, from its start to Ctrl-C; meanwhile another POC is evaluated through its server.
 
-    What happened: `lines` that it printed, `pages` by address, `report` and `poc` of that evaluation, `code`, `orphans`.
+    What happened: `lines` that it printed, `pages` by address, `settings` of its server, `report` and `poc` of that evaluation, `code`, `orphans`.
     """
     import poclab
     from poclab import scores
@@ -411,12 +411,12 @@ def ui(swept, make_poc, tmp_path_factory):
             patch.setenv("MLFLOW_TRACKING_URI", base)
             version = poclab.Version("served", prompt=poclab.Prompt.load(poc / "prompts/plain.md"))
             report = poclab.evaluate(zoo_keeper(), poclab.TestSet.load(poc / "cases.jsonl"), [scores.contains()], version=version)
-        running = _servers(port)
+        running, settings = _servers(port), _settings_of_children(process.pid)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
-    found = {"port": port, "lines": lines, "pages": pages, "poc": poc, "report": report, "running": running}
+    found = {"port": port, "lines": lines, "pages": pages, "poc": poc, "report": report, "running": running, "settings": settings}
     return SimpleNamespace(**found, code=process.returncode, errors=errors, orphans=_servers(port))
 
 
@@ -430,6 +430,12 @@ def _lines_until(stream, last):
 def _get(url):
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=30) as answer:
         return answer.read().decode()
+
+
+def _settings_of_children(pid):
+    """Return the environments of the processes that a process started, as one text."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return b"".join(Path(f"/proc/{child}/environ").read_bytes() for child in children).decode(errors="replace")
 
 
 def _servers(port):

@@ -154,6 +154,13 @@ class TestMlflow:
 
         page.get_by_text("retrieval none -> bm25").first.wait_for()
 
+    def test_the_charts_begin_with_the_accuracy(self, page, served):
+        """The first thing that is drawn of a sweep is what it is about."""
+        page.goto(served["charts of the trials"])
+
+        page.get_by_text("accuracy_high", exact=True).last.wait_for()
+        assert page.get_by_text("accuracy", exact=True).count() == 2  # the table's column, and the chart
+
     def test_baseline_and_champion_stand_side_by_side(self, page, served):
         """The cases of two runs are aligned, each question once with both answers' scores."""
         page.goto(served["baseline and champion, case by case"])

@@ -523,6 +523,10 @@ class TestUi:
         assert ui.pages["/health"] == "OK"
         assert "<title>MLflow</title>" in ui.pages["/"]
 
+    def test_mlflows_assistant_has_no_shell_of_this_machine(self, ui):
+        """It reads traces, which may tell it what to run."""
+        assert "MLFLOW_ENABLE_ASSISTANT_SANDBOX=true" in ui.settings
+
     def test_ends_with_ctrl_c_and_leaves_no_process(self, ui):
         """The server has workers; none may stay behind."""
         assert ui.running

@@ -64,7 +64,7 @@ def _row(run: Any) -> dict[str, Any]:
         "parent": data.tags.get("mlflow.parentRunId"),
         "tags": tags,
         "params": dict(data.params),
-        "metrics": {store.uncharted(key): value for key, value in data.metrics.items() if math.isfinite(value)},
+        "metrics": {key: value for key, value in data.metrics.items() if math.isfinite(value)},
         "artifacts": info.artifact_uri,
     }
 

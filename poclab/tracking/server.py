@@ -19,6 +19,8 @@ from poclab.redaction import shown
 HOST = "127.0.0.1"
 PORT = 5000
 STARTS_WITHIN_S = 120
+#: MLflow's Assistant has a shell, and reads traces, which hold the texts of strangers: in Docker or not at all, unless somebody says otherwise.
+GUARDS = {"MLFLOW_ENABLE_ASSISTANT_SANDBOX": "true"}
 
 
 def base_of(uri: str) -> str:
@@ -48,7 +50,7 @@ def serve(uri: str, poc: Path, port: int) -> Iterator[tuple[str, subprocess.Pope
     place = ["--default-artifact-root", (poc / "mlartifacts").as_uri()]
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1", *place]
     # The address may hold a password, and command lines are there for everybody to see.
-    env = {**os.environ, **SETTINGS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_BACKEND_STORE_URI": uri}
+    env = {**GUARDS, **os.environ, **SETTINGS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_BACKEND_STORE_URI": uri}
     process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         base = f"http://{HOST}:{port}"

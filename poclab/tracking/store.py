@@ -122,22 +122,9 @@ def finish(uri: str, run_id: str, artifacts: Path, end: Mapping[str, Any]) -> No
 
     _forget_places()
     client = mlflow.MlflowClient(uri)
-    _log_batch(client, run_id, metrics={charted(name): value for name, value in end["metrics"].items()}, tags=end["tags"])
+    _log_batch(client, run_id, metrics=end["metrics"], tags=end["tags"])
     client.log_artifacts(run_id, str(artifacts))
     client.set_terminated(run_id, end["status"])
-
-
-def charted(metric: str) -> str:
-    """Return the name of a metric in the store: MLflow draws what has the same word before a `/` as a group of its own.
-
-    The counts of outcomes, most of them 0, are as many charts as all else.
-    """
-    return re.sub("^outcome_", "outcome/", metric)
-
-
-def uncharted(name: str) -> str:
-    """Return the metric that a name in the store is of; earlier runs have it as it is."""
-    return re.sub("^outcome/", "outcome_", name)
 
 
 def annotate(uri: str, run_id: str, tags: Mapping[str, str]) -> None:
