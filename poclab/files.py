@@ -99,6 +99,8 @@ def read_text(path: Path | str) -> str:
             f"{path}, line {data.count(10, 0, at) + 1}: not UTF-8: byte {data[at]:#04x} at offset {at}",
             fix=f"iconv -f {likely} -t UTF-8 {path.name} > converted && mv converted {path.name}",
         ) from None
+    except ValueError as error:  # such as a name with a NUL in it
+        raise InputError(f"{path}: cannot be read: {error}") from None
 
 
 def read_json(path: Path | str, *, digested: bool = False) -> Any:

@@ -3,14 +3,16 @@
 CSV columns and flat JSONL keys: `id`, `question` (or `input:NAME` for other inputs), `answers` (a list, or texts
 separated by `|`), `evidence` (the same), `abstain`, `tag:NAME`, `split`, `cluster`, `rubric`, `by`, `on`, `source`.
 A JSONL line may also be a whole case. Nothing is guessed: an unknown column is refused.
-A text file (`.txt`) holds one question a line; a Markdown file (`.md`) is one question.
+A text file (`.txt`) holds one question a line; a Markdown file (`.md`) is one question; a folder holds those and CSV files, at any depth.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from poclab.files import read_json, read_json_lines, read_text
 
 PLAIN = ("id", "question", "answers", "evidence", "abstain", "split", "cluster", "rubric", "by", "on", "source")
 TEXTS = (".txt", ".md")
+#: What is read in a folder of questions; the rest of it may be anything.
+INSIDE = (*TEXTS, ".csv")
 TRUE, FALSE = ("true", "yes", "1", "x"), ("false", "no", "0", "")
 
 
@@ -40,29 +44,30 @@ def import_cases(path: Path | str) -> TestSet:
 
 
 def import_questions(path: Path | str) -> tuple[Case, ...]:
-    """Return the questions of a text or Markdown file, of all of those in a folder, or of a file of cases; those of texts have no id.
+    """Return the questions of a text or Markdown file, of a file of cases, or of the text, Markdown and CSV files in a folder.
+
+    Those of texts have no id. A label says at least which file it is from.
 
     Raises:
         InputError: there is no question, or as `import_cases`.
     """
     path = Path(path)
-    if not path.is_dir() and path.suffix.lower() not in TEXTS:
-        return import_cases(path).cases
     files = [path]
-    if path.is_dir():  # what begins with a dot is an editor's
+    if os.path.isdir(path):  # what begins with a dot is an editor's
         inside = (one for one in path.rglob("*") if not any(part.startswith(".") for part in one.relative_to(path).parts))
-        files = sorted(one for one in inside if one.suffix.lower() in TEXTS and one.is_file())
-    found = tuple(case for one in files for case in _text_questions(one))
+        files = sorted(one for one in inside if one.suffix.lower() in INSIDE and one.is_file())
+    found = tuple(replace(case, label={"source": one.name, **(case.label or {})}) for one in files for case in _questions(one))
     if not found:
         raise InputError(f"{path}: no question in it", fix="write one question a line of a .txt file, or a .md file for each")
     return found
 
 
-def _text_questions(path: Path) -> Iterator[Case]:
+def _questions(path: Path) -> Iterable[Case]:
+    if path.suffix.lower() not in TEXTS:
+        return import_cases(path)
     text = read_text(path)
-    for question in text.split("\n") if path.suffix.lower() == ".txt" else [text]:
-        if question.strip():
-            yield Case("", {"question": question.strip()}, label={"source": path.name})
+    texts = text.split("\n") if path.suffix.lower() == ".txt" else [text]
+    return (Case("", {"question": one.strip()}) for one in texts if one.strip())
 
 
 def _csv_cases(path: Path) -> Iterator[Case]:
@@ -92,6 +97,8 @@ def _refuse_header(header: Sequence[str], path: Path) -> None:
         if header.count(name) > 1:
             raise InputError(f"{path}: two columns are named {name!r}", fix="remove or rename one; several answers go into one cell: a | b")
     _refuse_columns(header, where)
+    if header and not any(name == "question" or name.startswith("input:") for name in header):
+        raise InputError(f"{where}: no column 'question'", fix="add it; other inputs have columns such as input:title")
 
 
 def _jsonl_cases(path: Path) -> Iterator[Case]:

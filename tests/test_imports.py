@@ -90,6 +90,7 @@ def test_no_mark_for_abstaining_may_be_written_in_several_ways(tmp_path, word):
         ("id,question\n", "x.csv: no cases in it"),
         ("id,question,answers\na,What, now?,b\n", "x.csv, line 2: 4 cells under 3 columns\n  fix: quote a cell that holds a comma"),
         ("id,question,answers\na,A?,b\nc,B?\n", "x.csv, line 3: 2 cells under 3 columns"),
+        ("answers\na\n", "x.csv, line 1: no column 'question'\n  fix: add it"),
         ("id,question,awnsers\na,A?,b\n", r"x.csv, line 1: unknown column 'awnsers'\n  fix: did you mean 'answers'\?"),
         ("id;question;answers\na;A?;b\n", "x.csv, line 1: the file is separated by ';'\n  fix: save it as CSV with commas"),
         ("sep=;\nid;question;answers\na;A?;b\n", "x.csv, line 1: the file is separated by ';'"),
