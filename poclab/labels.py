@@ -1,6 +1,7 @@
 """Label cases and review labels: the work of the `Labeler`, on the files of a POC, without widgets.
 
     candidates.jsonl   questions without a label, each a case; one leaves when it is saved as a case, or dropped
+    dropped.jsonl      the candidates that were dropped, the last one last; each can be had back
     cases.jsonl        the cases; `label` says who saved one, when, and from what
     reviews.jsonl      only ever added to: what second labellers said, and how disagreements were settled (see `reviews`)
 
@@ -15,12 +16,12 @@ import contextlib
 import datetime
 import itertools
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from poclab import freezing
 from poclab.cases import Case, Lock, TestSet, fold, lines, lock_path
@@ -28,6 +29,7 @@ from poclab.errors import FrozenError, InputError, StoreError, refuse_unknown
 from poclab.files import check_json, digest, plain, read_json_lines, read_text, require_poc, work_folder, write_atomic
 from poclab.imports import import_questions
 from poclab.rag import Corpus, load_corpus
+from poclab.reviews import FILE as REVIEWS
 from poclab.reviews import (
     PICKED,
     WAYS,
@@ -41,11 +43,11 @@ from poclab.reviews import (
     follows,
     is_first,
     label_digest,
-    read_entry,
+    read_entries,
     same_name,
 )
 
-CASES, CANDIDATES, REVIEWS = "cases.jsonl", "candidates.jsonl", "reviews.jsonl"
+CASES, CANDIDATES, DROPPED = "cases.jsonl", "candidates.jsonl", "dropped.jsonl"
 #: How long another process may write before it is said to hang.
 PATIENCE_S = 10
 
@@ -60,6 +62,7 @@ class Book:
     poc: Path
     cases: tuple[Case, ...]
     candidates: tuple[Case, ...]
+    dropped: tuple[Case, ...]
     entries: tuple[Entry, ...]
     lock: Lock | None
     read: Mapping[str, str]
@@ -102,8 +105,8 @@ class Book:
     def ids(self) -> frozenset[str]:
         """All ids that a case has or had: an id decides the split in every edition, so none is given twice."""
         editions = self.lock.editions().values() if self.lock else ()
-        named = itertools.chain(*editions, (one.id for one in (*self.cases, *self.candidates)), (one.case for one in self.entries))
-        return frozenset(named)
+        there = (one.id for one in (*self.cases, *self.candidates, *self.dropped))
+        return frozenset(itertools.chain(*editions, there, (one.case for one in self.entries)))
 
     def new_ids(self) -> Iterator[str]:
         """Yield ids that no case has or had."""
@@ -120,19 +123,13 @@ def load(poc: Path | str | None = None) -> Book:
     """
     poc = require_poc(poc)
     # Taken first: what is written between this and the reading is then refused, and not overwritten.
-    read = {name: _digest(poc / name) for name in (CASES, CANDIDATES)}
+    read = {name: _digest(poc / name) for name in (CASES, CANDIDATES, DROPPED)}
     cases = TestSet.read(poc / CASES).cases if _text(poc / CASES).strip() else ()
-    known = {case.id for case in cases}  # one that was saved when the process was killed is among the candidates still
-    candidates = [Case.from_json(value, where=where) for where, value in _values(poc / CANDIDATES)]
+    # What was on its way from one file to another when the process was killed is in both: it is a case before it is a candidate.
+    candidates = _questions(poc / CANDIDATES, but=cases)
+    dropped = _questions(poc / DROPPED, but=(*cases, *candidates))
     lock = lock_path(poc / CASES)
-    return Book(
-        poc,
-        cases,
-        TestSet(tuple(one for one in candidates if one.id not in known), path=poc / CANDIDATES).cases,
-        tuple(read_entry(value, where=where) for where, value in _values(poc / REVIEWS)),
-        Lock.load(lock) if lock.is_file() else None,
-        read,
-    )
+    return Book(poc, cases, candidates, dropped, read_entries(poc), Lock.load(lock) if lock.is_file() else None, read)
 
 
 def documents(poc: Path) -> Corpus | None:
@@ -162,7 +159,7 @@ def ready(poc: Path | str | None = None) -> list[str]:
 
 
 def add_candidates(book: Book, path: Path | str) -> Book:
-    """Add the questions of a file or a folder (see `imports`), those that are not there yet.
+    """Add the questions of a file or a folder (see `imports`), those that are not there yet, and were not dropped.
 
     Labels that a file has are there to be looked at; they count when somebody saves them. `path` is looked for here, then in
     the POC's folder.
@@ -171,9 +168,9 @@ def add_candidates(book: Book, path: Path | str) -> Book:
         InputError: nothing there, or it cannot be read as questions.
         StoreError: the candidates changed since they were read, or cannot be written.
     """
-    path = Path(path) if Path(path).exists() else book.poc / path
-    found = import_questions(path)
-    asked = {freezing.folded(one.inputs) for one in (*book.cases, *book.candidates)}
+    path = Path(os.path.expanduser(path))
+    found = import_questions(path if os.path.exists(path) else book.poc / path)
+    asked = {freezing.folded(one.inputs) for one in (*book.cases, *book.candidates, *book.dropped)}
     taken, fresh, new = set(book.ids), book.new_ids(), []
     for case in found:
         if (question := freezing.folded(case.inputs)) not in asked:
@@ -181,7 +178,7 @@ def add_candidates(book: Book, path: Path | str) -> Book:
             new.append(replace(case, id=case_id, label={"source": (case.label or {}).get("source", path.name)}))
             asked.add(question)
             taken.add(case_id)
-    return _write(book, candidates=(*book.candidates, *new)) if new else book
+    return _write(book, {CANDIDATES: (*book.candidates, *new)}) if new else book
 
 
 def edited(case: Case, *, question: str, answers: Sequence[str], evidence: Sequence[str], abstain: bool, tags: Mapping[str, str]) -> Case:
@@ -205,7 +202,8 @@ def edited(case: Case, *, question: str, answers: Sequence[str], evidence: Seque
 def save(book: Book, case: Case, *, by: str, source: str = "", new_edition: bool = False, find: Find = None) -> Book:
     """Write a case with who labelled it, today, from `source` (else: the documents of its evidence); it is no candidate any more.
 
-    A case that nobody edited keeps its label. `find` returns the documents that hold a phrase of evidence.
+    A case that nobody edited keeps its label; a `source` that is the documents of evidence which was edited is not kept.
+    `find` returns the documents that hold a phrase of evidence.
 
     Raises:
         InputError: no name, or a case that could not be frozen: says what is missing.
@@ -216,37 +214,53 @@ def save(book: Book, case: Case, *, by: str, source: str = "", new_edition: bool
     if old and replace(case, label=old.label) == old and source.strip() in ("", (old.label or {}).get("source")):
         return book
     candidates = tuple(one for one in book.candidates if one.id != case.id)
-    cases = _with(book, _labelled(case, by=by, source=source, find=find), new_edition=new_edition, find=find)
-    return _write(book, cases=cases, candidates=candidates if candidates != book.candidates else None)
+    cases = _with(book, _labelled(case, old, by=by, source=source, find=find), new_edition=new_edition, find=find)
+    return _write(book, {CASES: cases, **({CANDIDATES: candidates} if candidates != book.candidates else {})})
 
 
 def drop(book: Book, case_id: str) -> Book:
-    """Take a question off the candidates.
+    """Take a question off the candidates; `restore` brings it back.
 
     Raises:
         InputError: it is no candidate. StoreError: as `save`.
     """
     if case_id not in {one.id for one in book.candidates}:
         raise InputError(f"{case_id!r} is not a candidate", fix=f"to leave a case out, remove its line in {CASES}")
-    return _write(book, candidates=tuple(one for one in book.candidates if one.id != case_id))
+    left = tuple(one for one in book.candidates if one.id != case_id)
+    return _write(book, {DROPPED: (*book.dropped, book.case(case_id)), CANDIDATES: left})
+
+
+def restore(book: Book) -> Book:
+    """Make the question that was dropped last a candidate again, the last one.
+
+    Raises:
+        InputError: none was dropped. StoreError: as `save`.
+    """
+    if not book.dropped:
+        raise InputError("no question was dropped")
+    return _write(book, {CANDIDATES: (*book.candidates, book.dropped[-1]), DROPPED: book.dropped[:-1]})
 
 
 # --- reviews
 
 
-def judge(book: Book, case_id: str, answers: Sequence[str], *, by: str, note: str = "") -> Book:
+def judge(
+    book: Book, case_id: str, answers: Sequence[str], *, by: str, note: str = "", evidence: Sequence[str] = (), find: Find = None
+) -> Book:
     """Record what a second labeller answers (nothing: unanswerable) before the first label is shown, and the mark if it follows.
 
     Raises:
-        InputError: no name, no such case, an own label, or a judgement that was given already.
+        InputError: no name, no such case, an own label, a judgement that was given already, or evidence that no document holds.
     """
     case, name = book.case(case_id), _name(by)
     if is_first(case, name):
         raise InputError(f"case {case_id!r} was labelled by {name!r}", fix="somebody else reviews it: change the name")
     if book.review(case_id, name):
         raise InputError(f"{name!r} has judged case {case_id!r} already", fix="a judgement is final: it was given without the first label")
-    mark = follows(case, answers)
-    return _write(book, entry=Review(case_id, label_digest(case), name, _today(), not case.abstain, tuple(answers), mark, note.strip()))
+    said = (tuple(answers), follows(case, answers), note.strip(), tuple(evidence))
+    review = Review(case_id, label_digest(case), name, _today(), not case.abstain, *said)
+    _refuse_unfit(book, [second(case, review)], find)
+    return _write(book, entry=review)
 
 
 def pick(book: Book, case_id: str, mark: str, *, by: str, note: str = "") -> Book:
@@ -291,16 +305,17 @@ def settle(
     entry = Settlement(old.id, label_digest(old), _name(by), _today(), way, label_digest(new), note.strip())
     if new == old:
         return _write(book, entry=entry)
-    labelled = _labelled(new, by=by, source=(old.label or {}).get("source", ""), find=find)
-    return _write(book, cases=_with(book, labelled, new_edition=new_edition, find=find), entry=entry)
+    labelled = _labelled(new, old, by=by, source=(old.label or {}).get("source", ""), find=find)
+    return _write(book, {CASES: _with(book, labelled, new_edition=new_edition, find=find)}, entry=entry)
 
 
 def second(case: Case, review: Review) -> Case:
-    """Return the case as the second labeller has it. The evidence of the first answer goes with that."""
+    """Return the case as the second labeller has it, with their evidence."""
+    evidence = {"evidence": list(review.evidence)} if review.evidence else {}
     if not review.answers:
-        return replace(case, expected={"abstain": True})
+        return replace(case, expected={"abstain": True, **evidence})
     rest = {key: value for key, value in case.expected.items() if key in ("data", "effects")}
-    return replace(case, expected={"answers": list(review.answers), **rest})
+    return replace(case, expected={"answers": list(review.answers), **evidence, **rest})
 
 
 # --- texts of a form
@@ -317,12 +332,16 @@ def phrase(text: str, start: int, end: int) -> str:
     return found
 
 
+def spans(text: str, phrases: Iterable[str]) -> list[tuple[int, int]]:
+    """Return where phrases stand in a text, in whatever white space, in the order of the text."""
+    patterns = [r"\s+".join(map(re.escape, one.split())) for one in phrases if one.split()]
+    return sorted(match.span() for pattern in patterns for match in re.finditer(pattern, text))
+
+
 def pieces(text: str, phrases: Iterable[str]) -> list[tuple[str, bool]]:
     """Return a text cut where evidence begins and ends, and of each piece whether it is evidence."""
-    patterns = [r"\s+".join(map(re.escape, one.split())) for one in phrases if one.split()]
-    spans = sorted(match.span() for pattern in patterns for match in re.finditer(pattern, text))
     found, at = [], 0
-    for start, end in spans:
+    for start, end in spans(text, phrases):
         found += [(text[at:start], False), (text[max(start, at) : end], True)]
         at = max(at, end)
     return [(piece, marked) for piece, marked in (*found, (text[at:], False)) if piece]
@@ -355,11 +374,9 @@ def read_tags(text: str) -> dict[str, str]:
 # --- files
 
 
-def _write(
-    book: Book, *, cases: Sequence[Case] | None = None, candidates: Sequence[Case] | None = None, entry: Entry | None = None
-) -> Book:
-    """Write what is given, and return the book read again. A question is a case before it leaves the candidates."""
-    changed = {name: new for name, new in ((CASES, cases), (CANDIDATES, candidates)) if new is not None}
+def _write(book: Book, changed: Mapping[str, Sequence[Case]] | None = None, *, entry: Entry | None = None) -> Book:
+    """Write the files that are given, in that order, and a review; return the book read again."""
+    changed = changed or {}
     with _alone(book.poc):
         stale = [name for name in changed if _digest(book.poc / name) != book.read[name]]
         if entry and label_digest(load(book.poc).case(entry.case)) != entry.digest:
@@ -372,7 +389,8 @@ def _write(
         for name, new in changed.items():
             write_atomic(book.poc / name, lines(new))
         if entry:
-            old, line = _text(book.poc / REVIEWS), {key: value for key, value in plain(entry).items() if value not in (None, "")}
+            line = {key: value for key, value in plain(entry).items() if key == "answers" or value not in (None, "", [])}
+            old = _text(book.poc / REVIEWS)
             between = "\n" if old and not old.endswith("\n") else ""
             write_atomic(book.poc / REVIEWS, f"{old}{between}{json.dumps(line, ensure_ascii=False)}\n")
     return load(book.poc)
@@ -401,15 +419,22 @@ def _digest(path: Path) -> str:
     return digest(path.read_bytes() if path.exists() else b"")
 
 
-def _values(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield (file and line, value) for each line; nothing without the file."""
-    for number, value in read_json_lines(path) if path.exists() else ():
-        yield f"{path}, line {number}", value
+def _questions(path: Path, *, but: Iterable[Case]) -> tuple[Case, ...]:
+    """Return the cases of a file, without those that are elsewhere; nothing without the file."""
+    known = {one.id for one in but}
+    found = (Case.from_json(value, where=f"{path}, line {number}") for number, value in (read_json_lines(path) if path.exists() else ()))
+    return TestSet(tuple(one for one in found if one.id not in known), path=path).cases
 
 
-def _labelled(case: Case, *, by: str, source: str, find: Find) -> Case:
-    evidence = case.expected.get("evidence", ()) if find else ()
-    source = source.strip() or ", ".join(dict.fromkeys(name for text in evidence for name in find(text)[:1]))
+def _labelled(case: Case, old: Case | None, *, by: str, source: str, find: Find) -> Case:
+    """Return a case with its label; of a source that is the documents of the old evidence, with those of the new."""
+
+    def documents(case: Case) -> str:
+        evidence = case.expected.get("evidence", ()) if find else ()
+        return ", ".join(dict.fromkeys(name for text in evidence for name in find(text)[:1]))
+
+    said = source.strip()
+    source = documents(case) if not said or (old and said == documents(old)) else said
     return replace(case, label={"by": _name(by), "on": _today(), **({"source": source} if source else {})})
 
 
@@ -422,16 +447,20 @@ def _with(book: Book, case: Case, *, new_edition: bool, find: Find) -> tuple[Cas
         )
     others = [one for one in book.cases if one.id != case.id]
     same = [one for one in others if freezing.folded(one.inputs) == freezing.folded(case.inputs)]
-    for problem in freezing.problems(TestSet((*same, case), path=book.poc / CASES), find):
-        raise problem
+    _refuse_unfit(book, (*same, case), find)
     return (*others, case) if len(others) == len(book.cases) else tuple(case if one.id == case.id else one for one in book.cases)
+
+
+def _refuse_unfit(book: Book, cases: Sequence[Case], find: Find) -> None:
+    for problem in freezing.problems(TestSet(tuple(cases), path=book.poc / CASES), find):
+        raise problem
 
 
 def _name(by: str) -> str:
     check_json(by, where="the name")
     if not by.strip():
         raise InputError("no name: who says so?", fix='write it: `Labeler(poc, by="Ada")`, or the box above the list')
-    return by.strip()
+    return fold(by)
 
 
 def _today() -> str:

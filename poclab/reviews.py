@@ -3,7 +3,7 @@
 A second labeller cannot mark what they have not seen, and is not independent of what they have. So a review has two steps: first, of
 the question and the documents alone, an own answer, or that there is none, which is recorded before the first label is shown, and final;
 then the mark. It follows where it can (one of the two says unanswerable; the answers are equal as `scores.exact` compares them), and is
-picked otherwise. Kappa is of the first step alone.
+picked otherwise. Evidence is kept, and decides nothing. Kappa is of the first step alone.
 
 A review is of a case's inputs and expected values, by their digest: a case that was edited needs a new one, other tags or a split do not.
 What was settled stays counted as the disagreement that it was. Not covered: who reads `cases.jsonl` before the review.
@@ -14,14 +14,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from poclab import scores, stats
 from poclab.cases import Case, fold
 from poclab.errors import InputError, refuse_unknown
-from poclab.files import digest
+from poclab.files import digest, read_json_lines
 from poclab.system import Reply
 
+#: The file of a POC that holds them, one a line, and is only ever added to.
+FILE = "reviews.jsonl"
 #: What a review ends in: `unanswerable` when only the second labeller says so.
 MARKS = ("agree", "disagree", "unanswerable")
 #: What can be picked by who has given an answer, and sees another one.
@@ -32,7 +35,7 @@ WAYS = ("first", "second", "edit")
 
 @dataclass(frozen=True)
 class Review:
-    """What a second labeller says of a case: own `answers` (none: unanswerable), given before the first label was seen; then the mark.
+    """What a second labeller says of a case: own `answers` (none: unanswerable) and evidence, given before the first label was seen; then the mark.
 
     `answerable` is what the first label says. Without a mark it is still to be picked.
     """
@@ -45,6 +48,7 @@ class Review:
     answers: tuple[str, ...]
     mark: str | None = None
     note: str = ""
+    evidence: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,16 @@ def kappa(counts: Mapping[tuple[bool, bool], int]) -> float | None:
     return None if n * n == chance else (n * (both + neither) - chance) / (n * n - chance)
 
 
+def read_entries(poc: Path) -> tuple[Entry, ...]:
+    """Return all that the reviews of a POC say; nothing where there are none.
+
+    Raises:
+        InputError: a line that cannot be understood (with its number).
+    """
+    path = poc / FILE
+    return tuple(read_entry(value, where=f"{path}, line {number}") for number, value in (read_json_lines(path) if path.exists() else ()))
+
+
 def read_entry(data: Any, *, where: str) -> Entry:
     """Return what one line of `reviews.jsonl` says.
 
@@ -167,15 +181,15 @@ def read_entry(data: Any, *, where: str) -> Entry:
         value = data.get(one.name, None if one.default is MISSING else one.default)
         if not _fits(one.name, value):
             raise InputError(f"{where}: {one.name!r} is {value!r}", fix="lines are added by labelling, not edited: put the old one back")
-    return kind(**{**data, **({"answers": tuple(data["answers"])} if kind is Review else {})})
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
 
 
 def _fits(name: str, value: Any) -> bool:
     match name:
         case "answerable":
             return isinstance(value, bool)
-        case "answers":
-            return isinstance(value, list) and all(isinstance(one, str) for one in value)
+        case "answers" | "evidence":
+            return isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value)
         case "mark":
             return value in (None, *MARKS)
         case "settled":

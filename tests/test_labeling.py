@@ -61,6 +61,10 @@ def texts(labeler):
     )
 
 
+def marked(labeler):
+    return [piece for one in labeler.form.passages.passages for piece, evidence in one["pieces"] if evidence]
+
+
 def select(labeler, phrase):
     """Select a stretch of the first passage that holds it, as the browser tells it."""
     number, start = next((n, one.text.find(phrase)) for n, one in enumerate(labeler.found) if phrase in one.text)
@@ -99,6 +103,17 @@ def test_a_question_that_cannot_be_answered_is_a_case_too(unlabelled):
     press(labeler, "drop")
     assert labeler.key == ""
     assert labels.load(unlabelled).candidates == ()
+
+
+def test_a_drop_is_undone(unlabelled):
+    """One key, and the question is open again; in a new notebook too."""
+    press(Labeler(unlabelled, by="Ada"), "drop")
+    labeler = Labeler(unlabelled, by="Ada")
+    press(labeler, "restore")
+
+    assert (labeler.key, listed(labeler)) == ("q001", ["(new question)", "+ q002  Who composed Fidelio?", "+ q001  Where do storks nest?"])
+    assert "q001: a candidate again" in labeler.form.notice.value
+    assert labeler.form.buttons["restore"].disabled
 
 
 def test_questions_are_written_one_after_the_other(unlabelled):
@@ -319,7 +334,7 @@ def test_a_reviewer_sees_nothing_of_the_label_before_their_own(labelled):
             press(labeler, "search")
         assert "SECRET" not in texts(labeler) + str(labeler.form.values)
     assert labeler.form.passages.passages and '"pieces": [["nest on chimneys", true]]' not in json.dumps(labeler.form.passages.passages)
-    assert not any(marked for one in labeler.form.passages.passages for _, marked in one["pieces"])
+    assert marked(labeler) == []
 
     fill(labeler, answers="on roofs")
     press(labeler, "save")
@@ -354,6 +369,23 @@ def test_a_mark_that_follows_goes_on_to_the_next(labelled):
 
     assert "q02: unanswerable; the first label: chimneys" in labeler.form.notice.value
     assert "11 cases, 0 candidates, 1 to settle; agreement 0.500" in labeler.form.state.value
+
+
+def test_a_reviewer_marks_evidence_and_then_sees_that_of_the_first(labelled):
+    """First the own alone; once the answer is recorded, both are marked in the passages that hold them, and the own is final."""
+    labeler = Labeler(labelled, by="Grace", task="review")
+    labeler.form.items.value = "q06"
+    press(labeler, "search")
+    select(labeler, "Storks nest on")
+    press(labeler, "evidence")
+    assert marked(labeler) == ["Storks nest on"]
+    fill(labeler, answers="on chimneys")
+    press(labeler, "save")
+
+    assert marked(labeler) == ["Storks nest on", "fly to Africa"]
+    assert "evidence: fly to Africa" in labeler.form.sides.value
+    assert labeler.form.fields["evidence"].disabled and labeler.form.buttons["evidence"].disabled
+    assert labels.load(labelled).review("q06", "Grace").evidence == ("Storks nest on",)
 
 
 @pytest.mark.parametrize("fields", [{}, {"answers": "a", "abstain": True}])
@@ -416,6 +448,25 @@ def test_a_disagreement_shows_both_labels(disputed):
 
     assert listed(labeler) == ["q02 (Grace)  Where do storks nest?", "q03 (Grace)  When do owls hunt?"]
     assert [one in labeler.form.sides.value for one in ("First, Ada: chimneys", "Second, Grace: roofs", "Note: I saw one")] == [True] * 3
+
+
+def test_a_disagreement_brings_the_passages_of_both_labels(labelled):
+    """Nobody has to search for what the two read: no index is built for it."""
+    book = labels.judge(labels.load(labelled), "q02", ["in caves"], by="Grace", evidence=["hang upside down"])
+    labels.pick(book, "q02", "disagree", by="Grace")
+    labeler = Labeler(labelled, by="Linus", task="settle")
+
+    assert [one.document for one in labeler.found] == ["docs/storks.md", "docs/bats.md"]
+    assert marked(labeler) == ["nest on chimneys", "hang upside down"]
+    assert "retriever" not in vars(labeler)
+    assert "Second, Grace: in caves; evidence: hang upside down" in labeler.form.sides.value
+
+
+def test_documents_that_cannot_be_read_are_said_when_a_disagreement_is_opened(disputed):
+    """The form is there all the same."""
+    (disputed / "docs" / "owls.md").write_bytes(b"\xff")
+
+    assert "owls.md, line 1: not UTF-8" in Labeler(disputed, by="Linus", task="settle").form.notice.value
 
 
 def test_disagreements_are_settled_one_after_the_other(disputed):

@@ -1,12 +1,13 @@
 import datetime
 import json
 import threading
+from dataclasses import replace
 
 import pytest
 from filelock import FileLock
 
 from poclab import freezing, labels, rag
-from poclab.cases import Case, TestSet
+from poclab.cases import Case, TestSet, lines
 from poclab.errors import FrozenError, InputError, StoreError
 from poclab.files import read_json_lines
 from poclab.reviews import Review
@@ -75,6 +76,39 @@ def test_questions_come_from_a_folder_below_the_poc(fresh):
     ]
 
 
+def test_a_folder_of_questions_may_hold_csv_files_and_anything_else(fresh):
+    """At any depth: each question is from its file; two files that name their questions alike do not collide; pictures are no questions."""
+    deep = fresh / "asked" / "may" / "users"
+    deep.mkdir(parents=True)
+    (deep / "b.csv").write_text("id,question,source\nu1,Do owls sing?,the hotline\n")
+    (deep / "c.CSV").write_text("id,question\nu1,Do bats?\n")
+    (fresh / "asked" / "a.md").write_text("# Do cats purr?\n\nMine does.\n")
+    (deep / "owl.png").write_bytes(b"\x89PNG\x00\xff")
+    (fresh / "asked" / ".a.md.txt").write_text("an editor's copy")
+    book = labels.add_candidates(labels.load(fresh), "asked")
+
+    assert [(one.id, one.inputs["question"], one.label) for one in book.candidates] == [
+        ("q001", "# Do cats purr?\n\nMine does.", {"source": "a.md"}),
+        ("u1", "Do owls sing?", {"source": "the hotline"}),
+        ("q002", "Do bats?", {"source": "c.CSV"}),
+    ]
+
+
+@pytest.mark.parametrize("name", ["a\0.csv", "a" * 5000 + ".txt", "a" * 5000])
+def test_a_path_that_no_file_can_have_is_refused(fresh, name):
+    """Whatever is pasted into the field, the answer is a sentence."""
+    with pytest.raises(InputError):
+        labels.add_candidates(labels.load(fresh), name)
+
+
+def test_questions_come_from_the_home_folder(fresh, tmp_path, monkeypatch):
+    """As a shell reads the path."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "asked.txt").write_text("Do owls sing?\n")
+
+    assert len(labels.add_candidates(labels.load(fresh), "~/asked.txt").candidates) == 1
+
+
 def test_a_question_that_is_there_is_not_asked_twice(thawed):
     """In whatever words of case, white space and closing marks; among the cases, the candidates, or in the file itself."""
     (thawed / "more.txt").write_text("where do STORKS  nest\nDo owls sing?\ndo owls sing\n")
@@ -118,6 +152,38 @@ def test_a_dropped_question_is_no_candidate(fresh):
         labels.drop(book, "q001")
 
 
+def test_a_dropped_question_can_be_had_back(fresh):
+    """The last one first, under its id, also when the files are read anew; an import does not bring it back, nor takes its id."""
+    (fresh / "a.txt").write_text("Do cats purr?\nDo owls sing?\nDo bats?\n")
+    book = labels.add_candidates(labels.load(fresh), "a.txt")
+    for case_id in ("q003", "q001"):
+        book = labels.drop(book, case_id)
+    (fresh / "b.txt").write_text("do cats purr\nDo storks?\n")
+    labels.add_candidates(book, "b.txt")
+
+    book = labels.restore(labels.load(fresh))
+    assert [(one.id, one.inputs["question"]) for one in book.candidates] == [
+        ("q002", "Do owls sing?"),
+        ("q004", "Do storks?"),
+        ("q001", "Do cats purr?"),
+    ]
+    book = labels.restore(book)
+    assert (book.candidates[-1].id, book.dropped) == ("q003", ())
+    with pytest.raises(InputError, match="no question was dropped"):
+        labels.restore(book)
+
+
+def test_a_question_that_was_dropped_when_the_process_died_is_still_a_candidate(fresh):
+    """It is written where it can be had back before it is taken away; in both files it is not asked twice."""
+    (fresh / "a.txt").write_text("A?\n")
+    labels.add_candidates(labels.load(fresh), "a.txt")
+    (fresh / "dropped.jsonl").write_text((fresh / "candidates.jsonl").read_text())
+    book = labels.load(fresh)
+
+    assert ([one.id for one in book.candidates], book.dropped) == (["q001"], ())
+    assert len(labels.drop(book, "q001").dropped) == 1
+
+
 # --- labels
 
 
@@ -147,6 +213,25 @@ def test_what_it_is_labelled_from_can_be_said(fresh):
     book = labels.save(book, answered(question("B?", "q002"), abstain=True), by="Ada", find=find(fresh))
 
     assert [one.label for one in book.cases] == [{"by": "Ada", "on": TODAY, "source": "minutes of May"}, {"by": "Ada", "on": TODAY}]
+
+
+def test_a_source_goes_with_the_evidence_that_it_named(fresh):
+    """Other evidence is from another document; what somebody wrote stays."""
+    book = labels.save(labels.load(fresh), answered(question("A?"), "a", evidence=["nest on chimneys"]), by="Ada", find=find(fresh))
+    edit = answered(book.case("q001"), "a", evidence=["hunt at night"])
+    book = labels.save(book, edit, by="Ada", source="docs/storks.md", find=find(fresh))
+    assert book.case("q001").label["source"] == "docs/owls.md"
+
+    book = labels.save(book, answered(book.case("q001"), "b"), by="Ada", source="minutes of May", find=find(fresh))
+    book = labels.save(book, answered(book.case("q001"), "c"), by="Ada", source="minutes of May", find=find(fresh))
+    assert book.case("q001").label["source"] == "minutes of May"
+
+
+def test_a_name_is_one_line(fresh):
+    """As it is compared, so it is written."""
+    book = labels.save(labels.load(fresh), answered(question("A?"), "a"), by=" Ada\n  Example\t")
+
+    assert book.case("q001").label["by"] == "Ada Example"
 
 
 def test_saved_cases_can_be_frozen(fresh):
@@ -354,6 +439,17 @@ def test_a_mark_that_does_not_follow_is_picked_afterwards(thawed):
     assert [(one.answers, one.mark) for one in book.disagreements] == [(("on roofs",), "disagree")]
 
 
+def test_a_second_label_has_evidence_of_its_own(thawed):
+    """Which a document holds, as that of the first; it decides no mark, and stays when one is picked."""
+    book = labels.load(thawed)
+    with pytest.raises(InputError, match="1 evidence phrase\\(s\\) not found in the corpus: case 'q02': 'on roofs'"):
+        labels.judge(book, "q02", ["roofs"], by="Grace", evidence=["on roofs"], find=find(thawed))
+    book = labels.judge(book, "q02", ["Africa"], by="Grace", evidence=["fly to Africa"], find=find(thawed))
+    labels.pick(book, "q02", "disagree", by="Grace")
+
+    assert [one["evidence"] for one in on_disk(thawed / "reviews.jsonl")] == [["fly to Africa"]] * 2
+
+
 def test_a_judgement_is_blind_and_final(thawed):
     """Nobody reviews an own label, judges a case twice, or marks what they have not judged; after seeing it, unanswerable is no mark."""
     book = labels.judge(labels.load(thawed), "q02", ["on roofs"], by="Grace")
@@ -431,6 +527,18 @@ def test_taking_the_second_label_makes_it_the_case(disputed):
     assert book.disagreements == ()
     assert "q02" not in [one.id for one in book.to_review("Grace")]
     assert "q02" in [one.id for one in book.to_review("Barbara")]
+
+
+def test_a_second_label_that_is_taken_brings_its_evidence(thawed):
+    """And is from the document of that, where the first was from that of its own."""
+    cases = [replace(one, label={"by": "Ada", "source": "docs/storks.md"}) for one in labels.load(thawed).cases]
+    (thawed / "cases.jsonl").write_text(lines(cases))
+    book = labels.judge(labels.load(thawed), "q02", ["in caves"], by="Grace", evidence=["hang upside down"])
+    book = labels.pick(book, "q02", "disagree", by="Grace")
+    book = labels.settle(book, book.disagreements[0], "second", by="Linus", find=find(thawed))
+
+    assert book.case("q02").expected == {"answers": ["in caves"], "evidence": ["hang upside down"]}
+    assert book.case("q02").label == {"by": "Linus", "on": TODAY, "source": "docs/bats.md"}
 
 
 def test_a_second_label_that_says_unanswerable_leaves_nothing_of_the_first(thawed):

@@ -167,6 +167,7 @@ def test_without_reviews_there_is_no_agreement():
         ({"mark": "maybe"}, "line 3: 'mark' is 'maybe'"),
         ({"answers": "roofs"}, "line 3: 'answers' is 'roofs'"),
         ({"answers": [1]}, "line 3: 'answers' is"),
+        ({"evidence": "roofs"}, "line 3: 'evidence' is 'roofs'"),
         ({"answerable": "yes"}, "line 3: 'answerable' is 'yes'"),
         ({"by": None}, "line 3: 'by' is None"),
         ({"digset": "x"}, "line 3: unknown key 'digset'\n  fix: did you mean 'digest'"),
@@ -177,7 +178,7 @@ def test_a_line_that_cannot_be_understood_is_refused(change, words):
     """The record of who said what is not guessed at."""
     line = {"case": "q1", "digest": "d", "by": "Grace", "on": "2026-11-26", "answerable": True, "answers": ["roofs"]}
 
-    assert read_entry(line, where="line 3").answers == ("roofs",)
+    assert (read_entry(line, where="line 3").answers, read_entry(line, where="line 3").evidence) == (("roofs",), ())
     with pytest.raises(InputError, match=words):
         read_entry({**line, **change}, where="line 3")
     with pytest.raises(InputError, match="line 3: expected a JSON object, found list"):

@@ -1,8 +1,8 @@
 """The `Labeler`: label questions, review labels and settle disagreements in a notebook, by mouse or by keys alone.
 
 What it does to files is in `labels`, what a review is in `reviews`, what it looks like in `form`; here is what is shown when.
-No document is read before the first search. What was typed stays when it is refused, and when another item is looked at, as long as the
-kernel lives. Not covered: inputs other than `question`; cases that have them are labelled here, and their inputs edited in the file.
+No document is read before the first search, or before two labels are compared, whose evidence is shown. What was typed stays when it is
+refused, and when another item is looked at, as long as the kernel lives. Not covered: inputs other than `question`; cases that have them are labelled here, and their inputs edited in the file.
 """
 
 from __future__ import annotations
@@ -11,19 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from poclab import labels
+from poclab import labels, rag
 from poclab.cases import Case, expected_text, fold
 from poclab.errors import InputError, PocError, printable, refuse_unknown
 from poclab.files import canonical
 from poclab.labeling.form import FIELDS, TASKS, Form, paragraphs
 from poclab.rag import Corpus, Retriever
 from poclab.reviews import Review
+from poclab.system import Passage
 from poclab.tables import cut
-
-if TYPE_CHECKING:
-    from poclab.system import Passage
 
 #: How passages are cut, in characters: whatever is no longer than the overlap stands whole in one of them.
 PASSAGE, OVERLAP = 800, 200
@@ -57,6 +55,7 @@ class Labeler:
             "first": partial(self._settle, "first"),
             "second": partial(self._settle, "second"),
             "drop": self._drop,
+            "restore": self._restore,
             "evidence": self._take_evidence,
             "unanswerable": self._turn_abstain,
             "find": self.form.query.focus,
@@ -119,8 +118,10 @@ class Labeler:
         self.form.values = {**loaded, **typed, **({} if self.form.task == "label" else {"question": loaded["question"]})}
         self._show(case, review)
         self.form.query.value = fold(self.form.fields["question"].value)
-        if "retriever" in self.__dict__:  # the first search, which may have to build the index, is asked for
+        try:
             self._look_up()
+        except PocError as error:
+            self.form.say(str(error), wrong=True)
         self._draw()
 
     def _keep(self) -> None:
@@ -139,6 +140,10 @@ class Labeler:
     def _own_review(self) -> Review | None:
         return self.book.review(self.key, self.form.name.value) if self.form.task == "review" and self.key else None
 
+    def _compared(self) -> Review | None:
+        """Return the second label, where it and the first may be seen."""
+        return self.key if isinstance(self.key, Review) else self._own_review()
+
     def _values(self, case: Case | None, review: Review | None) -> dict[str, Any]:
         """Return what the fields hold before anybody types; in a review that is nothing of the label."""
         values: dict[str, Any] = {name: "" if rows else False for name, (_, rows, _) in FIELDS.items()}
@@ -146,8 +151,10 @@ class Labeler:
             return values
         values["question"] = _question(case)
         if self.form.task == "review":
-            own = {"answers": "\n".join(review.answers), "abstain": not review.answers, "note": review.note} if review else {}
-            return {**values, **own}
+            if review:
+                values |= {name: "\n".join(getattr(review, name)) for name in ("answers", "evidence")}
+                values |= {"abstain": not review.answers, "note": review.note}
+            return values
         lists = {name: "\n".join(map(fold, case.expected.get(name, ()))) for name in ("evidence", "answers")}
         source = (case.label or {}).get("source", "")
         return {**values, **lists, "abstain": case.abstain, "tags": labels.tags_text(case.tags), "source": source}
@@ -185,12 +192,14 @@ class Labeler:
         for name in ("save", "agree", "disagree", "first", "second"):
             form.buttons[name].disabled = not something
         form.buttons["drop"].disabled = case not in self.book.candidates
+        form.buttons["restore"].disabled = not self.book.dropped
+        form.buttons["evidence"].disabled = not something or judged
         for name, field in form.fields.items():
             field.disabled = not something or (judged and name != "note")
         if form.task != "label" or (case and "question" not in case.inputs):
             form.fields["question"].disabled = True
         form.about.value = paragraphs(self._about(case) if something else ["Nothing to do here."])
-        form.sides.value = paragraphs(self._sides(case, review))
+        form.sides.value = paragraphs(self._sides(case))
         form.state.value = paragraphs([f"{self._counts()}; {self.book.agreement}"])
 
     def _about(self, case: Case | None) -> list[str]:
@@ -210,14 +219,19 @@ class Labeler:
         counts = f"{len(self.book.cases)} cases, {len(self.book.candidates)} candidates, {len(self.book.disagreements)} to settle"
         return f"{counts}, typed and not saved: {', '.join(unsaved)}" if unsaved else counts
 
-    def _sides(self, case: Case | None, review: Review | None) -> list[str]:
+    def _sides(self, case: Case | None) -> list[str]:
         """Return the two labels, where both may be seen."""
-        other = self.key if isinstance(self.key, Review) else review
-        if case is None or other is None:
+        review = self._compared()
+        if case is None or review is None:
             return []
-        first, answers = (case.label or {}).get("by", "unknown"), " | ".join(other.answers) or "(abstain)"
-        said = [f"First, {first}: {expected_text(case.expected) or '(nothing)'}", f"Second, {other.by}: {answers}"]
-        return [*said, f"Note: {other.note}" if other.note else ""]
+
+        def side(who: str, one: Case) -> str:
+            evidence = " | ".join(map(fold, one.expected.get("evidence", ())))
+            return f"{who}: {expected_text(one.expected) or '(nothing)'}{f'; evidence: {evidence}' if evidence else ''}"
+
+        first = side(f"First, {(case.label or {}).get('by', 'unknown')}", case)
+        second = side(f"Second, {review.by}", labels.second(case, review))
+        return [first, second, f"Note: {review.note}" if review.note else ""]
 
     # --- what happens
 
@@ -247,7 +261,9 @@ class Labeler:
         answers = labels.listed(typed["answers"])
         if bool(answers) == typed["abstain"]:
             raise InputError("an answer or unanswerable: one of the two", fix="write what you would answer, or tick unanswerable (Alt+U)")
-        book = labels.judge(self.book, self.key, answers, by=by, note=typed["note"])
+        evidence = labels.listed(typed["evidence"])
+        find = self._finder() if evidence else None
+        book = labels.judge(self.book, self.key, answers, by=by, note=typed["note"], evidence=evidence, find=find)
         mark, first = book.review(self.key, by).mark, expected_text(self._case().expected)
         said = f"{mark}; the first label: {first}" if mark else "recorded; now compare it with the first label"
         self._go_on(book, f"{self.key}: {said}", stay=mark is None)
@@ -263,6 +279,12 @@ class Labeler:
 
     def _drop(self) -> None:
         self._go_on(labels.drop(self.book, self.key), f"{self.key}: dropped")
+
+    def _restore(self) -> None:
+        self.book = labels.restore(self.book)
+        back = self.book.candidates[-1].id
+        self._list(back)
+        self.form.say(f"{back}: a candidate again")
 
     def _begin(self) -> None:
         self.form.items.value = NEW
@@ -321,18 +343,31 @@ class Labeler:
         return self.corpus.find if self.corpus else None
 
     def _search(self) -> None:
-        self._look_up()
+        self.found = self._retrieved()
         self._draw()
         self.form.passages.send({"focus": True})
         if not self.found:
             self.form.say("no passage holds any of these words")
 
+    def _retrieved(self) -> tuple[Passage, ...]:
+        return joined(self.retriever.retrieve(self.form.query.value, top_k=FOUND))
+
     def _look_up(self) -> None:
-        self.found = joined(self.retriever.retrieve(self.form.query.value, top_k=FOUND))
+        """Find the passages of what was opened: with the evidence of two labels that are compared, and, after a first search, with the question."""
+        evidence = self._evidence() if self._compared() else []
+        held = holding(self.corpus, evidence) if evidence and self.corpus else ()
+        # The first search, which may have to build the index, is asked for.
+        self.found = joined([*held, *(self._retrieved() if "retriever" in self.__dict__ else ())])
+
+    def _evidence(self) -> list[str]:
+        """Return the evidence to mark: what stands in the field, and the other label's where it may be seen."""
+        evidence, case, review = labels.listed(self.form.fields["evidence"].value), self._case(), self._compared()
+        others = (*case.expected.get("evidence", ()), *review.evidence) if case and review else ()
+        return list(dict.fromkeys([*evidence, *map(fold, others)]))
 
     def _draw(self) -> None:
-        """Show the passages that were found, with the evidence marked, unless that is for the reviewer to find."""
-        evidence = labels.listed(self.form.fields["evidence"].value) if self.form.task != "review" else []
+        """Show the passages that were found, with the evidence marked that may be seen."""
+        evidence = self._evidence()
         titles = [printable(f"{one.document}, {one.start} to {one.end}") for one in self.found]
         shown = [{"title": title, "pieces": labels.pieces(one.text, evidence)} for title, one in zip(titles, self.found, strict=True)]
         self.form.passages.selection, self.form.passages.passages = {}, shown
@@ -344,6 +379,18 @@ class Labeler:
         phrase = labels.phrase(self.found[place[0]].text, *place[1:]) if known else labels.phrase("", 0, 0)
         field = self.form.fields["evidence"]
         field.value = "\n".join(labels.listed(f"{field.value}\n{phrase}"))
+
+
+def holding(corpus: Corpus, phrases: Sequence[str]) -> tuple[Passage, ...]:
+    """Return the passages, cut as for a search, in which these phrases stand; of each the first document that holds it."""
+    texts, found = {one.id: one.text for one in corpus.documents}, []
+    for phrase in phrases:
+        for name in corpus.find(phrase)[:1]:
+            text = texts[name]
+            start, end = labels.spans(text, [phrase])[0]
+            spans = rag.cut(text, size=PASSAGE, overlap=OVERLAP)
+            found += [Passage(text[a:b], name, a, b) for a, b in spans if a < end and start < b]
+    return tuple(found)
 
 
 def joined(passages: Sequence[Passage]) -> tuple[Passage, ...]:

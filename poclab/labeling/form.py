@@ -25,7 +25,8 @@ ACTIONS = {
     "first": ("k", "Keep the first", "settle"),
     "second": ("t", "Take the second", "settle"),
     "drop": ("x", "Drop", "label"),
-    "evidence": ("e", "Take selection as evidence", "label settle"),
+    "restore": ("z", "Undo drop", "label"),
+    "evidence": ("e", "Take selection as evidence", "label review settle"),
     "unanswerable": ("u", "", "label review settle"),
     "find": ("f", "", "label review settle"),
     "answer": ("l", "", "label review settle"),
@@ -40,7 +41,7 @@ ACTIONS = {
 #: Of each field what is written at it, its lines (0: a tick), and the tasks that show it.
 FIELDS = {
     "question": ("Question", 2, "label review settle"),
-    "evidence": ("Evidence, one phrase a line", 3, "label settle"),
+    "evidence": ("Evidence, one phrase a line", 3, "label review settle"),
     "answers": ("Accepted answers, one a line (Alt+L)", 3, "label review settle"),
     "abstain": ("Unanswerable (Alt+U)", 0, "label review settle"),
     "tags": ("Tags, as kind=lookup, difficulty=easy", 1, "label"),
@@ -98,7 +99,7 @@ class Form:
         search = [widgets.HBox([self.query, self.buttons["search"]]), self.passages, row("evidence")]
         pairs = [widgets.HBox([self._titled[name] for name in names]) for names in (("evidence", "answers"), ("tags", "source"))]
         answer = [pairs[0], self._titled["abstain"], pairs[1], self._titled["note"]]
-        end = [self.new_edition, row("save", "agree", "disagree", "first", "second", "drop"), self.notice]
+        end = [self.new_edition, row("save", "agree", "disagree", "first", "second", "drop", "restore"), self.notice]
         right = [self.about, self._titled["question"], self.sides, *search, *answer, *end]
         columns = [widgets.VBox(left, layout=widgets.Layout(width="30%")), widgets.VBox(right, layout=widgets.Layout(width="70%"))]
         return widgets.VBox([widgets.HBox(columns), self.state])
