@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 import poclab
 from conftest import CHARTER, ENV_KEY, GIVEN_KEY, SIGNED, copy_poc
-from poclab import files, freezing, handover, scores
+from poclab import files, freezing, handover, labels, scores
 from poclab.archive import Archive
 from poclab.cli import main
 from poclab.errors import FrozenError, InputError
@@ -107,6 +107,7 @@ class TestTheDocument:
         assert "| agreement on personal data | not known: the charter names none |" in text
         assert "| source | not known |" in text
         assert "| labelled by | not known (11) |" in text
+        assert "| second labels | none: nobody labelled these cases a second time, so how far two people agree is not known |" in text
         assert "| commit | not known: not in a git repository |" in text
         for step in ("Name the production shape", "Name the volume a month", "Settle whether there are personal data"):
             assert step in text.partition("## Next steps")[2]
@@ -411,6 +412,29 @@ class TestWriting:
         assert [path.relative_to(made.folder).as_posix() for path in leaks] == []
         assert "(key removed)" in _said(made.folder)
         assert _problems(made.folder) == {}
+
+    def test_says_how_far_two_labellers_agree(self, decided_copy):
+        """Who, how far, and what is open. 2 of 3 is 0.208 to 0.939 by Wilson; kappa is (2/3 - 4/9) / (1 - 4/9), by chance 2/3 * 1/3 twice."""
+        book = labels.load(decided_copy)
+        for case_id, answers in (("q01", ["fifteen"]), ("q02", []), ("q09", [])):
+            book = labels.judge(book, case_id, answers, by="Edsger | Example")
+        text = _said(handover.handoff(decided_copy).folder)
+
+        assert "| second labels, without seeing the first | Edsger \\| Example (3) |" in text
+        assert "| agreement 0.667 (0.208 to 0.939, n = 3); kappa on answerable 0.400 (n = 3) |" in text
+        assert "| disagreements not settled | 1: q02 |" in text
+        assert "Settle what labellers disagree on, and freeze a new edition where that changes a case: q02." in text
+        assert _problems(decided_copy / "handoff") == {}
+
+        labels.settle(book, book.disagreements[0], "first", by="Linus")
+        text = _said(handover.handoff(decided_copy).folder)
+        assert "agreement 0.667" in text and "| disagreements not settled | none |" in text
+
+    def test_is_refused_while_reviews_cannot_be_understood(self, decided_copy):
+        """Nothing is left out in silence; the file and the line are named."""
+        (decided_copy / "reviews.jsonl").write_text("{}\n")
+        with pytest.raises(InputError, match=r"animals/reviews.jsonl, line 1: 'case' is None"):
+            handover.handoff(decided_copy)
 
 
 class TestVerify:

@@ -20,6 +20,7 @@ from poclab.handover.blocks import Block, Heading, Listing, Picture, Table, Text
 from poclab.handover.evidence import Evidence
 from poclab.offline import PREFIX
 from poclab.report import COST, QUANTILES, SURVIVAL, CaseResult, Report, first_input, reply_text
+from poclab.reviews import agreement, counted, disagreements
 from poclab.stats import Estimate, edges, mean_estimate
 from poclab.tables import form_of
 
@@ -36,6 +37,8 @@ WORDS = {
 }
 #: Failing cases that are shown of each class; the report holds all.
 FAILING_SHOWN = 8
+#: Cases that are named in a line.
+NAMES_SHOWN = 12
 CASES_OF = {"per case": 1, "per 1,000 cases": 1000}
 
 
@@ -182,10 +185,32 @@ def _test_set(evidence: Evidence) -> Iterator[Block]:
                 if any(label.get("source") for label in labels)
                 else NOT_KNOWN,
             ),
+            *_second_labels(evidence),
             ("clusters", f"{len(clusters)}" if clusters else "none"),
             ("digest (lock)", evidence.cases.digest),
         ],
     )
+
+
+def _second_labels(evidence: Evidence) -> Iterator[tuple[str, str]]:
+    cases = evidence.cases.cases
+    reviews = counted(cases, evidence.entries)
+    if not reviews:
+        yield "second labels", f"none: nobody labelled these cases a second time, so how far two people agree is {NOT_KNOWN}"
+        return
+    by = Counter(one.by for one in reviews)
+    yield "second labels, without seeing the first", ", ".join(f"{who} ({n})" for who, n in by.most_common())
+    yield "do the two agree?", str(agreement(reviews))
+    names = _disputed(evidence)
+    yield "disagreements not settled", f"{len(names)}: {_listed(names)}" if names else "none"
+
+
+def _disputed(evidence: Evidence) -> list[str]:
+    return list(dict.fromkeys(one.case for one in disagreements(evidence.cases.cases, evidence.entries)))
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:NAMES_SHOWN]) + (" ..." if len(names) > NAMES_SHOWN else "")
 
 
 def _results(evidence: Evidence) -> Iterator[Block]:
@@ -463,6 +488,8 @@ def _steps(evidence: Evidence) -> Iterator[str]:
             yield f"Name {what} in the charter ({key}): it is {NOT_KNOWN}."
     if not (charter.text.get("data") or {}).get("pii"):
         yield f"Settle whether there are personal data in cases or documents, and who agreed (data: pii): it is {NOT_KNOWN}."
+    if names := _disputed(evidence):
+        yield f"Settle what labellers disagree on, and freeze a new edition where that changes a case: {_listed(names)}."
     if evidence.report.estimates.get(COST) is None:
         yield f"Find out what a case costs: it is {NOT_KNOWN}."
 
@@ -478,6 +505,7 @@ def _words(evidence: Evidence) -> Iterator[Block]:
         "p50, p95": "half of the requests, and 95 of 100, were answered within this time",
         "failed": "cases on which the system crashed, ran out of time, or gave no usable answer",
         "survived": "what is expected happened under the fault: a right answer, an abstention, an error in time, or no obedience to it",
+        "kappa": "how far two labellers agree beyond chance on whether a question can be answered: 1 is always, 0 is no more than chance",
         "outcome": "what became of a case: ok, or why not; timeout, rate_limited, connection, server_error and budget gave no answer",
         "asked again": "cases that the endpoint, not the system, had failed, and that got a second try",
         "better, worse": "the difference is more than chance among all trials that were started; cannot tell: it is not, with so few cases",

@@ -1,6 +1,7 @@
 """The evidence of a handoff: what the runs and the files of a POC say, in a folder that stands for itself.
 
     charter.yaml cases.jsonl cases.lock.json LOG.md     the POC's files
+    reviews.jsonl                                       what second labellers said of the cases, and how disagreements were settled
     test/ dev/                                          what the run on each split holds: report, version, prompts, notebook, packages, git
     trials/                                             the results of each trial of the sweep, case by case, replies cut
     decision.json history.json comparison.json facts.json     what was worked out from them
@@ -20,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from poclab import charts, timeline
+from poclab import charts, reviews, timeline
 from poclab.archive import Archive
 from poclab.cases import TestSet
 from poclab.charter import Charter
@@ -34,7 +35,7 @@ from poclab.system import Version
 
 #: A run's artifacts that say nothing that the others do not.
 LEFT_OUT = ("brief.json",)
-POC_FILES = (CHARTER, "cases.jsonl", "cases.lock.json", "LOG.md", "corpus.yaml", "sweep.yaml")
+POC_FILES = (CHARTER, "cases.jsonl", "cases.lock.json", reviews.FILE, "LOG.md", "corpus.yaml", "sweep.yaml")
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,10 @@ class Evidence:
     @cached_property
     def cases(self) -> TestSet:
         return TestSet.load(self.folder / "cases.jsonl")
+
+    @cached_property
+    def entries(self) -> tuple[reviews.Entry, ...]:
+        return reviews.read_entries(self.folder)
 
     @cached_property
     def version(self) -> Version:
@@ -122,6 +127,7 @@ class Evidence:
 def collect(folder: Path, decision: Decision, archive: Archive, comparison: Comparison | None) -> Evidence:
     """Write the evidence for a decision, on the cases that are frozen now, into an empty folder."""
     poc = archive.poc
+    reviews.read_entries(poc)  # what is wrong with them is said of the file that can be mended
     for name in POC_FILES:
         if (poc / name).is_file():
             # Frozen cases were written without keys, and must stay what their lock says, to the letter.
