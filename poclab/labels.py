@@ -328,7 +328,7 @@ def phrase(text: str, start: int, end: int) -> str:
         InputError: there is nothing in it.
     """
     if not (found := fold(text[max(start, 0) : max(end, 0)])):
-        raise InputError("no text is selected", fix="select some words of a passage: with the mouse, or with Shift and the arrow keys")
+        raise InputError("no text is selected", fix="select some words of one passage: with the mouse, or with Shift and the arrow keys")
     return found
 
 

@@ -3,48 +3,27 @@
 Needs Debian's Chromium; where there is none, nothing here can be seen.
 """
 
-import json
-import os
-import shutil
-import subprocess
-import sys
-
 import pytest
 
-from conftest import copy_poc, free_port, until
+import browser
+from conftest import copy_poc, free_port
 from endpoint import Endpoint
 from poclab import archive
 from poclab.tracking import server
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-OPTIONS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-)
-#: What a page may take, in milliseconds, on a machine that does other things.
-PATIENCE_MS = 60_000
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: apt-get install chromium")
+pytestmark = browser.needed
 
 
 @pytest.fixture(scope="module")
-def browser():
-    """A browser without a window."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS.split())
+def chromium():
+    with browser.launched() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture
-def page(browser):
-    """A page; what its console calls an error is kept in `errors`."""
-    made = browser.new_page(viewport={"width": 1500, "height": 1400})
-    made.set_default_timeout(PATIENCE_MS)
-    made.errors = []
-    made.on("console", lambda message: message.type == "error" and made.errors.append(message.text))
-    yield made
-    made.close()
+def page(chromium):
+    with browser.opened(chromium) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -56,41 +35,18 @@ def lab(make_poc, tmp_path_factory):
     notebook.write_text(
         notebook.read_text().replace("../experiments/python_help", "..").replace("context_chars: int = 2000", "context_chars: int = 500")
     )
-    settings = root / "config" / "lab" / "user-settings" / "@jupyterlab" / "apputils-extension"
-    settings.mkdir(parents=True)
-    (settings / "notification.jupyterlab-settings").write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))
-    port = free_port()
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=t"]
-    command += [f"--ServerApp.root_dir={root}", "--ServerApp.port_retries=0"]
-    folders = {name: str(root / name.lower()) for name in ("JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
-    with Endpoint(faults=[{"kind": "hang", "match": ".", "times": None}]) as hanging:
-        env = {**os.environ, **folders, "JUPYTER_CONFIG_DIR": str(root / "config"), "OPENAI_BASE_URL": hanging.url}
-        process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-        try:
-            yield f"http://127.0.0.1:{port}/lab/tree/animals/notebooks/02_evaluate.ipynb?token=t", poc
-        finally:
-            process.terminate()
-            process.wait(30)
+    with (
+        Endpoint(faults=[{"kind": "hang", "match": ".", "times": None}]) as hanging,
+        browser.jupyterlab(root, OPENAI_BASE_URL=hanging.url) as address,
+    ):
+        yield address.format("animals/notebooks/02_evaluate.ipynb"), poc
 
 
 def open_bench(page, address):
     """Open notebook 02, run all of it, and return once the bench is there."""
-    until(lambda: _answers(page, address), "JupyterLab answers")
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell")
-    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
-    page.locator(".lm-MenuBar-itemLabel", has_text="Run").first.click()
-    page.locator(".lm-Menu-itemLabel", has_text="Run All Cells").first.click()
+    browser.run_all(page, address)
     page.get_by_role("button", name="Run sample").wait_for()
     page.get_by_text("placeholders: {{context}}, {{question}}").wait_for()
-
-
-def _answers(page, address):
-    from playwright.sync_api import Error
-
-    try:
-        return page.goto(address)
-    except Error:
-        return None
 
 
 class TestTheBench:
@@ -114,7 +70,7 @@ class TestTheBench:
         page.locator(".jp-OutputArea select[size]").select_option(index=1)
         page.get_by_text("q02: Where do storks nest?").wait_for()
         link = page.get_by_role("link", name="its trace in MLflow").get_attribute("href")
-        assert _ours(page.errors) == []
+        assert browser.ours(page.errors) == []
         with server.serve(archive.Archive.open(poc).uri, poc, free_port()) as (base, _):
             page.goto(link.replace("http://127.0.0.1:5000", base))
             page.get_by_text("There is no passage to answer from.").first.wait_for()
@@ -130,12 +86,7 @@ class TestTheBench:
         page.get_by_text("stopped after 0 of 8 cases").wait_for()
 
         page.get_by_role("button", name="Run all (8)").click(trial=True)  # as soon as it can be clicked
-        assert _ours(page.errors) == []
-
-
-def _ours(errors):
-    """Return the errors that are not of a page that a server without network cannot have."""
-    return [one for one in errors if "favicon" not in one and "ERR_INTERNET" not in one]
+        assert browser.ours(page.errors) == []
 
 
 @pytest.fixture(scope="module")

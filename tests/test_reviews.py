@@ -150,6 +150,13 @@ def test_two_reviews_of_one_case_are_no_two_cases():
     assert agreement(twice).share.low <= agreement(once).share.low
 
 
+def test_answers_that_wait_for_a_mark_are_named():
+    """Agreement follows by itself, disagreement is picked: until all are compared the share is of those that agree."""
+    found = agreement([review(case(1), "agree", ("chimneys",)), review(case(2), None)])
+
+    assert str(found).startswith("agreement 1.000 (0.207 to 1.000, n = 1), 1 still to be compared; kappa on answerable undefined")
+
+
 def test_without_reviews_there_is_no_agreement():
     """Nothing is said, rather than 0 or nan."""
     assert str(agreement([])) == "no reviews yet"

@@ -58,8 +58,6 @@ class Labeler:
             "restore": self._restore,
             "evidence": self._take_evidence,
             "unanswerable": self._turn_abstain,
-            "find": self.form.query.focus,
-            "answer": self.form.fields["answers"].focus,
             "search": self._search,
             "previous": partial(self._step, -1),
             "next": partial(self._step, 1),
@@ -285,6 +283,7 @@ class Labeler:
         back = self.book.candidates[-1].id
         self._list(back)
         self.form.say(f"{back}: a candidate again")
+        self.form.fields["answers"].focus()
 
     def _begin(self) -> None:
         self.form.items.value = NEW

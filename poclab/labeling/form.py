@@ -28,8 +28,6 @@ ACTIONS = {
     "restore": ("z", "Undo drop", "label"),
     "evidence": ("e", "Take selection as evidence", "label review settle"),
     "unanswerable": ("u", "", "label review settle"),
-    "find": ("f", "", "label review settle"),
-    "answer": ("l", "", "label review settle"),
     "search": ("", "Search", "label review settle"),
     "previous": ("p", "Previous", "label review settle"),
     "next": ("n", "Next", "label review settle"),
@@ -38,6 +36,8 @@ ACTIONS = {
     "reload": ("r", "Read again", "label review settle"),
     "check": ("c", "Ready to freeze?", "label settle"),
 }
+#: Keys (with Alt) that go to a place, by its class: at once, and not when the kernel answers, since what is typed next belongs there.
+PLACES = {"f": "poclab-query", "l": "poclab-answers"}
 #: Of each field what is written at it, its lines (0: a tick), and the tasks that show it.
 FIELDS = {
     "question": ("Question", 2, "label review settle"),
@@ -58,26 +58,26 @@ class Form:
 
         self._act = act
         self.name = widgets.Text(by, placeholder="your name", tooltip="your name", layout=_layout())
-        self.tasks = widgets.ToggleButtons(options=[(said, one) for one, said in TASKS.items()], value=task, style={"button_width": "6em"})
+        self.tasks = widgets.ToggleButtons(options=[(said, one) for one, said in TASKS.items()], value=task, style={"button_width": "5em"})
         self.items = widgets.Select(rows=22, tooltip="what there is to do: candidates (+) and cases", layout=_layout())
-        self.path = widgets.Text(
-            placeholder="questions.csv, or a folder", tooltip="a file or folder of questions", layout=_layout(flex="1")
-        )
+        self.path = widgets.Text(placeholder="questions.csv, or a folder", tooltip="a file or folder of questions", layout=_layout())
         self.query = widgets.Text(placeholder="search the documents (Alt+F)", tooltip="search the documents", layout=_layout(flex="1"))
-        self.query.add_class("poclab-query")
-        self.passages = _passages_class()(shortcuts={key: name for name, (key, _, _) in ACTIONS.items() if key})
+        self.query.add_class(PLACES["f"])
+        self.passages = _passages_class()(shortcuts={key: name for name, (key, _, _) in ACTIONS.items() if key}, places=PLACES)
         self.passages.on_msg(self._heard)
         self.new_edition = widgets.Checkbox(description="Allow what needs a new edition", indent=False, layout=_layout())
         self.about, self.sides, self.notice, self.state = (widgets.HTML(layout=_layout()) for _ in range(4))
         self.fields = {name: _field(said, rows) for name, (said, rows, _) in FIELDS.items()}
+        self.fields["answers"].add_class(PLACES["l"])
         self.buttons = {name: self._button(name, key, said) for name, (key, said, _) in ACTIONS.items() if said}
         self._titled = {
-            name: widgets.VBox([widgets.HTML(html.escape(said)), self.fields[name]], layout=_layout(flex="1"))
+            name: widgets.VBox(
+                [widgets.HTML(f"<div style='line-height:1.6'>{html.escape(said)}</div>"), self.fields[name]], layout=_layout()
+            )
             if rows
             else self.fields[name]
             for name, (said, rows, _) in FIELDS.items()
         }
-        self.importing = widgets.HBox([self.path, self.buttons["import"]])
         self.box = self._box()
         self.box.add_class("poclab-labeler")
 
@@ -95,10 +95,14 @@ class Form:
         def row(*names: str) -> ipywidgets.HBox:
             return widgets.HBox([self.buttons[name] for name in names], layout=widgets.Layout(flex_flow="row wrap"))
 
-        left = [self.name, self.tasks, self.items, row("previous", "next", "new"), self.importing, row("reload", "check")]
+        def pair(*names: str) -> ipywidgets.HBox:
+            for name in names:
+                self._titled[name].layout.flex = "1 1 0"
+            return widgets.HBox([self._titled[name] for name in names], layout=widgets.Layout(align_items="flex-end"))
+
+        left = [self.name, self.tasks, self.items, row("previous", "next", "new"), self.path, row("import", "reload", "check")]
         search = [widgets.HBox([self.query, self.buttons["search"]]), self.passages, row("evidence")]
-        pairs = [widgets.HBox([self._titled[name] for name in names]) for names in (("evidence", "answers"), ("tags", "source"))]
-        answer = [pairs[0], self._titled["abstain"], pairs[1], self._titled["note"]]
+        answer = [pair("evidence", "answers"), self._titled["abstain"], pair("tags", "source"), self._titled["note"]]
         end = [self.new_edition, row("save", "agree", "disagree", "first", "second", "drop", "restore"), self.notice]
         right = [self.about, self._titled["question"], self.sides, *search, *answer, *end]
         columns = [widgets.VBox(left, layout=widgets.Layout(width="30%")), widgets.VBox(right, layout=widgets.Layout(width="70%"))]
@@ -131,7 +135,7 @@ class Form:
         later = {"save": not judged, "agree": judged, "disagree": judged}
         for name, button in self.buttons.items():
             _show(button, self.task in ACTIONS[name][2].split() and later.get(name, True))
-        _show(self.importing, self.task == "label")
+        _show(self.path, self.task == "label")
         _show(self.new_edition, frozen and self.task != "review")
 
     def say(self, text: str, *, wrong: bool = False) -> None:
@@ -188,6 +192,7 @@ def _passages_class() -> type:
         _css = (home / "passages.css").read_text(encoding="utf-8")
         passages = traitlets.List().tag(sync=True)
         shortcuts = traitlets.Dict().tag(sync=True)
+        places = traitlets.Dict().tag(sync=True)
         selection = traitlets.Dict()
 
     return Passages

@@ -7,6 +7,8 @@ function render({ model, el }) {
   let titles = "";
 
   function draw() {
+    const caret = selection;
+    const focused = el.contains(document.activeElement);
     selection = null;
     const sections = model.get("passages").map(({ title, pieces }) => {
       const section = document.createElement("section");
@@ -30,8 +32,21 @@ function render({ model, el }) {
     });
     el.replaceChildren(...sections);
     const now = sections.map((section) => section.firstChild.textContent).join("\n");
-    if (now !== titles) el.scrollTop = 0; // other passages, and not the same with other evidence
+    const same = now === titles; // with other evidence
     titles = now;
+    if (!same) el.scrollTop = 0;
+    if (focused) stay(same && caret ? caret : { passage: 0, end: 0 });
+  }
+
+  // Keys are heard while something of the form has the focus; what had it is not there any more.
+  function stay({ passage, end }) {
+    const text = el.querySelectorAll(".poclab-text")[passage];
+    (text ?? el).focus({ preventScroll: true });
+    for (const part of text?.children ?? []) {
+      const characters = Array.from(part.textContent);
+      if (end <= characters.length) return document.getSelection().collapse(part.firstChild, characters.slice(0, end).join("").length);
+      end -= characters.length;
+    }
   }
 
   // Python counts characters, a browser counts UTF-16 units.
@@ -42,7 +57,11 @@ function render({ model, el }) {
     const range = found && found.rangeCount ? found.getRangeAt(0) : null;
     const texts = [...el.querySelectorAll(".poclab-text")];
     const passage = range ? texts.findIndex((text) => text.contains(range.commonAncestorContainer)) : -1;
-    if (passage < 0) return; // somebody went on to a field: what was selected in a passage still holds
+    if (passage < 0) {
+      // Over the border of a passage is no place; when somebody went on to a field, what was selected in a passage still holds.
+      if (texts.some((text) => range?.intersectsNode(text))) selection = null;
+      return;
+    }
     const before = document.createRange();
     before.setStart(texts[passage], 0);
     before.setEnd(range.startContainer, range.startOffset);
@@ -51,7 +70,10 @@ function render({ model, el }) {
   }
 
   // What was typed last may wait in the browser while the kernel is busy. It is sent before the echo comes, so the echo is what acts.
-  const ask = (act) => model.send({ act, selection, view, step: "ask" });
+  function ask(act) {
+    select(); // the key may come before the browser has told of the selection
+    model.send({ act, selection, view, step: "ask" });
+  }
 
   function onMessage(message) {
     if (message.focus) el.querySelector(".poclab-text")?.focus();
@@ -63,10 +85,12 @@ function render({ model, el }) {
     if (!enter && (!event.altKey || event.ctrlKey || event.metaKey || event.shiftKey)) return;
     const key = /^[a-z]$/i.test(event.key) ? event.key : event.code.replace("Key", ""); // on a Mac Alt+S is a letter of its own
     const act = enter ? "search" : model.get("shortcuts")[key.toLowerCase()];
-    if (!act) return;
+    const place = enter ? null : model.get("places")[key.toLowerCase()];
+    if (!act && !place) return;
     event.preventDefault();
     event.stopPropagation();
-    if (!event.repeat) ask(act);
+    if (place) form.querySelector(`.${place} :is(input, textarea)`)?.focus();
+    else if (!event.repeat) ask(act);
   }
 
   function onClick(event) {
@@ -95,6 +119,7 @@ function render({ model, el }) {
 
   const refuse = (event) => event.preventDefault();
   el.classList.add("poclab-passages");
+  el.tabIndex = -1;
   el.addEventListener("beforeinput", refuse);
   el.addEventListener("drop", refuse);
   el.addEventListener("compositionend", draw); // the one change that cannot be refused
