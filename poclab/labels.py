@@ -231,14 +231,14 @@ def drop(book: Book, case_id: str) -> Book:
 
 
 def restore(book: Book) -> Book:
-    """Make the question that was dropped last a candidate again, the last one.
+    """Make the question that was dropped last a candidate again, the first one.
 
     Raises:
         InputError: none was dropped. StoreError: as `save`.
     """
     if not book.dropped:
         raise InputError("no question was dropped")
-    return _write(book, {CANDIDATES: (*book.candidates, book.dropped[-1]), DROPPED: book.dropped[:-1]})
+    return _write(book, {CANDIDATES: (book.dropped[-1], *book.candidates), DROPPED: book.dropped[:-1]})
 
 
 # --- reviews

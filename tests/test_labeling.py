@@ -105,13 +105,25 @@ def test_a_question_that_cannot_be_answered_is_a_case_too(unlabelled):
     assert labels.load(unlabelled).candidates == ()
 
 
+def test_of_very_many_questions_the_first_are_listed(unlabelled):
+    """A browser takes seconds for a list of thousands; the others move up, and the line below has their number."""
+    (unlabelled / "many.txt").write_text("".join(f"Question {number}?\n" for number in range(1200)))
+    labels.add_candidates(labels.load(unlabelled), "many.txt")
+    labeler = Labeler(unlabelled, by="Ada")
+    assert (len(listed(labeler)), listed(labeler)[-1]) == (1001, "+ q1000  Question 997?")
+    press(labeler, "drop")
+
+    assert (labeler.key, listed(labeler)[-1]) == ("q002", "+ q1001  Question 998?")
+    assert "1201 candidates" in labeler.form.state.value
+
+
 def test_a_drop_is_undone(unlabelled):
     """One key, and the question is open again; in a new notebook too."""
     press(Labeler(unlabelled, by="Ada"), "drop")
     labeler = Labeler(unlabelled, by="Ada")
     press(labeler, "restore")
 
-    assert (labeler.key, listed(labeler)) == ("q001", ["(new question)", "+ q002  Who composed Fidelio?", "+ q001  Where do storks nest?"])
+    assert (labeler.key, listed(labeler)) == ("q001", ["(new question)", "+ q001  Where do storks nest?", "+ q002  Who composed Fidelio?"])
     assert "q001: a candidate again" in labeler.form.notice.value
     assert labeler.form.buttons["restore"].disabled
 

@@ -163,12 +163,12 @@ def test_a_dropped_question_can_be_had_back(fresh):
 
     book = labels.restore(labels.load(fresh))
     assert [(one.id, one.inputs["question"]) for one in book.candidates] == [
+        ("q001", "Do cats purr?"),
         ("q002", "Do owls sing?"),
         ("q004", "Do storks?"),
-        ("q001", "Do cats purr?"),
     ]
     book = labels.restore(book)
-    assert (book.candidates[-1].id, book.dropped) == ("q003", ())
+    assert (book.candidates[0].id, book.dropped) == ("q003", ())
     with pytest.raises(InputError, match="no question was dropped"):
         labels.restore(book)
 

@@ -27,6 +27,8 @@ from poclab.tables import cut
 PASSAGE, OVERLAP = 800, 200
 #: How many passages a search shows.
 FOUND = 6
+#: How many candidates, and cases to review, the list holds; others move up as these are done. With 50,000 a browser takes 10 s to list them.
+LISTED = 1000
 #: Where the list has no case yet.
 NEW = ""
 
@@ -99,10 +101,10 @@ class Labeler:
             return cut(printable(f"{said}  {fold(_question(case))}"), 90), key
 
         if self.form.task == "review":
-            return [line(one.id, one, one.id) for one in self.book.to_review(self.form.name.value)]
+            return [line(one.id, one, one.id) for one in self.book.to_review(self.form.name.value)[:LISTED]]
         if self.form.task == "settle":
             return [line(one, self.book.case(one.case), f"{one.case} ({one.by})") for one in self.book.disagreements]
-        candidates = [line(one.id, one, f"+ {one.id}") for one in self.book.candidates]
+        candidates = [line(one.id, one, f"+ {one.id}") for one in self.book.candidates[:LISTED]]
         return [("(new question)", NEW), *candidates, *(line(one.id, one, one.id) for one in self.book.cases)]
 
     def _open(self, key: Any) -> None:
@@ -280,7 +282,7 @@ class Labeler:
 
     def _restore(self) -> None:
         self.book = labels.restore(self.book)
-        back = self.book.candidates[-1].id
+        back = self.book.candidates[0].id
         self._list(back)
         self.form.say(f"{back}: a candidate again")
         self.form.fields["answers"].focus()
