@@ -302,6 +302,7 @@ def settle(
         raise InputError(f"case {review.case!r}: this disagreement is settled", fix="read the files again: `labels.load(poc)`")
     old = book.case(review.case)
     new = {"first": old, "second": second(old, review), "edit": case or old}[way]
+    way = "first" if new == old else way  # saved without an edit
     entry = Settlement(old.id, label_digest(old), _name(by), _today(), way, label_digest(new), note.strip())
     if new == old:
         return _write(book, entry=entry)

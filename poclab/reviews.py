@@ -85,7 +85,8 @@ class Agreement:
         share = f"agreement {self.share}" if self.share else "agreement: no marks yet"
         if self.share and (waiting := n - self.share.n):  # agreement follows by itself more often than disagreement does
             share += f", {waiting} still to be compared"
-        value = "undefined, since all labels say the same" if self.kappa is None else f"{self.kappa:.3f}"
+        same = "answerable" if self.counts.get((True, True)) else "unanswerable"
+        value = f"undefined, since all labels say {same}" if self.kappa is None else f"{self.kappa:.3f}"
         return f"{share}; kappa on answerable {value} (n = {n})"
 
 

@@ -128,6 +128,18 @@ def test_a_drop_is_undone(unlabelled):
     assert labeler.form.buttons["restore"].disabled
 
 
+def test_what_was_typed_comes_back_with_a_drop_that_is_undone(unlabelled):
+    """One key too many costs nothing; nothing is said to be unsaved where nothing was typed."""
+    labeler = Labeler(unlabelled, by="Ada")
+    fill(labeler, answers="chimneys")
+    press(labeler, "drop", "drop", "restore")
+    assert "typed and not saved" not in labeler.form.state.value
+    press(labeler, "restore")
+
+    assert (labeler.key, labeler.form.fields["answers"].value) == ("q001", "chimneys")
+    assert "typed and not saved: q001" in labeler.form.state.value
+
+
 def test_questions_are_written_one_after_the_other(unlabelled):
     """A new question gets an id of its own, and an empty form follows."""
     labeler = Labeler(unlabelled, by="Ada")
@@ -491,6 +503,15 @@ def test_disagreements_are_settled_one_after_the_other(disputed):
     assert (book.case("q02").label["by"], book.case("q03").label["by"]) == ("Ada", "Linus")
     assert book.case("q03").expected == {"abstain": True}
     assert listed(labeler) == []
+
+
+def test_a_disagreement_that_is_saved_as_it_stands_keeps_the_first(disputed):
+    """Nothing was edited, so nobody is said to have edited."""
+    before = (disputed / "cases.jsonl").read_bytes()
+    press(Labeler(disputed, by="Linus", task="settle"), "save")
+
+    assert labels.load(disputed).entries[-1].settled == "first"
+    assert (disputed / "cases.jsonl").read_bytes() == before
 
 
 def test_a_disagreement_is_settled_by_an_edit(disputed):

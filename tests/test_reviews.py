@@ -161,8 +161,16 @@ def test_without_reviews_there_is_no_agreement():
     """Nothing is said, rather than 0 or nan."""
     assert str(agreement([])) == "no reviews yet"
     assert str(agreement([review(case(), None)])) == (
-        "agreement: no marks yet; kappa on answerable undefined, since all labels say the same (n = 1)"
+        "agreement: no marks yet; kappa on answerable undefined, since all labels say answerable (n = 1)"
     )
+
+
+def test_an_undefined_kappa_says_what_all_say():
+    """Two answers may differ, and still both say that there is one: that is no contradiction to an agreement of 0."""
+    nothing = case(1, abstain=True)
+
+    assert "kappa on answerable undefined, since all labels say answerable (n = 1)" in str(agreement([review(case(), "disagree")]))
+    assert "undefined, since all labels say unanswerable (n = 1)" in str(agreement([review(nothing, "agree", ())]))
 
 
 # --- lines

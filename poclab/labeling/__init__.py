@@ -48,6 +48,7 @@ class Labeler:
         self.key: str | Review | None = None
         self.found: Sequence[Passage] = ()
         self._drafts: dict[Any, Mapping[str, Any]] = {}
+        self._dropped: dict[str, Mapping[str, Any] | None] = {}  # what was typed for a question before it was dropped
         self._opened: tuple[Any, Mapping[str, Any]] = (None, {})
         self._listing = False
         self._does = {
@@ -278,11 +279,15 @@ class Labeler:
         self._go_on(book, f"{self.key.case}: settled")
 
     def _drop(self) -> None:
+        self._keep()
+        self._dropped[self.key] = self._drafts.get((self.form.task, self.key))
         self._go_on(labels.drop(self.book, self.key), f"{self.key}: dropped")
 
     def _restore(self) -> None:
         self.book = labels.restore(self.book)
         back = self.book.candidates[0].id
+        if typed := self._dropped.pop(back, None):
+            self._drafts[self.form.task, back] = typed
         self._list(back)
         self.form.say(f"{back}: a candidate again")
         self.form.fields["answers"].focus()

@@ -58,7 +58,9 @@ class Form:
 
         self._act = act
         self.name = widgets.Text(by, placeholder="your name", tooltip="your name", layout=_layout())
-        self.tasks = widgets.ToggleButtons(options=[(said, one) for one, said in TASKS.items()], value=task, style={"button_width": "5em"})
+        self.tasks = widgets.ToggleButtons(
+            options=[(said, one) for one, said in TASKS.items()], value=task, style={"button_width": "5.5em"}
+        )
         self.items = widgets.Select(rows=22, tooltip="what there is to do: candidates (+) and cases", layout=_layout())
         self.path = widgets.Text(placeholder="questions.csv, or a folder", tooltip="a file or folder of questions", layout=_layout())
         self.query = widgets.Text(placeholder="search the documents (Alt+F)", tooltip="search the documents", layout=_layout(flex="1"))
@@ -105,7 +107,8 @@ class Form:
         answer = [pair("evidence", "answers"), self._titled["abstain"], pair("tags", "source"), self._titled["note"]]
         end = [self.new_edition, row("save", "agree", "disagree", "first", "second", "drop", "restore"), self.notice]
         right = [self.about, self._titled["question"], self.sides, *search, *answer, *end]
-        columns = [widgets.VBox(left, layout=widgets.Layout(width="30%")), widgets.VBox(right, layout=widgets.Layout(width="70%"))]
+        widths = ({"width": "30%", "min_width": "15em"}, {"width": "70%", "min_width": "0"})  # the first has to hold whole buttons
+        columns = [widgets.VBox(one, layout=widgets.Layout(**width)) for one, width in zip((left, right), widths, strict=True)]
         return widgets.VBox([widgets.HBox(columns), self.state])
 
     @property
