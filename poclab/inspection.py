@@ -63,7 +63,7 @@ class Inspection:
             yield from _span_lines(span, trace["start_ns"])
         yield ""
         for name, value in trace["expected"].items():
-            yield f"{name}: {_text(value)}"
+            yield f"expected {name}: {_text(value)}"
         for score in trace["scores"]:
             yield f"score {score['name']} = {score['value']}: {score['reason']}"
         if self.entries:

@@ -572,7 +572,7 @@ def test_an_evaluation_through_a_server_leaves_the_same_as_into_a_database(ui, s
     trace, result = by_case["q02"], next(one for one in ui.report.results if one.case_id == "q02")
     assert (trace.info.trace_id, trace.info.client_request_id) == (result.trace_id, result.request_id)
     assert sorted(span.span_type for span in trace.data.spans) == ["CHAIN", "CHAT_MODEL", "RETRIEVER", "TOOL"]
-    assert {one.name for one in trace.info.assessments} == {"contains", "expected_answers", "expected_evidence"}
+    assert {one.name for one in trace.info.assessments} == {"contains", "expected"}
     assert trace.info.token_usage["input_tokens"] == result.calls[0].tokens_in
     assert by_case["q09"].info.state == "ERROR"
 

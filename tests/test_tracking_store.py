@@ -120,7 +120,7 @@ def test_the_dev_cases_are_mirrored_once_for_each_lock(recorded, client, run):
     assert found.name == run.data.tags["poclab.dataset"] == f"animals dev {recorded[1].lock_digest[:12]}"
     assert found.tags["poclab.lock"] == recorded[1].lock_digest
     assert {one.tags["poclab.case"]: dict(one.inputs) for one in records} == {name: dict(case.inputs) for name, case in dev.items()}
-    assert {one.tags["poclab.case"]: one.expectations for one in records}["q01"]["expected_answers"] == ["fifteen"]
+    assert {one.tags["poclab.case"]: one.expectations for one in records}["q01"]["expected"]["answers"] == ["fifteen"]
 
     again = poclab.evaluate(lambda inputs: "fifteen", poclab.TestSet.load(recorded[0] / "cases.jsonl").split("dev"), [scores.contains()])
     client.delete_run(again.run_id)

@@ -81,11 +81,11 @@ def test_scores_are_feedback_of_the_run_and_expected_values_are_expectations(rec
     """Value and reason of each score, bound to the run, so that MLflow's side-by-side view finds them."""
     found = {one.name: one for one in stored["q02", "0"].info.assessments}
 
-    assert set(found) == {"contains", "abstains", "expected_answers", "expected_evidence"}
+    assert set(found) == {"contains", "abstains", "expected"}
     assert found["contains"].feedback.value is True
     assert "chimneys" in found["contains"].rationale
     assert found["contains"].metadata["mlflow.assessment.sourceRunId"] == recorded[1].run_id
-    assert found["expected_answers"].expectation.value == ["chimneys"]
+    assert found["expected"].expectation.value["answers"] == ["chimneys"]
     assert found["contains"].source.source_id == "poclab"
 
 

@@ -181,7 +181,7 @@ def _trace(one: Any) -> dict[str, Any]:
     for span in spans:  # a parent begins before what is below it
         depths.setdefault(span.span_id, depths.get(span.parent_id, 0) + 1)
     feedback = [given for given in info.assessments or [] if getattr(given, "feedback", None)]
-    expectations = [given for given in info.assessments or [] if getattr(given, "expectation", None)]
+    expected = [given.expectation.value for given in info.assessments or [] if getattr(given, "expectation", None)]
     return {
         "trace_id": info.trace_id,
         "request_id": info.client_request_id,
@@ -194,7 +194,7 @@ def _trace(one: Any) -> dict[str, Any]:
         "took_s": (root.end_time_ns - root.start_time_ns) / 1e9,
         "spans": [_span(span, depths[span.span_id]) for span in spans],
         "scores": [{"name": given.name, "value": given.feedback.value, "reason": given.rationale} for given in feedback],
-        "expected": {given.name: given.expectation.value for given in expectations},
+        "expected": next((value for value in expected if isinstance(value, dict)), {}),
     }
 
 

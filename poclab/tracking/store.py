@@ -237,7 +237,7 @@ def _dev_cases(path: Path) -> list[dict[str, Any]]:
 
 def _dataset_record(case: Mapping[str, Any]) -> dict[str, Any]:
     tags = {"poclab.case": case["id"], **{str(key): str(value) for key, value in case.get("tags", {}).items()}}
-    expected = {f"expected_{name}": value for name, value in case["expected"].items()}
+    expected = {"expected": case["expected"]}
     return {"inputs": case["inputs"], "expectations": expected, "tags": tags, "source": {"source_type": "HUMAN", "source_data": {}}}
 
 
