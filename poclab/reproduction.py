@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from poclab import comparison, drift, rehearsals, tracking
+from poclab import comparison, drift, rag, rehearsals, tracking
 from poclab.archive import Archive
 from poclab.cases import lock_path
 from poclab.comparison import Comparison
@@ -149,6 +149,14 @@ def reproduce(run_id: str, poc: Path | str | None = None, *, live: bool = False,
     archive = Archive.open(folder)
     run_id = archive.find(run_id)["run_id"]
     home = Path(tempfile.mkdtemp(prefix=f"{run_id[:8]}-", dir=work_folder(folder, "reproductions")))
+    try:
+        return _reproduce(folder, archive, run_id, home, live, max_cost_usd)
+    except BaseException:  # there is nothing in it to look at
+        shutil.rmtree(home, ignore_errors=True)
+        raise
+
+
+def _reproduce(folder: Path, archive: Archive, run_id: str, home: Path, live: bool, max_cost_usd: float | None) -> Reproduction:
     recorded = home / "recorded"
     archive.download(run_id, recorded)
     if not (recorded / TRIAL_FILE).is_file():
@@ -157,8 +165,7 @@ def reproduce(run_id: str, poc: Path | str | None = None, *, live: bool = False,
             fix="`poclab run` makes one that does",
         )
     report, trial = Report.load(recorded / "report.json"), read_json(recorded / TRIAL_FILE)
-    copy = home / folder.name
-    _copy(folder, copy)
+    copy = _copy(folder, home / "poc")
     restored = tuple(_restore(folder, recorded, copy, report, trial))
     causes = [*_keys(report, trial, restored)]
     causes += list(
@@ -194,8 +201,15 @@ def _answers(report: Report | None) -> list[str]:
     return [call.entry for one in results for call in (*one.calls, *one.judge_calls) if call.entry]
 
 
-def _copy(folder: Path, copy: Path) -> None:
-    """Copy the files of a POC; a link becomes one to the same place, and what is neither file nor folder stays behind."""
+def _copy(folder: Path, within: Path) -> Path:
+    """Copy the files of a POC, and return where to; documents that lie outside of it are linked at the same distance.
+
+    A link becomes one to the same place, and what is neither file nor folder stays behind.
+    """
+    documents = rag.load_corpus(folder).documents if (folder / "corpus.yaml").is_file() else ()
+    outside = [name for one in documents if (name := os.path.normpath(one.id)).startswith("..")]
+    levels = max((Path(name).parts.count("..") for name in outside), default=1)
+    copy = within.joinpath(*folder.parts[-levels:])
 
     def left(path: str, names: list[str]) -> set[str]:
         modes = {name: os.lstat(os.path.join(path, name)).st_mode for name in names}
@@ -208,8 +222,14 @@ def _copy(folder: Path, copy: Path) -> None:
             target = (folder / path.relative_to(copy)).parent / path.readlink()
             path.unlink()
             path.symlink_to(os.path.abspath(target))
+        for name in outside:
+            path = Path(os.path.abspath(copy / name))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():  # a document of the POC's own has been copied, whatever way leads to it
+                path.symlink_to(os.path.realpath(folder / name))
     except (OSError, shutil.Error) as error:
         raise InputError(f"{folder}: cannot be copied: {str(error)[:500]}", fix="let its files be read") from None
+    return copy
 
 
 def _keys(report: Report, trial: Mapping[str, Any], restored: Sequence[str]) -> Iterator[str]:

@@ -229,6 +229,22 @@ def test_a_run_without_a_notebook_is_refused(make_store, tmp_path):
 
     with pytest.raises(InputError, match="was made by Python code.*\n.*`poclab run`"):
         reproduction.reproduce(report.run_id, poc)
+    assert list((poc / ".poclab/reproductions").iterdir()) == []
+
+
+def test_documents_outside_of_the_poc_are_those_of_the_run(make_poc, tmp_path):
+    """As `poclab new --docs` names them: beside the POC, further up, and behind a link; others that lie there stay out of it."""
+    poc = make_poc(tmp_path / "team" / "animals", store=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "team/linked").symlink_to("../elsewhere")
+    for place, document in zip((tmp_path, tmp_path / "team", tmp_path / "elsewhere"), sorted((poc / "docs").iterdir()), strict=False):
+        document.rename(place / document.name)
+    (poc / "corpus.yaml").write_text('source: files\nglob: ["docs/*.md", "../../*.md", "../*.md", "../linked/*.md"]\n')
+    assert not trials.run_sweep(single(poc, poc / "notebooks/02_evaluate.ipynb", {"split": "dev"})).errors
+    found = reproduction.reproduce(poclab.runs(poc)["run_id"].iloc[-1], poc)
+
+    assert found.holds, repr(found)
+    assert found.causes == ()
 
 
 def test_a_check_of_a_model_asks_nothing_where_all_is_replayed(monkeypatch):
