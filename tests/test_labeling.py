@@ -556,7 +556,7 @@ def test_what_the_browser_sends_acts_when_it_comes_back(unlabelled):
     fill(labeler, answers="chimneys")
     passages._handle_custom_msg({**echoes[0], "step": "act"}, [])
 
-    assert echoes == [{"act": "save", "selection": {"passage": 0, "start": 0, "end": 1}, "view": "v1"}]
+    assert echoes == [{"act": "save", "selection": {"passage": 0, "start": 0, "end": 1}, "view": "v1"}, {"done": "v1"}]
     assert labels.load(unlabelled).cases[0].expected == {"answers": ["chimneys"]}
 
 

@@ -146,14 +146,17 @@ class Form:
         self.notice.value = paragraphs([text], weight="bold" if wrong else "normal")
 
     def _heard(self, _: Any, message: Mapping[str, Any], buffers: Any) -> None:
-        """Send back what the browser asks for, once: what it had to send before has arrived when that comes again."""
+        """Send back what the browser asks for, once: what it had to send before has arrived when that comes again. Say when it is done."""
         if message.get("act") not in ACTIONS:
             return
         if message.get("step") == "ask":
             self.passages.send({name: message.get(name) for name in ("act", "selection", "view")})
         else:
             self.passages.selection = message.get("selection") or {}
-            self.press(message["act"])
+            try:
+                self.press(message["act"])
+            finally:
+                self.passages.send({"done": message.get("view")})
 
 
 def paragraphs(texts: Sequence[str], *, weight: str = "normal") -> str:

@@ -5,6 +5,7 @@ function render({ model, el }) {
   let form = null;
   let selection = null;
   let titles = "";
+  let waiting = null; // what was typed since an action was asked for; null when none is under way
 
   function draw() {
     const caret = selection;
@@ -72,25 +73,58 @@ function render({ model, el }) {
   // What was typed last may wait in the browser while the kernel is busy. It is sent before the echo comes, so the echo is what acts.
   function ask(act) {
     select(); // the key may come before the browser has told of the selection
+    waiting = [];
+    form.ariaBusy = "true";
     model.send({ act, selection, view, step: "ask" });
+  }
+
+  // What is typed while an action is under way belongs to what it opens: to the next answer, not to the one that is being saved.
+  function soon(does) {
+    if (waiting) waiting.push(does);
+    else does();
+  }
+
+  function goOn() {
+    const typed = waiting ?? [];
+    waiting = null;
+    form.ariaBusy = "false";
+    for (const does of typed) soon(does);
   }
 
   function onMessage(message) {
     if (message.focus) el.querySelector(".poclab-text")?.focus();
+    if (message.done === view) goOn();
     if (message.view === view) model.send({ ...message, step: "act" });
   }
 
-  function onKey(event) {
+  // What a key writes; nothing for one that means something else.
+  function writes({ key, ctrlKey, metaKey, altKey }) {
+    if (ctrlKey || metaKey || altKey) return null;
+    if (key === "Backspace") return ["delete"];
+    const text = key === "Enter" ? "\n" : key;
+    return text.length === 1 ? ["insertText", false, text] : null;
+  }
+
+  // What a key does in the form; nothing for one that is the browser's.
+  function meant(event) {
     const enter = event.key === "Enter" && event.target.closest(".poclab-query");
-    if (!enter && (!event.altKey || event.ctrlKey || event.metaKey || event.shiftKey)) return;
-    const key = /^[a-z]$/i.test(event.key) ? event.key : event.code.replace("Key", ""); // on a Mac Alt+S is a letter of its own
-    const act = enter ? "search" : model.get("shortcuts")[key.toLowerCase()];
-    const place = enter ? null : model.get("places")[key.toLowerCase()];
-    if (!act && !place) return;
+    if (enter) return () => ask("search");
+    const written = writes(event);
+    if (written) return waiting && (() => document.execCommand(...written));
+    if (!event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return null;
+    const key = (/^[a-z]$/i.test(event.key) ? event.key : event.code.replace("Key", "")).toLowerCase(); // on a Mac Alt+S is a letter of its own
+    const act = model.get("shortcuts")[key];
+    const place = model.get("places")[key];
+    if (act) return () => event.repeat || ask(act);
+    return place && (() => form.querySelector(`.${place} :is(input, textarea)`)?.focus());
+  }
+
+  function onKey(event) {
+    const does = meant(event);
+    if (!does) return;
     event.preventDefault();
     event.stopPropagation();
-    if (place) form.querySelector(`.${place} :is(input, textarea)`)?.focus();
-    else if (!event.repeat) ask(act);
+    soon(does);
   }
 
   function onClick(event) {
@@ -99,7 +133,7 @@ function render({ model, el }) {
     if (!name) return;
     event.preventDefault();
     event.stopPropagation();
-    ask(name.slice("poclab-act-".length));
+    soon(() => ask(name.slice("poclab-act-".length)));
   }
 
   function leave() {
