@@ -376,7 +376,7 @@ def read_tags(text: str) -> dict[str, str]:
 
 
 def _write(book: Book, changed: Mapping[str, Sequence[Case]] | None = None, *, entry: Entry | None = None) -> Book:
-    """Write the files that are given, in that order, and a review; return the book read again."""
+    """Write a review, which says what is to become of the case, then the files that are given, in that order; return the book read again."""
     changed = changed or {}
     with _alone(book.poc):
         stale = [name for name in changed if _digest(book.poc / name) != book.read[name]]
@@ -387,13 +387,13 @@ def _write(book: Book, changed: Mapping[str, Sequence[Case]] | None = None, *, e
                 f"{book.poc / stale[0]} changed since it was read: somebody else wrote to it",
                 fix="read it again, and save once more: `labels.load(poc)`; a Labeler's `Read again` keeps what you typed",
             )
-        for name, new in changed.items():
-            write_atomic(book.poc / name, lines(new))
         if entry:
             line = {key: value for key, value in plain(entry).items() if key == "answers" or value not in (None, "", [])}
             old = _text(book.poc / REVIEWS)
             between = "\n" if old and not old.endswith("\n") else ""
             write_atomic(book.poc / REVIEWS, f"{old}{between}{json.dumps(line, ensure_ascii=False)}\n")
+        for name, new in changed.items():
+            write_atomic(book.poc / name, lines(new))
     return load(book.poc)
 
 

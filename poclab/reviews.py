@@ -11,6 +11,7 @@ What was settled stays counted as the disagreement that it was. Not covered: who
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -96,8 +97,12 @@ def label_digest(case: Case) -> str:
 
 
 def same_name(one: str, other: str) -> bool:
-    """Tell whether two people are one: case and white space aside."""
-    return fold(one).casefold() == fold(other).casefold()
+    """Tell whether two people are one: case, white space, and how an accent is encoded aside."""
+    return _person(one) == _person(other)
+
+
+def _person(name: str) -> str:
+    return unicodedata.normalize("NFC", fold(name)).casefold()
 
 
 def is_first(case: Case, by: str) -> bool:
@@ -117,23 +122,31 @@ def follows(case: Case, answers: Sequence[str]) -> str | None:
 
 def counted(cases: Sequence[Case], entries: Sequence[Entry]) -> tuple[Review, ...]:
     """Return the reviews of the cases as they are, or as they were before they were settled; of each labeller of a case the last line."""
-    versions = {case.id: {label_digest(case)} for case in cases}
+    versions = _versions(cases, entries)
     found: dict[tuple[str, str], Review] = {}
     for entry in reversed(entries):
-        known = versions.get(entry.case, set())
-        if isinstance(entry, Settlement):
-            known |= {entry.digest} if entry.becomes in known else set()
-        elif entry.digest in known:
-            found.setdefault((entry.case, fold(entry.by).casefold()), entry)
+        if isinstance(entry, Review) and entry.digest in versions.get(entry.case, ()):
+            found.setdefault((entry.case, _person(entry.by)), entry)
     return tuple(reversed(found.values()))
+
+
+def _versions(cases: Sequence[Case], entries: Sequence[Entry]) -> dict[str, set[str]]:
+    """Return the digests that each case has, and had before it was settled."""
+    found = {case.id: {label_digest(case)} for case in cases}
+    for entry in reversed(entries):
+        if isinstance(entry, Settlement) and entry.becomes in found.get(entry.case, ()):
+            found[entry.case].add(entry.digest)
+    return found
 
 
 def disagreements(cases: Sequence[Case], entries: Sequence[Entry]) -> tuple[Review, ...]:
     """Return the reviews that differ from the label and are not settled, the oldest first."""
-    reviews = set(counted(cases, entries))
+    reviews, versions = set(counted(cases, entries)), _versions(cases, entries)
     waiting: list[Review] = []
     for entry in entries:
         if isinstance(entry, Settlement):
+            if entry.becomes not in versions.get(entry.case, ()):
+                continue  # it was written, and the process killed before the case was
             waiting = [one for one in waiting if one.case != entry.case]
         elif entry in reviews and entry.mark in ("disagree", "unanswerable"):
             waiting.append(entry)

@@ -571,6 +571,17 @@ def test_a_disagreement_is_settled_once(disputed):
         labels.settle(book, review, "first", by="Linus")
 
 
+def test_a_disagreement_whose_settling_was_killed_is_still_there(disputed):
+    """The settlement is on the disk first; the case that it did not reach is settled again."""
+    book = labels.settle(disputed, disputed.disagreements[0], "second", by="Linus")
+    (disputed.poc / "cases.jsonl").write_text(lines(disputed.cases))  # as it was before the second file was written
+    book = labels.load(disputed.poc)
+    assert [(one.case, one.by) for one in book.disagreements] == [("q02", "Grace")]
+    book = labels.settle(book, book.disagreements[0], "second", by="Linus")
+
+    assert (book.disagreements, book.agreement.share.value, book.case("q02").expected) == ((), 0.0, {"answers": ["roofs"]})
+
+
 def test_settling_a_frozen_case_otherwise_has_to_be_allowed(poc):
     """As editing it has; refused, nothing is on record."""
     book = labels.judge(labels.load(poc), "q02", [], by="Grace")

@@ -3,7 +3,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from poclab.cases import Case
 from poclab.errors import InputError
-from poclab.reviews import Review, Settlement, agreement, counted, disagreements, follows, kappa, label_digest, read_entry
+from poclab.reviews import Review, Settlement, agreement, counted, disagreements, follows, is_first, kappa, label_digest, read_entry
 
 ASKED = {"question": "Where do storks nest?"}
 
@@ -98,6 +98,25 @@ def test_disagreements_wait_until_they_are_settled_oldest_first():
     assert disagreements([one, two], [*said, settlement(one, one, "first")]) == (second,)
     later = review(one, "disagree", by="Donald")
     assert disagreements([one, two], [*said, settlement(one, one, "first"), later]) == (second, later)
+
+
+def test_a_settlement_that_did_not_reach_the_case_settles_nothing():
+    """It is written before the case: when the process is killed in between, the disagreement is still there, and is settled again."""
+    old, new = case(), case(answers=["roofs"])
+    entries = [review(old, "disagree"), settlement(old, new)]
+    assert disagreements([old], entries) == (review(old, "disagree"),)
+
+    for way, now in (("first", old), ("second", new)):
+        assert disagreements([now], [*entries, settlement(old, now, way)]) == ()
+        assert counted([now], [*entries, settlement(old, now, way)]) == (review(old, "disagree"),)
+
+
+def test_a_name_is_one_however_its_accent_is_encoded():
+    """A Mac writes it in two characters: nobody reviews an own label that way, or counts twice."""
+    waits, marked = review(case(), None, by="Zo\u00eb"), review(case(), "agree", by="Zoe\u0308")
+
+    assert is_first(Case("q1", ASKED, {"answers": ["a"]}, label={"by": "Zo\u00eb"}), "zoe\u0308")
+    assert counted([case()], [waits, marked]) == (marked,)
 
 
 # --- numbers
