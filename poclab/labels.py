@@ -319,59 +319,6 @@ def second(case: Case, review: Review) -> Case:
     return replace(case, expected={"answers": list(review.answers), **evidence, **rest})
 
 
-# --- texts of a form
-
-
-def phrase(text: str, start: int, end: int) -> str:
-    """Return a stretch of a document as evidence: on one line, as evidence is compared.
-
-    Raises:
-        InputError: there is nothing in it.
-    """
-    if not (found := fold(text[max(start, 0) : max(end, 0)])):
-        raise InputError("no text is selected", fix="select some words of one passage: with the mouse, or with Shift and the arrow keys")
-    return found
-
-
-def spans(text: str, phrases: Iterable[str]) -> list[tuple[int, int]]:
-    """Return where phrases stand in a text, in whatever white space, in the order of the text."""
-    patterns = [r"\s+".join(map(re.escape, one.split())) for one in phrases if one.split()]
-    return sorted(match.span() for pattern in patterns for match in re.finditer(pattern, text))
-
-
-def pieces(text: str, phrases: Iterable[str]) -> list[tuple[str, bool]]:
-    """Return a text cut where evidence begins and ends, and of each piece whether it is evidence."""
-    found, at = [], 0
-    for start, end in spans(text, phrases):
-        found += [(text[at:start], False), (text[max(start, at) : end], True)]
-        at = max(at, end)
-    return [(piece, marked) for piece, marked in (*found, (text[at:], False)) if piece]
-
-
-def listed(text: str) -> list[str]:
-    """Return the lines of a text that hold something, each once."""
-    return list(dict.fromkeys(fold(line) for line in text.split("\n") if line.strip()))
-
-
-def tags_text(tags: Mapping[str, str]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in tags.items())
-
-
-def read_tags(text: str) -> dict[str, str]:
-    """Return tags that were written as `kind=lookup, difficulty=easy`.
-
-    Raises:
-        InputError: a part that is not NAME=VALUE.
-    """
-    tags = {}
-    for part in (part for part in text.split(",") if part.strip()):
-        name, _, value = (side.strip() for side in part.partition("="))
-        if not (name and value):
-            raise InputError(f"tags: {part.strip()!r} is not NAME=VALUE", fix="write kind=lookup, difficulty=easy")
-        tags[name] = value
-    return tags
-
-
 # --- files
 
 

@@ -11,10 +11,9 @@ import poclab
 from poclab import labels, rag
 from poclab.cases import TestSet
 from poclab.errors import InputError
-from poclab.labeling import FOUND, OVERLAP, PASSAGE, Labeler, joined
+from poclab.labeling import FOUND, Labeler
 from poclab.labeling.form import ACTIONS, FIELDS, PLACES, TASKS
 from poclab.reviews import Review
-from poclab.system import Passage
 
 TODAY = datetime.date.today().isoformat()
 HOSTILE = "<img src=x onerror=alert(1)>\x1b[31m"
@@ -631,29 +630,6 @@ def test_the_browsers_part_writes_text_only():
 
     assert "textContent" in source
     assert not any(word in source for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "srcdoc"))
-
-
-def test_a_phrase_lies_whole_in_some_passage():
-    """What is no longer than the overlap is never cut in two by the borders of passages."""
-    text = " ".join(f"word{number}" for number in range(2000))
-    spans = rag.cut(text, size=PASSAGE, overlap=OVERLAP)
-
-    assert all(any(a <= start and start + OVERLAP <= b for a, b in spans) for start in range(0, len(text) - OVERLAP, 7))
-
-
-def test_passages_that_overlap_are_shown_as_one():
-    """Put together as the document has them, where the best of them stood; a passage of another document stays apart."""
-    text = "0123456789abcdefghij"
-
-    def passage(start, end, document="d"):
-        return Passage(text[start:end], document, start, end)
-
-    assert joined([passage(8, 14), passage(0, 4, "e"), passage(16, 20), passage(2, 9), passage(14, 15)]) == (
-        passage(2, 15),
-        passage(0, 4, "e"),
-        passage(16, 20),
-    )
-    assert joined([]) == ()
 
 
 def test_without_documents_there_is_no_search(unlabelled):

@@ -1,30 +1,30 @@
 """The `Labeler`: label questions, review labels and settle disagreements in a notebook, by mouse or by keys alone.
 
-What it does to files is in `labels`, what a review is in `reviews`, what it looks like in `form`; here is what is shown when.
+What it does to files is in `labels`, what a review is in `reviews`, what it looks like in `form`, how passages and lists are told in
+`texts`; here is what is shown when.
 No document is read before the first search, or before two labels are compared, whose evidence is shown. What was typed stays when it is
-refused, and when another item is looked at, as long as the kernel lives. Not covered: inputs other than `question`; cases that have them are labelled here, and their inputs edited in the file.
+refused, and when another item is looked at, as long as the kernel lives. Not covered: inputs other than `question`; cases that have them
+are labelled here, and their inputs edited in the file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from poclab import labels, rag
+from poclab import labels
 from poclab.cases import Case, expected_text, fold
 from poclab.errors import InputError, PocError, printable, refuse_unknown
 from poclab.files import canonical
+from poclab.labeling import texts
 from poclab.labeling.form import FIELDS, TASKS, Form, paragraphs
 from poclab.rag import Corpus, Retriever
 from poclab.reviews import Review
 from poclab.system import Passage
 from poclab.tables import cut
 
-#: How passages are cut, in characters: whatever is no longer than the overlap stands whole in one of them.
-PASSAGE, OVERLAP = 800, 200
 #: How many passages a search shows.
 FOUND = 6
 #: How many candidates, and cases to review, the list holds; others move up as these are done. With 50,000 a browser takes 10 s to list them.
@@ -158,17 +158,17 @@ class Labeler:
             return values
         lists = {name: "\n".join(map(fold, case.expected.get(name, ()))) for name in ("evidence", "answers")}
         source = (case.label or {}).get("source", "")
-        return {**values, **lists, "abstain": case.abstain, "tags": labels.tags_text(case.tags), "source": source}
+        return {**values, **lists, "abstain": case.abstain, "tags": texts.tags_text(case.tags), "source": source}
 
     def _edited(self) -> Case:
         """Return the open case with what was typed; what nobody touched stays as it is written in the file."""
         case = self._case() or Case(next(self.book.new_ids()), {"question": "(new)"})
         typed = self.form.values
-        lists = {name: labels.listed(typed[name]) for name in ("evidence", "answers")}
+        lists = {name: texts.listed(typed[name]) for name in ("evidence", "answers")}
         for name, given in lists.items():
             held = case.expected.get(name, [])
-            lists[name] = held if given == labels.listed("\n".join(map(fold, held))) else given
-        tags = case.tags if typed["tags"] == labels.tags_text(case.tags) else labels.read_tags(typed["tags"])
+            lists[name] = held if given == texts.listed("\n".join(map(fold, held))) else given
+        tags = case.tags if typed["tags"] == texts.tags_text(case.tags) else texts.read_tags(typed["tags"])
         return labels.edited(case, question=typed["question"], abstain=typed["abstain"], tags=tags, **lists)
 
     def _go_on(self, book: labels.Book, said: str, *, stay: bool = False) -> None:
@@ -259,10 +259,10 @@ class Labeler:
 
     def _judge(self) -> None:
         typed, by = self.form.values, self.form.name.value
-        answers = labels.listed(typed["answers"])
+        answers = texts.listed(typed["answers"])
         if bool(answers) == typed["abstain"]:
             raise InputError("an answer or unanswerable: one of the two", fix="write what you would answer, or tick unanswerable (Alt+U)")
-        evidence = labels.listed(typed["evidence"])
+        evidence = texts.listed(typed["evidence"])
         find = self._finder() if evidence else None
         book = labels.judge(self.book, self.key, answers, by=by, note=typed["note"], evidence=evidence, find=find)
         mark, first = book.review(self.key, by).mark, expected_text(self._case().expected)
@@ -343,7 +343,7 @@ class Labeler:
     def retriever(self) -> Retriever:
         if self.corpus is None:
             raise InputError(f"{self.book.poc}: no corpus.yaml, so there is nothing to search", fix="write `corpus.yaml`")
-        return Retriever.build(self.corpus, chunk_size=PASSAGE, overlap=OVERLAP)
+        return Retriever.build(self.corpus, chunk_size=texts.PASSAGE, overlap=texts.OVERLAP)
 
     def _finder(self) -> labels.Find:
         return self.corpus.find if self.corpus else None
@@ -356,18 +356,18 @@ class Labeler:
             self.form.say("no passage holds any of these words")
 
     def _retrieved(self) -> tuple[Passage, ...]:
-        return joined(self.retriever.retrieve(self.form.query.value, top_k=FOUND))
+        return texts.joined(self.retriever.retrieve(self.form.query.value, top_k=FOUND))
 
     def _look_up(self) -> None:
         """Find the passages of what was opened: with the evidence of two labels that are compared, and, after a first search, with the question."""
         evidence = self._evidence() if self._compared() else []
-        held = holding(self.corpus, evidence) if evidence and self.corpus else ()
+        held = texts.holding(self.corpus, evidence) if evidence and self.corpus else ()
         # The first search, which may have to build the index, is asked for.
-        self.found = joined([*held, *(self._retrieved() if "retriever" in self.__dict__ else ())])
+        self.found = texts.joined([*held, *(self._retrieved() if "retriever" in self.__dict__ else ())])
 
     def _evidence(self) -> list[str]:
         """Return the evidence to mark: what stands in the field, and the other label's where it may be seen."""
-        evidence, case, review = labels.listed(self.form.fields["evidence"].value), self._case(), self._compared()
+        evidence, case, review = texts.listed(self.form.fields["evidence"].value), self._case(), self._compared()
         others = (*case.expected.get("evidence", ()), *review.evidence) if case and review else ()
         return list(dict.fromkeys([*evidence, *map(fold, others)]))
 
@@ -375,41 +375,16 @@ class Labeler:
         """Show the passages that were found, with the evidence marked that may be seen."""
         evidence = self._evidence()
         titles = [printable(f"{one.document}, {one.start} to {one.end}") for one in self.found]
-        shown = [{"title": title, "pieces": labels.pieces(one.text, evidence)} for title, one in zip(titles, self.found, strict=True)]
+        shown = [{"title": title, "pieces": texts.pieces(one.text, evidence)} for title, one in zip(titles, self.found, strict=True)]
         self.form.passages.selection, self.form.passages.passages = {}, shown
 
     def _take_evidence(self) -> None:
         """Take what is selected. The browser says where, and the document says what: so it stands there."""
         place = [self.form.passages.selection.get(name) for name in ("passage", "start", "end")]
         known = all(isinstance(one, int) for one in place) and 0 <= place[0] < len(self.found)
-        phrase = labels.phrase(self.found[place[0]].text, *place[1:]) if known else labels.phrase("", 0, 0)
+        phrase = texts.phrase(self.found[place[0]].text, *place[1:]) if known else texts.phrase("", 0, 0)
         field = self.form.fields["evidence"]
-        field.value = "\n".join(labels.listed(f"{field.value}\n{phrase}"))
-
-
-def holding(corpus: Corpus, phrases: Sequence[str]) -> tuple[Passage, ...]:
-    """Return the passages, cut as for a search, in which these phrases stand; of each the first document that holds it."""
-    texts, found = {one.id: one.text for one in corpus.documents}, []
-    for phrase in phrases:
-        for name in corpus.find(phrase)[:1]:
-            text = texts[name]
-            start, end = labels.spans(text, [phrase])[0]
-            spans = rag.cut(text, size=PASSAGE, overlap=OVERLAP)
-            found += [Passage(text[a:b], name, a, b) for a, b in spans if a < end and start < b]
-    return tuple(found)
-
-
-def joined(passages: Sequence[Passage]) -> tuple[Passage, ...]:
-    """Return the passages, those of a document that overlap or touch as one, at the rank of the best: nobody reads a text twice."""
-    found: list[tuple[int, Passage]] = []
-    for rank, one in sorted(enumerate(passages), key=lambda pair: (pair[1].document, pair[1].start)):
-        best, last = found[-1] if found else (rank, None)
-        if last and last.document == one.document and one.start <= last.end:
-            text = last.text + one.text[last.end - one.start :]
-            found[-1] = (min(best, rank), replace(last, text=text, end=max(last.end, one.end)))
-        else:
-            found.append((rank, one))
-    return tuple(one for _, one in sorted(found, key=lambda pair: pair[0]))
+        field.value = "\n".join(texts.listed(f"{field.value}\n{phrase}"))
 
 
 def _question(case: Case) -> str:
