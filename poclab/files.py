@@ -94,7 +94,7 @@ def read_text(path: Path | str) -> str:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         data, at = error.object, error.start
-        likely = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "LATIN1"
+        likely = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "CP1252"
         raise InputError(
             f"{path}, line {data.count(10, 0, at) + 1}: not UTF-8: byte {data[at]:#04x} at offset {at}",
             fix=f"iconv -f {likely} -t UTF-8 {path.name} > converted && mv converted {path.name}",

@@ -101,10 +101,10 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
 
 @pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
 def test_a_file_that_is_not_utf8_is_named_with_the_line_and_the_byte(tmp_path, start):
-    """Latin-1 from an old export: the place can be found in an editor, and the command that converts it is given."""
+    """An export of Windows: the place can be found in an editor, and the command that converts it is given; as Latin-1 a euro sign would be lost."""
     (tmp_path / "old.csv").write_bytes(start + b"a\nb\ncaf\xe9")
 
-    with pytest.raises(InputError, match=f"old.csv, line 3: not UTF-8: byte 0xe9 at offset {len(start) + 7}\n.*iconv -f LATIN1"):
+    with pytest.raises(InputError, match=f"old.csv, line 3: not UTF-8: byte 0xe9 at offset {len(start) + 7}\n.*iconv -f CP1252"):
         read_text(tmp_path / "old.csv")
 
 
