@@ -123,6 +123,12 @@ def test_from_questions_to_a_frozen_set_that_two_people_labelled(unlabelled, ope
     ada.keyboard.type("night")
     keys(ada, "Alt+s", "Alt+u", "Alt+s")
     said(ada, "q003: saved")
+    # A letter means nothing to the notebook, where B adds a cell, whatever of the form has the focus.
+    for place in (".poclab-act-check", "select"):
+        ada.locator(f".poclab-labeler {place}").focus()
+        keys(ada, "b")
+    said(ada, "(new question)")
+    assert ada.locator(".jp-Cell").count() == 1
 
     grace = open_labeler(unlabelled, "Grace", "review")
     said(grace, "Where do storks nest?")

@@ -162,8 +162,12 @@ def test_questions_are_imported_from_the_form(unlabelled):
 
     labeler.form.path.value = "more.csv"
     press(labeler, "import")
-    assert "1 new questions" in labeler.form.notice.value
+    assert "1 new question<" in labeler.form.notice.value
     assert listed(labeler)[3] == "+ q003  Do owls sing?"
+    press(labeler, "drop")
+    labeler.form.path.value = "more.csv"
+    press(labeler, "import")
+    assert "no new question: all are here already, or were dropped" in labeler.form.notice.value
 
 
 @pytest.mark.parametrize(

@@ -312,7 +312,8 @@ class Labeler:
         before, self.book = self.book, labels.add_candidates(self.book, self.form.path.value.strip())
         self.form.path.value = ""
         self._list(self.key or None)
-        self.form.say(f"{len(self.book.candidates) - len(before.candidates)} new questions")
+        new = len(self.book.candidates) - len(before.candidates)
+        self.form.say(f"{new} new question{'s' * (new != 1)}" if new else "no new question: all are here already, or were dropped")
 
     def _reload(self) -> None:
         for name in ("corpus", "retriever"):

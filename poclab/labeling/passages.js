@@ -74,7 +74,7 @@ function render({ model, el }) {
   function ask(act) {
     select(); // the key may come before the browser has told of the selection
     waiting = [];
-    form.ariaBusy = "true";
+    form.setAttribute("aria-busy", "true");
     model.send({ act, selection, view, step: "ask" });
   }
 
@@ -87,7 +87,7 @@ function render({ model, el }) {
   function goOn() {
     const typed = waiting ?? [];
     waiting = null;
-    form.ariaBusy = "false";
+    form.setAttribute("aria-busy", "false");
     for (const does of typed) soon(does);
   }
 
@@ -136,8 +136,14 @@ function render({ model, el }) {
     soon(() => ask(name.slice("poclab-act-".length)));
   }
 
+  // A letter means nothing to the notebook while the list or a button has the focus: there X would cut a cell.
+  function keep(event) {
+    if (!event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation();
+  }
+
   function leave() {
     form?.removeEventListener("keydown", onKey, true);
+    form?.removeEventListener("keydown", keep);
     form?.removeEventListener("click", onClick, true);
   }
 
@@ -148,6 +154,7 @@ function render({ model, el }) {
     leave();
     form = found;
     form.addEventListener("keydown", onKey, true); // on the way down: fields of ipywidgets keep keys to themselves
+    form.addEventListener("keydown", keep);
     form.addEventListener("click", onClick, true);
   });
 
