@@ -5,6 +5,7 @@ function render({ model, el }) {
   let form = null;
   let selection = null;
   let titles = "";
+  let origin = null; // what had the focus when an action was asked for
   let waiting = null; // what was typed since an action was asked for; null when none is under way
 
   function draw() {
@@ -73,6 +74,7 @@ function render({ model, el }) {
   // What was typed last may wait in the browser while the kernel is busy. It is sent before the echo comes, so the echo is what acts.
   function ask(act) {
     select(); // the key may come before the browser has told of the selection
+    origin = document.activeElement;
     waiting = [];
     form.setAttribute("aria-busy", "true");
     model.send({ act, selection, view, step: "ask" });
@@ -92,7 +94,8 @@ function render({ model, el }) {
   }
 
   function onMessage(message) {
-    if (message.focus) el.querySelector(".poclab-text")?.focus();
+    // A first search takes its time: somebody who went on to a field meanwhile stays there.
+    if (message.focus && document.activeElement === origin) el.querySelector(".poclab-text")?.focus();
     if (message.done === view) goOn();
     if (message.view === view) model.send({ ...message, step: "act" });
   }
