@@ -323,7 +323,7 @@ def second(case: Case, review: Review) -> Case:
 
 
 def _write(book: Book, changed: Mapping[str, Sequence[Case]] | None = None, *, entry: Entry | None = None) -> Book:
-    """Write a review, which says what is to become of the case, then the files that are given, in that order; return the book read again."""
+    """Write a review, which says what becomes of the case, then the files that are given, in that order; return the book read again."""
     changed = changed or {}
     with _alone(book.poc):
         stale = [name for name in changed if _digest(book.poc / name) != book.read[name]]

@@ -36,7 +36,7 @@ WAYS = ("first", "second", "edit")
 
 @dataclass(frozen=True)
 class Review:
-    """What a second labeller says of a case: own `answers` (none: unanswerable) and evidence, given before the first label was seen; then the mark.
+    """What a second labeller says of a case: own `answers` (none: unanswerable) and evidence, before the first label was seen; then the mark.
 
     `answerable` is what the first label says. Without a mark it is still to be picked.
     """

@@ -27,7 +27,7 @@ from poclab.tables import cut
 
 #: How many passages a search shows.
 FOUND = 6
-#: How many candidates, and cases to review, the list holds; others move up as these are done. With 50,000 a browser takes 10 s to list them.
+#: How many candidates, and cases to review, the list holds; others move up as these are done. A browser takes 10 s to list 50,000.
 LISTED = 1000
 #: Where the list has no case yet.
 NEW = ""
@@ -360,7 +360,7 @@ class Labeler:
         return texts.joined(self.retriever.retrieve(self.form.query.value, top_k=FOUND))
 
     def _look_up(self) -> None:
-        """Find the passages of what was opened: with the evidence of two labels that are compared, and, after a first search, with the question."""
+        """Find the passages of what was opened: those with the evidence of two labels, and, after a first search, those of the question."""
         evidence = self._evidence() if self._compared() else []
         held = texts.holding(self.corpus, evidence) if evidence and self.corpus else ()
         # The first search, which may have to build the index, is asked for.

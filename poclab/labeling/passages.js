@@ -115,7 +115,8 @@ function render({ model, el }) {
     const written = writes(event);
     if (written) return waiting && (() => document.execCommand(...written));
     if (!event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return null;
-    const key = (/^[a-z]$/i.test(event.key) ? event.key : event.code.replace("Key", "")).toLowerCase(); // on a Mac Alt+S is a letter of its own
+    // On a Mac Alt+S is a letter of its own.
+    const key = (/^[a-z]$/i.test(event.key) ? event.key : event.code.replace("Key", "")).toLowerCase();
     const act = model.get("shortcuts")[key];
     const place = model.get("places")[key];
     if (act) return () => event.repeat || ask(act);
