@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from poclab import errors
-from poclab.errors import InputError, refuse_unknown
+from poclab.errors import InputError, refuse_unknown, told
 from poclab.files import check_json, read_json, read_text, write_atomic
 from poclab.redaction import conceal, conceal_json
 from poclab.zygote import Zygote
 
 #: A line that is IPython's and not Python's.
-MAGIC = re.compile(r"(?m)^\s*[%!].*")
+MAGIC = re.compile(r"(?m)^([ \t]*)(?:[\w, ]+=[ \t]*)?[%!].*|^([ \t]*)\?.*|^([ \t]*).*\?[ \t]*$")
 TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": list, "dict": dict, "None": type(None)}
 
 
@@ -108,12 +108,39 @@ def imported(notebook: Path) -> tuple[str, ...]:
     names: dict[str, None] = {}
     for source, _ in code_cells(notebook):
         with contextlib.suppress(SyntaxError, ValueError, MemoryError, RecursionError):  # the trial will say so
-            for node in ast.walk(ast.parse(MAGIC.sub("", source))):
+            for node in ast.walk(_python(source)):
                 if isinstance(node, ast.Import):
                     names |= dict.fromkeys(one.name for one in node.names)
                 elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                     names |= dict.fromkeys([node.module, *(f"{node.module}.{one.name}" for one in node.names)])
     return tuple(names)
+
+
+def check_code(notebook: Path) -> None:
+    """Refuse a notebook with a cell that is not Python; what only IPython reads, such as `%magic`, is passed over.
+
+    Raises:
+        InputError: the cell and its line.
+    """
+    for number, (source, _) in enumerate(code_cells(notebook), 1):
+        try:
+            if not source.lstrip().startswith("%%"):
+                _python(source)
+        except SyntaxError as error:
+            raise InputError(f"{notebook}: code cell {number} is not Python: {error.msg} (its line {error.lineno})") from None
+        except (ValueError, MemoryError, RecursionError) as error:
+            raise InputError(f"{notebook}: code cell {number} is not Python: {told(error)}") from None
+
+
+def _python(source: str) -> ast.AST:
+    """Return the tree of a cell, without what only IPython reads."""
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST
+    try:
+        return compile(source, "", "exec", flags=flags)  # a line of Python's own may begin with %
+    except SyntaxError:
+        with contextlib.suppress(SyntaxError):
+            return compile(MAGIC.sub(lambda found: f"{next(filter(None, found.groups()), '')}pass", source), "", "exec", flags=flags)
+        raise
 
 
 def _parameter(statement: ast.stmt, notebook: Path) -> Parameter:

@@ -95,9 +95,10 @@ def _next_steps(folder: Path, docs: Path | None) -> list[str]:
         f"fill in {at}/charter.yaml: what is decided, by which numbers, and who answers for it",
         f"write your cases into {at}/cases.jsonl, one a line: {CASE}\n"
         f"   or, where the right reply is that the documents do not answer: {ABSTAIN}\n"
+        f"   or label them in a form: jupyter lab {at}/notebooks/01_charter_and_cases.ipynb\n"
         "   fifty are few; write them before the first prompt",
     ]
-    verbs = [f"poclab {verb} {at}" for verb in (*(() if docs else ("plan",)), "freeze", "sweep", "compare")]
+    verbs = [f"poclab {verb} {at}" for verb in (*(() if docs else ("plan",)), "freeze", "doctor", "sweep", "compare")]
     steps = [*(own if docs else example), *verbs, f"jupyter lab {at}/notebooks"]
     made = f"made {at}" + (f"; the documents stay in {docs}: corpus.yaml names them" if docs else "")
     return [made, *(f"{number}. {step}" for number, step in enumerate(steps, start=1))]

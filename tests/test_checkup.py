@@ -301,6 +301,46 @@ def test_each_notebook_without_parameters_is_named(ready):
     assert {one.state for one in found} == {"failed"} and "Property Inspector" in found[0].fix
 
 
+def test_a_cell_that_is_not_python_is_named(ready):
+    """A sweep would find it in each of its trials. What IPython reads is none, nor is `await`."""
+    fine = "%matplotlib inline\nfiles = !ls\nif files:\n    !ls\nlen?\nawait x()", "%%bash\nls |", "(7\n% 4)"
+    (ready / "notebooks/a.ipynb").write_text(json.dumps(notebook_of(("x: int = 1", "parameters"), *fine)))
+    assert finding(ready, "notebooks").state == "ok"
+    (ready / "notebooks/a.ipynb").write_text(json.dumps(notebook_of(("x: int = 1", "parameters"), "print(1")))
+
+    assert finding(ready, "notebooks").told == "notebooks/a.ipynb: code cell 2 is not Python: '(' was never closed (its line 1)"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "sweep", "told"),
+    [
+        ("Hello.", {}, "prompts/plain.md: no {{question}}: the model would never see the question"),
+        ("{{question}} {{contxt}}", {}, "prompts/plain.md: unknown placeholder {{contxt}}"),
+        ("", {"overlap": 400, "chunk_size": 400}, "version 'of sweep.yaml': overlap 400 is not below chunk_size 400"),
+        ("", {"retrieval": "densse"}, "version 'of sweep.yaml': retrieval must be one of: none, bm25, dense, hybrid, found 'densse' (str)"),
+    ],
+)
+def test_what_the_reference_system_refuses_is_found(ready, prompt, sweep, told):
+    """Each trial would fail by it, one after another."""
+    assert finding(ready, "versions").told == "the reference system takes all 4"
+    if prompt:
+        (ready / "prompts/plain.md").write_text(prompt)
+    more = {"fixed": sweep, "parameters": {"prompt": {"values": ["prompts/plain.md", "prompts/abstain.md"]}}}
+    (ready / "sweep.yaml").write_text(json.dumps({"notebook": "notebooks/02_evaluate.ipynb", **more}))
+    found = finding(ready, "versions")
+
+    assert found.state == "failed"
+    assert found.told.partition("; ")[0] == told
+
+
+def test_the_rules_of_a_system_of_ones_own_are_not_known(ready):
+    """Nothing is refused by the rules of another system."""
+    (ready / "notebooks/own.ipynb").write_text(json.dumps(notebook_of(("retrieval: str = 'mine'", "parameters"), "import poclab")))
+    (ready / "sweep.yaml").write_text("notebook: notebooks/own.ipynb\nparameters: {retrieval: {values: [a, b]}}\n")
+
+    assert finding(ready, "versions").state == "ok"
+
+
 @pytest.mark.parametrize(("mode", "state"), [("", "ok"), ("auto", "ok"), ("replay", "ok"), ("live", "warning"), ("lvie", "failed")])
 def test_a_mode_is_told(ready, monkeypatch, mode, state):
     """An unknown one is refused by every evaluation; live pays again."""

@@ -6,14 +6,17 @@ import datetime
 import difflib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
-from poclab import kernels, models, prices, sweeps, trials
+from poclab import kernels, models, prices, rag, sweeps, trials
 from poclab.checkup.findings import FAILED, OK, WARNING, Finding, Subject
 from poclab.errors import InputError
 from poclab.ledger import LEDGER, Ledger
 from poclab.offline import PREFIX
 from poclab.requests import FIX_KEY, MODE, MODES, NO_KEY
+from poclab.system import Prompt, Version
 from poclab.tables import money
 
 #: Providers change prices a few times a year: an older one is to be read again.
@@ -31,11 +34,36 @@ def sweep(subject: Subject) -> Iterator[Finding]:
     yield Finding("sweep", OK, f"{found.planned} trials of {os.path.relpath(found.notebook, subject.poc)}, ranked by {found.metric}")
 
 
+def versions(subject: Subject) -> Iterator[Finding]:
+    """Hold what will be tried against the rules of the reference system; those of another one are not known."""
+    if not any("rag.build(" in source for source, _ in kernels.code_cells(subject.sweep.notebook)):
+        yield Finding("versions", OK, "of a system of your own, whose rules are its own")
+        return
+    refused = [error for one in subject.settings[1:] if (error := _refused(one, subject.poc))]
+    for error in refused[:1]:
+        more = f"; {len(refused)} of {len(subject.settings) - 1} versions are refused" if len(refused) > 1 else ""
+        yield Finding("versions", FAILED, f"{error.message}{more}", error.fix)
+    if not refused:
+        yield Finding("versions", OK, f"the reference system takes all {len(subject.settings) - 1}")
+
+
+def _refused(settings: Mapping[str, Any], poc: Path) -> InputError | None:
+    given = {name: value for name, value in settings.items() if name in rag.parameters.RULES}
+    try:
+        if isinstance(given.get("prompt"), str):
+            given["prompt"] = Prompt.load(poc / given["prompt"])
+        rag.parameters.complete(Version("of sweep.yaml", **given))
+    except InputError as error:
+        return error
+    return None
+
+
 def notebooks(subject: Subject) -> Iterator[Finding]:
     paths, whole = sorted(subject.poc.glob("notebooks/[!.]*.ipynb")), 0
     for path in paths:
         try:
             kernels.read_parameters(path)
+            kernels.check_code(path)
             whole += 1
         except InputError as error:
             yield Finding("notebooks", FAILED, error.message, error.fix)
