@@ -89,11 +89,11 @@ class CaseResult:
     @property
     def billed_calls(self) -> list[Call]:
         """The model calls that the endpoint answered, or was still at when the case ran out of time; it bills no other."""
-        return _billed(self.calls)
+        return billed(self.calls)
 
     @property
     def billed_judge_calls(self) -> list[Call]:
-        return _billed(self.judge_calls)
+        return billed(self.judge_calls)
 
     @property
     def problem(self) -> str:
@@ -541,7 +541,8 @@ class Report:
         return f"{'unscored' if score.value is None else format(float(score.value), 'g')}: {score.reason}"
 
 
-def _billed(calls: Sequence[Call]) -> list[Call]:
+def billed(calls: Sequence[Call]) -> list[Call]:
+    """Return the calls that the endpoint answered, or was still at when the case ran out of time."""
     return [call for call in calls if call.status // 100 == 2 or call.status == UNDER_WAY]
 
 

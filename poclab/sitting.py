@@ -24,10 +24,10 @@ from poclab.evaluation import Plan
 from poclab.files import read_text, require_poc, write_atomic
 from poclab.ledger import LEDGER, Ledger
 from poclab.recording import Recording, register
-from poclab.report import CaseResult, Report, first_input
+from poclab.report import CaseResult, Report, billed, first_input
 from poclab.requests import ruling
 from poclab.system import CaseContext, Prompt, Version
-from poclab.tables import money
+from poclab.tables import cut, money
 from poclab.tracking import routes
 from poclab.tracking.server import base_of
 
@@ -36,6 +36,8 @@ TRY, SAMPLE, RUN = "try", "sample", "run"
 OWN = "(a question of your own)"
 FIXED, BROKEN = "fixed", "broken"
 WORKERS, TIMEOUT_S = 8, 60.0
+#: Characters of a prompt's file name.
+LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,11 @@ class Attempt:
     @property
     def candidate(self) -> Candidate | None:
         return self.compared.candidates[0] if self.compared else None
+
+    @property
+    def fit(self) -> bool:
+        """Whether it can be a baseline: more than one question, each asked, and not all of them failed."""
+        return self.kind != TRY and not self.report.partial and self.report.failed < len(self.report.results)
 
     @cached_property
     def became(self) -> dict[str, str]:
@@ -124,16 +131,23 @@ class Sitting:
     scorers: Sequence[Any] = ()
     max_cost_usd: float | None = None
     baseline: Report | None = None
+    #: What the sitting began with, by which versions are told apart until there is a baseline.
+    origin: Version | None = None
     attempts: list[Attempt] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.poc = require_poc(self.poc)
-        self.cases = TestSet.load(self.poc / "cases.jsonl").split("dev")
+        every = TestSet.load(self.poc / "cases.jsonl")
+        self.cases = every.split("dev")
+        self._held_out = {_plain(one) for case in every if case.split != "dev" for one in (case.id, *case.inputs.values())}
         self.build = self.build or self._reference
         self.scorers = list(self.scorers) or [scores.contains(), scores.evidence_recall(), scores.abstains()]
         self.budget = arguments.open_budget(self.poc, self.max_cost_usd)
         self._built: tuple[str, Any] | None = None
         self._one = threading.Lock()
+        #: What each attempt paid so far, those that were stopped or failed, too.
+        self._paid: list[float | None] = []
+        self._contexts: list[CaseContext] = []
 
     @cached_property
     def corpus(self) -> rag.Corpus:
@@ -150,11 +164,12 @@ class Sitting:
         return load_run(best["run_id"], self.poc) if best else None
 
     def name(self, version: Version) -> str:
-        """Return what a version changes against the baseline, which is what a run of it is called."""
-        if self.baseline is None:
+        """Return what a version changes against the baseline, else against what the sitting began with: so a run of it is called."""
+        start = self.baseline.version if self.baseline else self.origin
+        if start is None:
             return version.name
-        changed = comparison.changes(self.baseline.version, version)
-        return ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changed.items()) or self.baseline.version.name
+        changed = comparison.changes(start, version)
+        return ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changed.items()) or start.name
 
     def ask(self, asked: str, version: Version, *, show: Callable[[int, int], None], stop: Stop) -> Attempt:
         """Ask one question, or the dev case of that id.
@@ -165,8 +180,8 @@ class Sitting:
         if not (asked := asked.strip()):
             raise InputError("no question", fix="type one, or the id of a dev case")
         case = next((one for one in self.cases if one.id == asked), None)
-        if case is None and self.cases.lock and asked in self.cases.lock.cases:
-            raise InputError(f"case {asked!r} is held out: it is for the decision", fix="ask one of the dev cases")
+        if case is None and _plain(asked) in self._held_out:
+            raise InputError(f"{cut(asked, 60)!r} is held out: it is for the decision", fix="ask one of the dev cases")
         case = case or Case(OWN, {self._input(): asked})
         return self._attempt(TRY, dataclasses.replace(self.cases, cases=(case,)), version, show, stop)
 
@@ -196,20 +211,28 @@ class Sitting:
                 show(done, total)
 
         with self._one:
-            plan = self._plan(kind, cases, version)
-            recording = Recording.open(plan) if kind == RUN else Recording(plan, None, None)
             try:
-                report = experiment.carry_out(plan, recording, WORKERS, through=through)
+                report = self._report(kind, cases, version, through)
             except experiment.Interrupted as stopped:
                 if stopped.report.partial:
                     raise
                 report = stopped.report  # it came too late: all was answered
+            finally:
+                self._paid.append(_cost(self._contexts))
+                self._contexts = []
             attempt = self._beside(kind, report)
             self.attempts.append(attempt)
             return attempt
 
+    def _report(self, kind: str, cases: TestSet, version: Version, through: experiment.Through[Any]) -> Report:
+        plan = self._plan(kind, cases, version)
+        self._contexts += [plan.outside, *(one for task in plan.tasks for one in (task.context, task.judging))]
+        recording = Recording.open(plan) if kind == RUN else Recording(plan, None, None)
+        return experiment.carry_out(plan, recording, WORKERS, through=through)
+
     def _plan(self, kind: str, cases: TestSet, version: Version) -> Plan:
-        with ruling(CaseContext(poc=self.poc, budget=self.budget)):  # what an index is built with is paid from here, too
+        self._contexts = [CaseContext(poc=self.poc, budget=self.budget)]
+        with ruling(self._contexts[0]):  # what an index is built with is paid from here, too
             system = self._system(version)
         # The whole split is what was frozen; a part of it is what is asked.
         _, scorers, used = arguments.checked(system, self.cases, self.scorers, version, timeout_s=TIMEOUT_S, workers=WORKERS)
@@ -243,7 +266,7 @@ class Sitting:
     def _traces(self, report: Report) -> str:
         """Return the address of a trace of this report, without its id."""
         archive = Archive.open(self.poc)
-        experiment_id = archive.find(report.run_id)["experiment_id"]
+        experiment_id = next(row["experiment_id"] for row in archive.every if row["run_id"] == report.run_id)  # it may have failed
         return f"{base_of(archive.uri)}/{routes.trace(experiment_id, '')}"
 
     @property
@@ -252,7 +275,7 @@ class Sitting:
         if self.budget:
             found = Ledger.open(self.poc / LEDGER).spent(self.budget)
             return f"{money(found.used_usd)} of {money(found.limit_usd)} spent"
-        paid = [one.report.spent_usd for one in self.attempts if any(case.billed_calls for case in one.report.results)]
+        paid = [*self._paid, _cost(self._contexts)]
         return f"{money(None if None in paid else sum(paid))} spent, no limit set"
 
     def keep(self, name: str, text: str, *, over: str | None = None) -> tuple[Path, str]:
@@ -263,16 +286,26 @@ class Sitting:
         Raises:
             InputError: no name for a file there, an empty prompt, or a file that says something else.
         """
-        if not name or Path(name).name != name or name.startswith("."):
-            raise InputError(f"{name!r} is no name for a prompt file", fix="short_answers.md")
+        if not name or Path(name).name != name or name.startswith(".") or not name.isprintable() or len(name) > LONGEST_NAME:
+            raise InputError(f"{cut(name, LONGEST_NAME)!r} is no name for a prompt file", fix="short_answers.md")
         if not text.strip():
             raise InputError("the prompt is empty", fix="write the instructions, with {{question}} where the question goes")
-        path = self.poc / "prompts" / (name if Path(name).suffix else f"{name}.md")
+        path = self.poc / "prompts" / (name if Path(name).suffix[1:].isalpha() else f"{name}.md")
         if path.exists() and read_text(path) not in (text, over):
-            raise InputError(f"{path.name} is there, and says something else", fix="choose another name, or load that file first")
-        path.parent.mkdir(exist_ok=True)
+            raise InputError(f"{path.name} is there, and says something else", fix="choose another name")
         write_atomic(path, text)
         return path, register(self.poc, Prompt.load(path))
+
+
+def _plain(text: object) -> str:
+    """Return a text as it is told from others, whatever its case and white space."""
+    return " ".join(str(text).casefold().split())
+
+
+def _cost(contexts: Sequence[CaseContext]) -> float | None:
+    """Return what was paid in these contexts; None where a price or a count of tokens is missing."""
+    paid = [call.cost_usd for one in contexts for call in billed(one.calls) if not call.replayed]
+    return None if None in paid else sum(paid)
 
 
 def _part(report: Report, cases: set[str]) -> Report:

@@ -5,6 +5,7 @@ Without colours of their own, so that they can be read on light and on dark. Wha
 
 from __future__ import annotations
 
+import difflib
 import html
 import json
 import re
@@ -14,12 +15,14 @@ from poclab.comparison.result import Candidate
 from poclab.report import CaseResult, Report, first_input, reply_text
 from poclab.stats import edges
 from poclab.system import Call, Passage
-from poclab.tables import form_of, html_table, money
+from poclab.tables import cut, form_of, html_table, money
 
 #: What is shown of an attempt beside its scores.
 FACTS = {"latency_p95_s": "p95 latency, s", "cost_usd_per_case": "cost per case, $"}
 #: A longer passage or answer is cut; the trace holds all of it.
 CHARACTERS = 4_000
+#: Of what was edited in a prompt: how many lines are shown, of how many characters, and how long both texts may be.
+LINES, LINE, MOST_COMPARED = 4, 70, 40_000
 
 
 def block(*parts: str) -> str:
@@ -29,7 +32,16 @@ def block(*parts: str) -> str:
 
 def told(text: str) -> str:
     """Return a text as a paragraph."""
-    return f"<p style='margin:.3em 0;white-space:pre-wrap'>{html.escape(text)}</p>"
+    return f"<p style='margin:.3em 0;white-space:pre-wrap;overflow-wrap:break-word'>{html.escape(text)}</p>"
+
+
+def edits(before: str, after: str) -> list[str]:
+    """Return the first lines that a text lost (-) and gained (+)."""
+    if len(before) + len(after) > MOST_COMPARED:
+        return []
+    found = difflib.unified_diff(before.splitlines(), after.splitlines(), n=0, lineterm="")
+    lines = [cut(line[0] + " " + line[1:], LINE) for line in found if line[1:].strip() and line[:3] not in ("---", "+++", "@@ ")]
+    return [*lines[:LINES], *(["..."] if len(lines) > LINES else [])]
 
 
 def marked(text: str, phrases: Iterable[str]) -> str:
@@ -117,7 +129,7 @@ def _passages(passages: Sequence[Passage], evidence: Sequence[str]) -> str:
         f"<p style='margin:0;white-space:pre-wrap;overflow-wrap:break-word'>{marked(one.text[:CHARACTERS], evidence)}</p>"
         for one in passages
     )
-    return f"<details><summary>{len(passages)} passages</summary>{shown}</details>"
+    return f"<details><summary>{len(passages)} passage{'s' * (len(passages) > 1)}</summary>{shown}</details>"
 
 
 def _paid(one: CaseResult) -> str:

@@ -6,19 +6,21 @@ In the kernel of a trial there is nobody to look, and no widget.
 
 from __future__ import annotations
 
+import contextlib
 import html
 import os
+import re
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from poclab import kernels, views
-from poclab.errors import InputError, PocError
+from poclab.errors import InputError, PocError, printable, told
 from poclab.experiment import Interrupted
-from poclab.files import read_text
+from poclab.files import digest, read_text
 from poclab.rag.parameters import RULES, complete, defaults
 from poclab.rag.retrieval import RETRIEVALS
 from poclab.recording import TRIAL_RUN
@@ -43,8 +45,10 @@ REFERENCE: Mapping[str, Control] = {
 PROMPT = "prompt"
 #: Seconds between two looks of a progress bar: each is a message to the browser.
 SHOWN_EVERY_S = 0.1
-#: Characters of a question in the list of cases.
-QUESTION = 90
+#: Characters of a question in the list of cases, and of an attempt in theirs.
+QUESTION, TITLE = 90, 140
+#: What a prompt is called that is not as its file.
+EDITED = re.compile(r" \(edited [0-9a-f]*\)$")
 ROWS = 12
 
 
@@ -82,12 +86,16 @@ class Workbench:
         if os.environ.get(TRIAL_RUN):  # nobody looks
             return
         self.sitting = Sitting(poc, build=build, scorers=scores, max_cost_usd=max_cost_usd)
-        self.controls, self._reference = dict(controls or REFERENCE), build is None
+        self.controls, self._reference = _checked(controls or REFERENCE), build is None
         self.sample, self._given = sample, baseline
         #: The parameters of the version that the bench started from which have no control.
         self._rest: dict[str, Any] = {}
         #: The file that the prompt was read from, and its text.
         self._file, self._text = "", ""
+        #: What of the list of prompts was loaded, and what was typed and left there: its file, the text of that, and its own.
+        self._picked = ""
+        self._drafts: dict[str, tuple[str, str, str]] = {}
+        self._filling = False
         self._stop = Stop()
         self._thread: threading.Thread | None = None
         self._shown: Attempt | None = None
@@ -112,7 +120,7 @@ class Workbench:
     def _make(self) -> None:
         import ipywidgets as widgets
 
-        wide = widgets.Layout(width="100%")
+        wide = widgets.Layout(width="auto", flex="1 1 auto")
         self._head = widgets.HTML()
         self._inputs = {name: self._control(name, kind) for name, kind in self.controls.items()}
         self._prompt = widgets.Textarea(rows=ROWS, continuous_update=True, layout=wide)
@@ -120,7 +128,7 @@ class Workbench:
         self._question = widgets.Combobox(
             placeholder="a question, or the id of a case", options=[one.id for one in self.sitting.cases], ensure_option=False, layout=wide
         )
-        self._try, self._sample, self._all, self._cancel, self._base, self._keep = (
+        self._try, self._sample, self._all, self._cancel, self._base, self._back, self._keep = (
             widgets.Button(description=text, tooltip=tip, layout=widgets.Layout(width="auto", flex="0 0 auto"))
             for text, tip in (
                 ("Try one", "Ask this question, or this case"),
@@ -131,30 +139,41 @@ class Workbench:
                 (f"Run all ({len(self.sitting.cases)})", "Ask all dev cases: one MLflow run"),
                 ("Cancel", "Stop asking; what was answered is kept"),
                 ("Use as baseline", "Hold what follows against this"),
+                (
+                    "Back to this version",
+                    "Set the prompt and the parameters to what was asked here; what is typed now stays in the list of prompts",
+                ),
                 ("Keep this prompt", "Write the file and register it"),
             )
         )
         self._progress = widgets.IntProgress(layout=widgets.Layout(width="16em"))
         self._said, self._result, self._case, self._history = (widgets.HTML() for _ in range(4))
         self._list = widgets.Select(rows=ROWS)
+        self._attempts = widgets.Dropdown(layout=widgets.Layout(flex="1 1 auto", width="auto"))
         self._name = widgets.Text(placeholder="name.md", layout=widgets.Layout(width="14em"))
         for button, work in ((self._try, self._ask), (self._sample, self._run_sample), (self._all, self._run_all)):
             button.on_click(lambda _, work=work: self._start(work))
-        self._cancel.on_click(lambda _: self._stop())
+        # Enter, in the field of the question.
+        self._question.on_msg(lambda _, content, buffers: self._start(self._ask) if content.get("event") == "submit" else None)
+        self._cancel.on_click(lambda _: self._cancelled())
         self._base.on_click(lambda _: self._guarded(self._use_as_baseline))
+        self._back.on_click(lambda _: self._guarded(lambda: self._set(self._shown.report.version.parameters)))
         self._keep.on_click(lambda _: self._start(self._keep_prompt))
-        self._prompt.observe(lambda _: self._check_prompt(), "value")
-        self._list.observe(lambda change: self._open(change["new"]), "value")
+        for one in (self._prompt, *self._inputs.values()):
+            one.observe(lambda _: self._check_prompt(), "value")
+        self._list.observe(lambda change: self._choose(change["new"]), "value")
+        self._attempts.observe(lambda change: self._filling or self._display(self.sitting.attempts[change["new"] - 1]), "value")
         if PROMPT in self._inputs:
-            self._inputs[PROMPT].observe(lambda change: self._guarded(lambda: self._load_prompt(change["new"])), "value")
-        editor = widgets.VBox([self._prompt, self._check], layout=widgets.Layout(width="60%"))
+            self._inputs[PROMPT].observe(lambda change: self._guarded(lambda: self._pick_prompt(change["new"])), "value")
+        kept = widgets.HBox([self._keep, self._name])
+        editor = widgets.VBox([self._prompt, self._check, kept], layout=widgets.Layout(width="60%"))
         settings = widgets.VBox(list(self._inputs.values()), layout=widgets.Layout(width="40%"))
         ask = widgets.HBox([self._question, self._try])
         run = widgets.HBox([self._sample, self._all, self._cancel, self._progress])
-        keep = widgets.HBox([self._base, self._keep, self._name])
+        which = widgets.HBox([self._attempts, self._base, self._back])
         cases = widgets.HBox([self._list, self._case])
         self._list.layout.width, self._case.layout.width = "44%", "55%"
-        self._answer = widgets.VBox([self._result, keep, cases])
+        self._answer = widgets.VBox([which, self._result, cases])
         self._answer.layout.display = "none"
         self._box = widgets.VBox([self._head, widgets.HBox([editor, settings] if PROMPT in self._inputs else [settings]), ask, run])
         self._box.children = (*self._box.children, self._said, self._answer, self._history)
@@ -187,10 +206,21 @@ class Workbench:
         sitting, note = self.sitting, ""
         if self._given is not None and self._given.split != "dev":
             note = f"the report given is of {self._given.split or 'all'}, not of dev: it is no baseline here"
-        sitting.baseline = self._given if self._given is not None and not note else sitting.best_so_far(self._fits)
+        try:
+            sitting.baseline = self._given if self._given is not None and not note else sitting.best_so_far(self._fits)
+        except PocError as error:  # what was recorded cannot be read: one can still ask
+            note = str(error)
         self._set(sitting.baseline.version.parameters if sitting.baseline else self._first())
+        sitting.origin = self._origin()
         self._refresh()
         self._say(note or ("" if sitting.baseline else "no run yet: the first whole one becomes the baseline"))
+
+    def _origin(self) -> Version:
+        """Return the version that the bench began with, as the system will use it."""
+        version = self.version()
+        with contextlib.suppress(PocError):  # what is wrong with it is said beside the editor
+            return complete(version) if self._reference else version
+        return version
 
     def _fits(self, names: Collection[str]) -> bool:
         """Tell whether a version with parameters of these names is one of the system at the bench."""
@@ -210,6 +240,8 @@ class Workbench:
     def _set(self, parameters: Mapping[str, Any]) -> None:
         """Set the controls to the parameters of a version; what has no control is kept as it is."""
         self._rest = {name: value for name, value in parameters.items() if name not in self._inputs}
+        texts = {name: kind for name, kind in self.controls.items() if isinstance(kind, str) and "*" not in kind}
+        parameters = {**texts, **parameters}  # a text that a version does not have is none
         for name, value in parameters.items():
             if name in self._inputs and value is not None:
                 self._put(name, value)
@@ -220,8 +252,10 @@ class Workbench:
 
     def _put(self, name: str, value: Any) -> None:
         control = self._inputs[name]
-        value = value.name if isinstance(value, Prompt) else value
+        value = EDITED.sub("", value.name) if isinstance(value, Prompt) else value
         if isinstance(self.controls[name], range):
+            if type(value) is not int:
+                return  # the system takes it, the slider does not
             control.min, control.max = min(control.min, value), max(control.max, value)
         elif hasattr(control, "options") and value not in control.options:
             if "*" in self.controls[name]:
@@ -229,10 +263,51 @@ class Workbench:
             control.options = (*control.options, value)
         control.value = value
 
+    def _pick_prompt(self, name: str) -> None:
+        if self._filling or name == self._picked:
+            return
+        try:
+            self._load_prompt(name)
+        except PocError:  # the list shows what the editor holds
+            self._inputs[PROMPT].value = self._picked
+            raise
+
     def _load_prompt(self, name: str) -> None:
-        self._file, self._text = name, read_text(self.sitting.poc / name)
-        self._prompt.value = self._text
-        self._name.value = Path(name).name
+        found = self._drafts.get(name)
+        if found is None:
+            text = read_text(self.sitting.poc / name)
+            found = name, text, text
+        if self._prompt.value != self._text:  # nothing that was typed is lost
+            left = self._prompt_name
+            self._drafts[left] = self._file, self._text, self._prompt.value
+            self._offer(left)
+        self._picked = name
+        self._file, self._text, self._prompt.value = found
+        self._name.value = Path(self._file).name
+
+    def _offer(self, name: str) -> None:
+        """Put a prompt into the list, without choosing it."""
+        picker = self._inputs[PROMPT]
+        if name not in picker.options:
+            with self._unheard():
+                chosen, picker.options = picker.value, (*picker.options, name)
+                picker.value = chosen
+
+    @contextlib.contextmanager
+    def _unheard(self) -> Iterator[None]:
+        """Change lists within as if nobody chose from them."""
+        self._filling = True
+        try:
+            yield
+        finally:
+            self._filling = False
+
+    @property
+    def _prompt_name(self) -> str:
+        """What the prompt in the editor is called: by its file, and once it was edited by its text, too."""
+        text = self._prompt.value
+        name = self._file or "the prompt"  # no file could be read
+        return name if text == self._text else f"{name} (edited {digest(text)[:6]})"
 
     # --- what a click does
 
@@ -242,26 +317,37 @@ class Workbench:
             return
         self._stop = Stop()
         self._busy(True)
+        self._say("working ...")
         self._thread = threading.Thread(target=self._work, args=(work,), daemon=True)
         self._thread.start()
 
     def _work(self, work: Callable[[], None]) -> None:
-        self._guarded(work)
-        self._busy(False)
+        try:
+            self._guarded(work)
+        finally:
+            self._busy(False)
 
     def _guarded(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except Interrupted as stop:
-            self._say(f"{stop}; what was answered is in the ledger")
-        except PocError as error:
-            self._say(str(error), trouble=True)
-        except Exception as error:  # a system of the user's own may raise anything, and nobody else would show it
-            self._say(f"{type(error).__name__}: {error}", trouble=True)
-        self._head_line()
+        for one in (work, self._head_line):
+            try:
+                one()
+            except Interrupted as stop:
+                self._say(f"{stop}; what was answered is in the ledger")
+            except PocError as error:
+                self._say(str(error), trouble=True)
+            except (
+                Exception,
+                SystemExit,
+                KeyboardInterrupt,
+            ) as error:  # a system of the user's own may raise anything, and nobody else shows it
+                self._say(told(error), trouble=True)
+
+    def _cancelled(self) -> None:
+        self._say("stopping ...")
+        self._stop()
 
     def _busy(self, busy: bool) -> None:
-        for button in (self._try, self._sample, self._all, self._base, self._keep):
+        for button in (self._try, self._sample, self._all, self._base, self._back, self._keep):
             button.disabled = busy
         self._cancel.disabled = not busy
         self._check_prompt()
@@ -272,9 +358,8 @@ class Workbench:
         if "top_k" in self._rest:  # a version has one of the two
             values.pop("context_chars", None)
         if PROMPT in values:
-            edited = "" if self._prompt.value == self._text else " (edited)"
-            values[PROMPT] = Prompt(f"{self._file or values[PROMPT]}{edited}", self._prompt.value)
-        name = Path(self._file).stem or self.sitting.poc.name  # until there is a baseline that it can be told by
+            values[PROMPT] = Prompt(self._prompt_name, self._prompt.value)
+        name = Path(self._file).stem or self.sitting.poc.name  # of what the sitting begins with: the others are told by what they change
         return Version(name, **{name: value for name, value in values.items() if value != ""})
 
     def _ask(self) -> None:
@@ -285,7 +370,7 @@ class Workbench:
 
     def _run_all(self) -> None:
         attempt = self.sitting.run(self.version(), show=self._show, stop=self._stop)
-        if self.sitting.baseline is None:
+        if self.sitting.baseline is None and attempt.fit:
             self.sitting.baseline = attempt.report
         self._finish(attempt)
 
@@ -295,20 +380,21 @@ class Workbench:
             self._shown_at = now
             self._progress.max, self._progress.value = total, done
             self._progress.description = f"{done}/{total}"
+            self._head_line()
 
     def _use_as_baseline(self) -> None:
-        if self._shown and self._shown.kind != TRY:
-            self.sitting.baseline = self._shown.report
-            self._say(f"what follows is held against {self._title(self._shown)}")
+        if not (self._shown and self._shown.fit):
+            raise InputError("that is no baseline: it is one question, or not all of it was answered", fix="run a sample, or all")
+        self.sitting.baseline = self._shown.report
+        self._say(f"what follows is held against {self._title(self._shown)}")
+        self._refresh()
 
     def _keep_prompt(self) -> None:
         path, registered = self.sitting.keep(self._name.value.strip(), self._prompt.value, over=self._text)
         name = path.relative_to(self.sitting.poc).as_posix()
-        self._file, self._text = name, self._prompt.value
-        picker = self._inputs[PROMPT]
-        if name not in picker.options:
-            picker.options = (*picker.options, name)
-        picker.value = name
+        self._file, self._text, self._picked = name, self._prompt.value, name
+        self._offer(name)
+        self._inputs[PROMPT].value = name
         self._say(
             f"written to {name}; registered as {registered}" if registered.startswith("prompts:") else f"written to {name}; {registered}"
         )
@@ -316,24 +402,38 @@ class Workbench:
     # --- what came of it
 
     def _finish(self, attempt: Attempt) -> None:
+        with self._unheard():
+            self._attempts.options = [(cut(self._title(one), TITLE), one.number) for one in reversed(self.sitting.attempts)]
+            self._attempts.value = attempt.number
+        self._display(attempt)
+        self._say(attempt.report.stopped, trouble=True)  # the money is used up
+        self._refresh()
+
+    def _display(self, attempt: Attempt) -> None:
         self._shown = attempt
         notes = [*(attempt.compared.notes if attempt.compared else ()), *([attempt.note] if attempt.note else [])]
         table = "" if attempt.kind == TRY else views.report_table(attempt.report, attempt.baseline, attempt.candidate)
         small = f"<details><summary>notes</summary>{''.join(views.told(note) for note in notes)}</details>" if notes else ""
         self._result.value = views.block(f"<p><b>{html.escape(self._title(attempt))}</b>: {html.escape(attempt.paid)}</p>", table, small)
-        became = attempt.became
-        self._list.options = [(self._row(attempt, case), case) for case in became]
-        first = next(iter(became), None)
-        self._list.value = first
-        self._open(first)  # also where the same case was open before
+        first = next(iter(attempt.became), None)
+        with self._unheard():
+            self._list.options = [(self._row(attempt, case), case) for case in attempt.became]
+            self._list.value = first
+        self._open(first)
         self._list.layout.display = "none" if attempt.kind == TRY else ""
         self._answer.layout.display = ""
-        self._say("")
-        self._refresh()
 
     @staticmethod
     def _row(attempt: Attempt, case: str) -> str:
-        return cut(f"{attempt.became[case]:<10} {case}  {attempt.question(case)}", QUESTION)
+        return printable(cut(f"{attempt.became[case]} · {case} · {attempt.question(case)}", QUESTION))
+
+    def _choose(self, case: str | None) -> None:
+        """Open a case, and have it be the one that is tried next, unless a question was typed."""
+        if self._filling:
+            return
+        self._open(case)
+        if self._question.value in ("", *self._question.options):
+            self._question.value = case or ""
 
     def _open(self, case: str | None) -> None:
         attempt = self._shown
@@ -343,7 +443,7 @@ class Workbench:
 
     def _refresh(self) -> None:
         rows = [self._line(one) for one in reversed(self.sitting.attempts) if one.kind != TRY]
-        heads = ["", "what", "changed against the baseline", "score", "word", "fixed / broken", "failed", "run"]
+        heads = ["", "what", "changed", "score", "word", "fixed / broken", "failed", "run"]
         self._history.value = views.block("<p>this sitting</p>", html_table(heads, rows)) if rows else ""
         self._head_line()
 
@@ -352,7 +452,7 @@ class Workbench:
         edition = f", edition {sitting.cases.lock.edition}" if sitting.cases.lock else ""
         baseline = f"{sitting.baseline.version.name}: {sitting.baseline.summary()}" if sitting.baseline else "none yet"
         line = f"{sitting.poc.name}: {len(sitting.cases)} dev cases{edition} · {sitting.spent} · baseline {baseline}"
-        self._head.value = views.block(f"<p>{html.escape(line)}</p>")
+        self._head.value = views.block(f"<p>{html.escape(printable(line))}</p>")
 
     def _line(self, attempt: Attempt) -> list[Any]:
         one = attempt.candidate
@@ -360,8 +460,8 @@ class Workbench:
         run = (attempt.report.run_id or "")[:8] if attempt.kind == RUN else ""
         return [
             attempt.number,
-            attempt.kind,
-            attempt.report.version.name,
+            f"{attempt.kind}, the baseline" if attempt.report is self.sitting.baseline else attempt.kind,
+            "\n".join([printable(attempt.report.version.name), *self._edits(attempt)]),
             attempt.report.summary(),
             one.scores[0].word if one else attempt.note,
             moved,
@@ -369,9 +469,15 @@ class Workbench:
             run,
         ]
 
+    def _edits(self, attempt: Attempt) -> list[str]:
+        """Return what the prompt of an attempt has other than the one that it was held against."""
+        before = attempt.baseline.version if attempt.baseline else self.sitting.origin
+        texts = [one.parameters[PROMPT].text for one in (before, attempt.report.version) if one and PROMPT in one.prompts]
+        return views.edits(*texts) if len(texts) == 2 else []
+
     @staticmethod
     def _title(attempt: Attempt) -> str:
-        return f"{attempt.kind} {attempt.number}, {attempt.report.version.name}"
+        return printable(f"{attempt.kind} {attempt.number}, {attempt.report.version.name}")
 
     def _check_prompt(self) -> None:
         """Say what is wrong with the prompt, as it is typed."""
@@ -380,10 +486,24 @@ class Workbench:
         try:
             if self._reference:
                 complete(self.version())
-            told = ", ".join(f"{{{{{one}}}}}" for one in self.version().parameters[PROMPT].placeholders)
-            self._check.value = f"<p>placeholders: {html.escape(told or 'none')}</p>"
+            named = ", ".join(f"{{{{{one}}}}}" for one in self.version().parameters[PROMPT].placeholders)
+            self._check.value = views.block(views.told(f"placeholders: {named or 'none'}"))
         except PocError as error:
-            self._check.value = f"<p><b>{html.escape(error.message)}</b>{f' — {html.escape(error.fix)}' if error.fix else ''}</p>"
+            self._check.value = views.block(f"<b>{views.told(error.message)}</b>", views.told(error.fix) if error.fix else "")
 
     def _say(self, text: str, *, trouble: bool = False) -> None:
-        self._said.value = views.block(views.told(text)) if not trouble else views.block(f"<b>{views.told(text)}</b>")
+        self._said.value = views.block(f"<b>{views.told(text)}</b>" if trouble else views.told(text)) if text else ""
+
+
+def _checked(controls: Mapping[str, Control]) -> dict[str, Control]:
+    """Return the controls; refuse what cannot be shown as one."""
+    for name, kind in controls.items():
+        texts = isinstance(kind, str) and (name != PROMPT or "*" in kind)
+        numbers = isinstance(kind, range) and kind.step > 0 and name != PROMPT
+        choice = isinstance(kind, Sequence) and not isinstance(kind, str | bytes | range)
+        if not isinstance(name, str) or not (texts or ((numbers or choice) and len(kind))):
+            expected = "a list of files, or a pattern of them" if name == PROMPT else "a list, a range upwards, or a text"
+            raise InputError(
+                f"controls: {name!r} is {kind!r}: expected {expected}", fix='controls={"prompt": "prompts/*.md", "top_k": range(1, 21)}'
+            )
+    return dict(controls)

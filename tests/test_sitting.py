@@ -5,6 +5,7 @@ import threading
 import pytest
 
 import poclab
+from conftest import PRICES
 from poclab import scores
 from poclab.errors import FrozenError, InputError
 from poclab.experiment import Interrupted
@@ -64,8 +65,9 @@ def test_a_sample_is_always_the_same_cases(poc):
 
 def test_the_held_out_cases_cannot_be_asked(sitting):
     """What the decision is made on is not looked at while prompts are tuned."""
-    with pytest.raises(InputError, match="'q07' is held out"):
-        sitting.ask("q07", version(), **SILENT, stop=Stop())
+    for asked in ("q07", " Q07", "When do  cats purr?", "when do cats purr?\n"):
+        with pytest.raises(InputError, match="is held out"):
+            sitting.ask(asked, version(), **SILENT, stop=Stop())
 
     assert {case.split for case in sitting.cases} == {"dev"}
 
@@ -134,6 +136,20 @@ def test_a_run_that_is_stopped_is_no_attempt(make_poc, tmp_path):
     assert len(poclab.runs(sitting.poc)) == 0
 
 
+def test_what_a_stopped_run_paid_is_counted(poc, endpoint, monkeypatch):
+    """Money is spent whether or not somebody waited for all answers."""
+    charter = poc / "charter.yaml"
+    charter.write_text(charter.read_text() + PRICES)
+    monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
+    sitting, stop = Sitting(poc), Stop()
+    assert sitting.spent == "$0.0000 spent, no limit set"
+
+    with pytest.raises(Interrupted) as stopped:
+        sitting.sample(8, version(model="m"), show=lambda done, total: stop() if done == 3 else None, stop=stop)
+    assert stopped.value.report.spent_usd > 0
+    assert not sitting.spent.startswith("$0.0000")
+
+
 def test_a_stop_that_comes_too_late_changes_nothing(make_poc, tmp_path):
     """When every case was answered, the run is whole and stands in the history."""
     sitting, stop = own(make_poc(tmp_path / "animals", store=True)), Stop()
@@ -183,9 +199,7 @@ def test_what_was_stopped_before_it_began_asks_nothing(poc):
 
 def test_a_budget_is_that_of_the_whole_sitting(poc, endpoint, monkeypatch):
     """Tries and runs are paid from one amount, and what does not fit is not asked."""
-    (poc / "charter.yaml").write_text(
-        (poc / "charter.yaml").read_text() + "prices: {m: {input: 1.0, output: 4.0, on: 2026-11-25, source: hand}}\n"
-    )
+    (poc / "charter.yaml").write_text((poc / "charter.yaml").read_text() + PRICES)
     monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
     sitting = Sitting(poc, max_cost_usd=0.005)
     attempt = sitting.sample(3, version(model="m"), **SILENT, stop=Stop())
@@ -207,6 +221,11 @@ def test_a_prompt_is_written_and_registered(make_poc, tmp_path):
     assert sitting.keep("short.md", TEXT)[1] == "prompts:/animals-short/1"
 
 
+def test_a_name_with_a_point_gets_its_ending(sitting):
+    """A file without `.md` would not be in the list of prompts the next time."""
+    assert sitting.keep("v1.2", TEXT)[0].name == "v1.2.md"
+
+
 def test_a_prompt_that_somebody_changed_is_not_written_over(sitting):
     """An edit made elsewhere, since the bench read the file, is not lost."""
     path = sitting.poc / "prompts" / "plain.md"
@@ -218,7 +237,9 @@ def test_a_prompt_that_somebody_changed_is_not_written_over(sitting):
     assert path.read_text() == "Mine.\n"
 
 
-@pytest.mark.parametrize("name", ["", "../charter.yaml", "a/b.md", ".hidden", "/etc/passwd"])
+@pytest.mark.parametrize(
+    "name", ["", "../charter.yaml", "a/b.md", ".hidden", "/etc/passwd", "a\0b", "a\nb.md", "a" * 300, "gnp\u202e.md", "\ud800"]
+)
 def test_a_prompt_is_written_nowhere_else(sitting, name):
     """A name is a name in the folder of prompts, and no way out of it."""
     with pytest.raises(InputError, match="is no name for a prompt file"):

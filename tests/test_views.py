@@ -8,7 +8,7 @@ import pytest
 from poclab.report import CaseResult
 from poclab.scores import Score
 from poclab.system import Call, Passage, Reply
-from poclab.views import case_view, marked
+from poclab.views import case_view, edits, marked
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -59,6 +59,14 @@ def test_evidence_is_marked_whatever_its_white_space():
     assert marked("Cats sleep about\nfifteen  hours a day.", ["sleep about fifteen hours"]) == (
         "Cats <mark>sleep about\nfifteen  hours</mark> a day."
     )
+
+
+def test_an_edit_is_the_lines_that_were_lost_and_gained():
+    """What a line of the history is about: what the prompt says now and did not before, or the other way."""
+    assert edits("Be kind.\n\n{{question}}\n", "Be brief.\n\n{{question}}\n-- \n") == ["- Be kind.", "+ Be brief.", "+ -- "]
+    assert edits("a", "a") == []
+    assert len(edits("", "line\n" * 9)) == 5
+    assert edits("a\n" * 30_000, "b\n" * 30_000) == []
 
 
 def test_of_two_phrases_that_begin_alike_the_longer_one_is_marked():

@@ -77,7 +77,6 @@ def test_a_wrong_placeholder_is_named_while_it_is_typed(bench):
 def test_a_parameter_that_does_not_fit_is_named_while_it_is_set(bench):
     """What would be refused at the run is said at once."""
     bench._inputs["chunk_size"].value, bench._inputs["overlap"].value = 100, 200
-    bench._prompt.value += " "
 
     assert "overlap 200 is not below chunk_size 100" in text(bench._check)
 
@@ -121,13 +120,93 @@ def test_a_kept_prompt_can_be_chosen(make_poc, tmp_path):
     """What was kept is in the list of files, and what it says is no edit any more."""
     bench = begun(make_poc(tmp_path / "animals", store=True))
     bench._prompt.value = bench._prompt.value + "Be brief.\n"
-    assert bench.version().parameters["prompt"].name == "prompts/abstain.md (edited)"
+    assert bench.version().parameters["prompt"].name.startswith("prompts/abstain.md (edited ")
     bench._name.value = "brief.md"
     click(bench, bench._keep)
 
     assert "written to prompts/brief.md; registered as prompts:/animals-brief/1" in text(bench._said)
     assert bench._inputs["prompt"].value == "prompts/brief.md"
     assert bench.version().parameters["prompt"].name == "prompts/brief.md"
+
+
+def test_what_was_typed_is_not_lost_when_another_file_is_chosen(bench):
+    """An edit that was never tried stays in the list of prompts."""
+    bench._prompt.value += "Be brief.\n"
+    typed, name = bench._prompt.value, bench.version().parameters["prompt"].name
+    bench._inputs["prompt"].value = "prompts/plain.md"
+    assert "Be brief." not in bench._prompt.value
+    bench._inputs["prompt"].value = name
+
+    assert bench._prompt.value == typed
+    assert bench.version().parameters["prompt"].name == name
+    assert bench._name.value == "abstain.md"
+
+
+def test_an_earlier_version_can_be_taken_up_again(bench):
+    """Whoever made it worse goes back to any version that was asked, its prompt and its parameters."""
+    click(bench, bench._sample)
+    bench._prompt.value += "Be brief.\n"
+    edited = bench._prompt.value
+    bench._inputs["retrieval"].value, bench._inputs["model"].value = "none", "offline/extractive"
+    click(bench, bench._sample)
+    bench._prompt.value = "{{question}}"
+    bench._attempts.value = 1
+    assert text(bench._result).strip().startswith("sample 1, abstain")
+    bench._back.click()
+    assert bench.version().digest == bench.sitting.attempts[0].report.version.digest
+    bench._attempts.value = 2
+    bench._back.click()
+
+    assert (bench._prompt.value, bench._inputs["retrieval"].value) == (edited, "none")
+    assert len([one for one in bench._inputs["prompt"].options if "edited" in one]) == 1
+
+
+def test_a_run_of_an_edited_prompt_is_gone_on_with_in_its_file(make_poc, tmp_path):
+    """The list shows the file that the best prompt was made from, not the first one."""
+    poc = make_poc(tmp_path / "animals", store=True)
+    first = begun(poc)
+    first._inputs["prompt"].value = "prompts/plain.md"
+    first._prompt.value += "Be brief.\n"
+    click(first, first._all)
+    second = begun(poc)
+
+    assert second._inputs["prompt"].value == "prompts/plain.md"
+    assert second.version().digest == first.sitting.baseline.version.digest
+    assert second.version().parameters["prompt"].name == first.version().parameters["prompt"].name
+
+
+def test_each_edit_has_a_name_of_its_own(bench):
+    """Without a baseline a version is told by what it changes against the start; two edits are told apart, and shown."""
+    for line in ("Be brief.", "Be kind."):
+        bench._prompt.value = f"{bench._text}{line}\n"
+        click(bench, bench._sample)
+    names = [one.report.version.name for one in bench.sitting.attempts]
+
+    assert len(set(names)) == 2
+    assert all(name.startswith("prompt prompts/abstain.md -> prompts/abstain.md (edited ") for name in names)
+    assert "+ Be brief." in text(bench._history) and "+ Be kind." in text(bench._history)
+
+
+def test_a_case_that_is_opened_is_the_next_to_try(bench):
+    """From a case that is wrong to another answer to it is one click; a question that was typed stays."""
+    click(bench, bench._sample)
+    assert bench._question.value == ""
+    case = bench._list.options[1][1]
+    bench._list.value = case
+    assert bench._question.value == case
+    bench._question.value = "Why?"
+    bench._list.value = bench._list.options[0][1]
+
+    assert bench._question.value == "Why?"
+
+
+def test_enter_asks_the_question(bench):
+    """Nobody has to reach for the button."""
+    bench._question.value = "q01"
+    bench._question._handle_custom_msg({"event": "submit"}, [])
+    done(bench)
+
+    assert [one.kind for one in bench.sitting.attempts] == ["try"]
 
 
 def test_another_file_is_loaded_when_it_is_chosen(bench):
@@ -187,9 +266,84 @@ def test_an_error_of_ones_own_system_is_shown(poc):
     assert "<index>" not in bench._said.value
 
 
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), type("Mute", (Exception,), {"__str__": lambda self: 1 / 0})()])
+def test_no_error_leaves_the_bench_stuck(poc, error):
+    """Whatever a system raises, the next click works."""
+
+    def build(version):
+        raise error
+
+    bench = begun(poc, build=build, controls={"top_k": range(1, 5)}, scores=[scores.contains()])
+    click(bench, bench._sample)
+
+    assert type(error).__name__ in text(bench._said)
+    assert not bench._sample.disabled and bench._cancel.disabled
+
+
+def test_a_damaged_ledger_leaves_the_bench_usable(poc):
+    """The head line, too, reads the ledger: what it meets is said, and the buttons come back."""
+    bench = begun(poc, sample=3, max_cost_usd=1)
+    click(bench, bench._sample)
+    for one in poc.glob("ledger.db*"):
+        one.unlink()
+    (poc / "ledger.db").write_bytes(b"junk" * 2000)
+    bench._prompt.value += "x"
+    click(bench, bench._sample)
+
+    assert "the ledger is damaged" in text(bench._said)
+    assert not bench._sample.disabled and bench._cancel.disabled
+
+
+def test_a_store_that_cannot_be_read_does_not_empty_the_editor(poc):
+    """Tries and samples need no store."""
+    (poc / "mlflow.db").write_bytes(b"junk" * 1000)
+    bench = begun(poc, sample=3)
+
+    assert "not an SQLite database" in text(bench._said)
+    assert bench._prompt.value == (poc / "prompts" / "abstain.md").read_text()
+    click(bench, bench._sample)
+    assert len(bench.sitting.attempts) == 1
+
+
+def test_a_file_that_cannot_be_read_is_not_shown_as_chosen(bench):
+    """The list says what the editor holds."""
+    (bench.sitting.poc / "prompts" / "plain.md").write_bytes(b"\xff\xfe")
+    bench._prompt.value += "mine"
+    bench._inputs["prompt"].value = "prompts/plain.md"
+
+    assert "not UTF-8" in text(bench._said)
+    assert bench._inputs["prompt"].value == "prompts/abstain.md"
+    assert bench._prompt.value.endswith("mine")
+
+
+def test_what_was_not_answered_is_no_baseline(poc):
+    """A run in which every case failed would make any other one look better."""
+
+    def build(version):
+        def fail(inputs):
+            raise RuntimeError("no")
+
+        return fail
+
+    bench = begun(poc, build=build, controls={"top_k": range(1, 5)}, scores=[scores.contains()], sample=3)
+    click(bench, bench._base)
+    assert "no baseline" in text(bench._said)
+    click(bench, bench._all)
+    assert bench.sitting.attempts[0].report.failed == 8
+    assert "RuntimeError: no" in text(bench._case)
+    click(bench, bench._base)
+
+    assert bench.sitting.baseline is None
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        ({"controls": {"top_k": range(0)}}, "'top_k' is range"),
+        ({"controls": {"top_k": range(9, 1, -1)}}, "expected a list, a range upwards"),
+        ({"controls": {"top_k": 5}}, "'top_k' is 5"),
+        ({"controls": {"style": []}}, "'style' is "),
+        ({"controls": {"prompt": "prompts/plain.md"}}, "expected a list of files"),
         ({"build": lambda version: None}, "nothing to change"),
         ({"sample": 0}, "sample=0"),
         ({"max_cost_usd": -1}, "max_cost_usd=-1"),
