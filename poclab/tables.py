@@ -6,6 +6,7 @@ What a model, a file or a person wrote is shown as text, and never as markup or 
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 #: A longer cell of a notebook's table is cut.
 CHARACTERS_SHOWN = 500
+#: What is not seen, or turns what follows it around: control characters other than white space, and those that override directions.
+HIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 #: A sentence among numbers would else be squeezed to one word a line.
 WIDE = ";min-width:9em"
 
@@ -27,6 +30,11 @@ def frame(rows: Iterable[Mapping[str, Any]]) -> pandas.DataFrame:
     return pandas.DataFrame(list(rows))
 
 
+def as_html(text: str) -> str:
+    """Return a text as HTML that shows it as it stands, hidden characters as their escapes."""
+    return html.escape(HIDDEN.sub(lambda found: repr(found[0])[1:-1], text))
+
+
 def html_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Return an HTML table in which every cell is text: what a model or a file says is never markup. Long cells are cut."""
     head = f"<thead>{_html_row('th', columns)}</thead>" if columns else ""
@@ -36,7 +44,7 @@ def html_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def _html_row(tag: str, values: Sequence[Any]) -> str:
     # No colours: a notebook may be light or dark. Words stay whole, so that a long reply does not squeeze the ids.
     style = "text-align:left;vertical-align:top;white-space:pre-wrap;overflow-wrap:break-word;padding:.15em 1em .15em 0"
-    cells = (f"<{tag} style='{style}{WIDE if len(str(value)) > 24 else ''}'>{html.escape(_cut(str(value)))}</{tag}>" for value in values)
+    cells = (f"<{tag} style='{style}{WIDE if len(str(value)) > 24 else ''}'>{as_html(_cut(str(value)))}</{tag}>" for value in values)
     return f"<tr>{''.join(cells)}</tr>"
 
 

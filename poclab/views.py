@@ -15,7 +15,7 @@ from poclab.comparison.result import Candidate
 from poclab.report import CaseResult, Report, first_input, reply_text
 from poclab.stats import edges
 from poclab.system import Call, Passage
-from poclab.tables import cut, form_of, html_table, money
+from poclab.tables import as_html, cut, form_of, html_table, money
 
 #: What is shown of an attempt beside its scores.
 FACTS = {"latency_p95_s": "p95 latency, s", "cost_usd_per_case": "cost per case, $"}
@@ -32,7 +32,7 @@ def block(*parts: str) -> str:
 
 def told(text: str) -> str:
     """Return a text as a paragraph."""
-    return f"<p style='margin:.3em 0;white-space:pre-wrap;overflow-wrap:break-word'>{html.escape(text)}</p>"
+    return f"<p style='margin:.3em 0;white-space:pre-wrap;overflow-wrap:break-word'>{as_html(text)}</p>"
 
 
 def edits(before: str, after: str) -> list[str]:
@@ -50,9 +50,9 @@ def marked(text: str, phrases: Iterable[str]) -> str:
     found = re.finditer("|".join(sorted(patterns, key=len, reverse=True)), text) if patterns else ()
     out, end = [], 0
     for match in found:
-        out += [html.escape(text[end : match.start()]), f"<mark>{html.escape(match[0])}</mark>"]
+        out += [as_html(text[end : match.start()]), f"<mark>{as_html(match[0])}</mark>"]
         end = match.end()
-    return "".join([*out, html.escape(text[end:])])
+    return "".join([*out, as_html(text[end:])])
 
 
 def report_table(report: Report, baseline: Report | None, candidate: Candidate | None) -> str:
@@ -84,7 +84,7 @@ def case_view(after: Sequence[CaseResult], before: Sequence[CaseResult] = (), *,
     `before` is empty where the baseline did not answer it.
     """
     first = after[0]
-    question = f"<p><b>{html.escape(first.case_id)}</b>: {html.escape(first_input(first.inputs))}</p>"
+    question = f"<p><b>{as_html(first.case_id)}</b>: {as_html(first_input(first.inputs))}</p>"
     tags = ", ".join(f"{name}: {value}" for name, value in first.tags.items())
     parts = [question, told(tags) if tags else "", _expected(first.expected)]
     sides = [("this version", after), *([("baseline", before)] if before else [])]
@@ -115,7 +115,7 @@ def _listed(value: object) -> str:
 def _side(name: str, one: CaseResult) -> str:
     answer = one.problem if one.failure else reply_text(one.reply) or "(empty)"
     outcome = f"{one.outcome}; " if one.expected or one.failure else ""  # nothing is expected of a question of one's own
-    shown = f"<p><b>{html.escape(name)}</b>: {html.escape(outcome + _paid(one))}</p>"
+    shown = f"<p><b>{as_html(name)}</b>: {as_html(outcome + _paid(one))}</p>"
     rows = [[score, "unscored" if given.value is None else f"{float(given.value):g}", given.reason] for score, given in one.scores.items()]
     scores = html_table(["score", "value", "why"], rows) if rows and one.expected else ""
     return shown + told(answer[:CHARACTERS]) + scores + _passages(one.reply.contexts, one.expected.get("evidence", ()))
@@ -125,7 +125,7 @@ def _passages(passages: Sequence[Passage], evidence: Sequence[str]) -> str:
     if not passages:
         return ""
     shown = "".join(
-        f"<p style='margin:.6em 0 .2em'><i>{html.escape(one.document)}</i></p>"
+        f"<p style='margin:.6em 0 .2em'><i>{as_html(one.document)}</i></p>"
         f"<p style='margin:0;white-space:pre-wrap;overflow-wrap:break-word'>{marked(one.text[:CHARACTERS], evidence)}</p>"
         for one in passages
     )

@@ -7,7 +7,6 @@ In the kernel of a trial there is nobody to look, and no widget.
 from __future__ import annotations
 
 import contextlib
-import html
 import os
 import re
 import threading
@@ -28,7 +27,7 @@ from poclab.report import Report
 from poclab.sitting import RUN, TRY, Attempt, Sitting, Stop
 from poclab.sweeps import load_sweep
 from poclab.system import Prompt, Version
-from poclab.tables import cut, html_table
+from poclab.tables import as_html, cut, html_table
 
 #: What a parameter is set by: one of several values, a whole number of a range, a file that matches a pattern (`*`), or any text.
 Control = Sequence[Any] | range | str
@@ -192,7 +191,10 @@ class Workbench:
 
     def _files(self, pattern: str) -> list[str]:
         poc = self.sitting.poc
-        found = sorted(path.relative_to(poc).as_posix() for path in poc.glob(pattern) if path.is_file())
+        try:
+            found = sorted(path.relative_to(poc).as_posix() for path in poc.glob(pattern) if path.is_file())
+        except (ValueError, NotImplementedError) as error:  # of a folder elsewhere, or `**` in a name
+            raise InputError(f"{pattern!r} is no pattern of files in {poc}: {error}", fix="prompts/*.md") from None
         if not found:
             raise InputError(
                 f"no file matches {pattern!r} in {poc}", fix="write prompts/plain.md, with {{question}} where the question goes"
@@ -414,13 +416,13 @@ class Workbench:
         notes = [*(attempt.compared.notes if attempt.compared else ()), *([attempt.note] if attempt.note else [])]
         table = "" if attempt.kind == TRY else views.report_table(attempt.report, attempt.baseline, attempt.candidate)
         small = f"<details><summary>notes</summary>{''.join(views.told(note) for note in notes)}</details>" if notes else ""
-        self._result.value = views.block(f"<p><b>{html.escape(self._title(attempt))}</b>: {html.escape(attempt.paid)}</p>", table, small)
+        self._result.value = views.block(f"<p><b>{as_html(self._title(attempt))}</b>: {as_html(attempt.paid)}</p>", table, small)
         first = next(iter(attempt.became), None)
         with self._unheard():
             self._list.options = [(self._row(attempt, case), case) for case in attempt.became]
             self._list.value = first
         self._open(first)
-        self._list.layout.display = "none" if attempt.kind == TRY else ""
+        self._list.layout.display, self._case.layout.width = ("none", "98%") if attempt.kind == TRY else ("", "55%")
         self._answer.layout.display = ""
 
     @staticmethod
@@ -452,7 +454,7 @@ class Workbench:
         edition = f", edition {sitting.cases.lock.edition}" if sitting.cases.lock else ""
         baseline = f"{sitting.baseline.version.name}: {sitting.baseline.summary()}" if sitting.baseline else "none yet"
         line = f"{sitting.poc.name}: {len(sitting.cases)} dev cases{edition} · {sitting.spent} · baseline {baseline}"
-        self._head.value = views.block(f"<p>{html.escape(printable(line))}</p>")
+        self._head.value = views.block(f"<p>{as_html(printable(line))}</p>")
 
     def _line(self, attempt: Attempt) -> list[Any]:
         one = attempt.candidate
