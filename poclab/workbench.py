@@ -148,7 +148,7 @@ class Workbench:
         self._progress = widgets.IntProgress(layout=widgets.Layout(width="16em"))
         self._said, self._result, self._case, self._history = (widgets.HTML() for _ in range(4))
         self._list = widgets.Select(rows=ROWS)
-        self._attempts = widgets.Dropdown(layout=widgets.Layout(flex="1 1 auto", width="auto"))
+        self._attempts = widgets.Dropdown(layout=widgets.Layout(flex="1 1 0", width="auto", min_width="12em"))
         self._name = widgets.Text(placeholder="name.md", layout=widgets.Layout(width="14em"))
         for button, work in ((self._try, self._ask), (self._sample, self._run_sample), (self._all, self._run_all)):
             button.on_click(lambda _, work=work: self._start(work))
@@ -164,12 +164,13 @@ class Workbench:
         self._attempts.observe(lambda change: self._filling or self._display(self.sitting.attempts[change["new"] - 1]), "value")
         if PROMPT in self._inputs:
             self._inputs[PROMPT].observe(lambda change: self._guarded(lambda: self._pick_prompt(change["new"])), "value")
-        kept = widgets.HBox([self._keep, self._name])
+        wrapped = widgets.Layout(flex_flow="row wrap")  # in a narrow window a button is below, and not cut off
+        kept = widgets.HBox([self._keep, self._name], layout=wrapped)
         editor = widgets.VBox([self._prompt, self._check, kept], layout=widgets.Layout(width="60%"))
         settings = widgets.VBox(list(self._inputs.values()), layout=widgets.Layout(width="40%"))
         ask = widgets.HBox([self._question, self._try])
-        run = widgets.HBox([self._sample, self._all, self._cancel, self._progress])
-        which = widgets.HBox([self._attempts, self._base, self._back])
+        run = widgets.HBox([self._sample, self._all, self._cancel, self._progress], layout=wrapped)
+        which = widgets.HBox([self._attempts, self._base, self._back], layout=wrapped)
         cases = widgets.HBox([self._list, self._case])
         self._list.layout.width, self._case.layout.width = "44%", "55%"
         self._answer = widgets.VBox([which, self._result, cases])
@@ -445,7 +446,7 @@ class Workbench:
 
     def _refresh(self) -> None:
         rows = [self._line(one) for one in reversed(self.sitting.attempts) if one.kind != TRY]
-        heads = ["", "what", "changed", "score", "word", "fixed / broken", "failed", "run"]
+        heads = ["", "what", "changed", "score", "word", "fixed / broken"]
         self._history.value = views.block("<p>this sitting</p>", html_table(heads, rows)) if rows else ""
         self._head_line()
 
@@ -459,16 +460,14 @@ class Workbench:
     def _line(self, attempt: Attempt) -> list[Any]:
         one = attempt.candidate
         moved = f"{len(one.fixed)} / {len(one.broken)}" if one else ""
-        run = (attempt.report.run_id or "")[:8] if attempt.kind == RUN else ""
+        what = f"{attempt.kind} {(attempt.report.run_id or '')[:8]}" if attempt.kind == RUN else attempt.kind
         return [
             attempt.number,
-            f"{attempt.kind}, the baseline" if attempt.report is self.sitting.baseline else attempt.kind,
+            f"{what}, the baseline" if attempt.report is self.sitting.baseline else what,
             "\n".join([printable(attempt.report.version.name), *self._edits(attempt)]),
             attempt.report.summary(),
             one.scores[0].word if one else attempt.note,
             moved,
-            attempt.report.failed,
-            run,
         ]
 
     def _edits(self, attempt: Attempt) -> list[str]:

@@ -3,10 +3,12 @@
 Needs Debian's Chromium; where there is none, nothing here can be seen.
 """
 
+import json
+
 import pytest
 
 import browser
-from conftest import copy_poc, free_port
+from conftest import copy_poc, free_port, notebook_of
 from endpoint import Endpoint
 from poclab import archive
 from poclab.tracking import server
@@ -62,7 +64,7 @@ class TestTheBench:
         page.get_by_role("button", name="Run sample").click()
         page.get_by_text("0 of 8 answers from the ledger, 8 asked now").wait_for()
         page.get_by_role("button", name="Run all (8)").click()
-        page.get_by_text("run 2, retrieval bm25 -> none, prompt prompts/abstain.md -> prompts/abstain.md (edited").first.wait_for()
+        page.locator("b", has_text="run 2, retrieval bm25 -> none, prompt prompts/abstain.md -> prompts/abstain.md (edited").wait_for()
 
         # Nothing is found, so nothing is answered: the six cases that have an answer are broken.
         rows = page.locator(".jp-OutputArea select[size] option").all_inner_texts()
@@ -87,6 +89,48 @@ class TestTheBench:
 
         page.get_by_role("button", name="Run all (8)").click(trial=True)  # as soon as it can be clicked
         assert browser.ours(page.errors) == []
+
+    def test_hostile_text_stays_text(self, page, lab):
+        """Nothing that a case, a file, a model or an error says becomes an element, runs, or is typeset."""
+        address, poc = lab
+        dialogs = []
+        page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+        (poc / "notebooks" / "hostile.ipynb").write_text(json.dumps(notebook_of(HOSTILE_BENCH.format(text=HOSTILE))))
+        browser.run_all(page, f"{address.replace('02_evaluate', 'hostile')}&reset")
+        page.get_by_role("button", name="Run sample").click(trial=True)
+        page.get_by_placeholder("a question").fill(HOSTILE)
+        page.get_by_placeholder("a question").press("Enter")
+        page.locator("b", has_text="try 1").wait_for()
+        page.get_by_role("button", name="Run all (8)").click()
+        page.locator("b", has_text="run 2").wait_for()
+        page.get_by_label("style").select_option("raise")
+        page.get_by_role("button", name="Run sample").click()
+        page.get_by_text("RuntimeError: ").wait_for()
+
+        found = "script, img, iframe, mjx-container, [onerror], [onclick], a[href^=javascript]"
+        assert page.locator(".jp-OutputArea").locator(found).count() == 0
+        assert dialogs == browser.ours(page.errors) == []
+
+
+#: What somebody may have written anywhere, fit for a literal of Python.
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)></div> $$x^2$$ [a](javascript:alert(3)) <i onclick=alert(4)>"
+HOSTILE_BENCH = """\
+import poclab
+from poclab import scores
+from poclab.system import Passage, Reply
+
+text = "{text}"
+
+def build(version):
+    if version.parameters["style"] == "raise":
+        raise RuntimeError(text)
+    return lambda inputs: Reply(text, contexts=[Passage(text, text)])
+
+def judged(case, reply):
+    return scores.Score(False, text, text)
+
+poclab.Workbench("..", build=build, controls={{"style": [text, "raise"], text[:30]: [text]}}, scores=[judged])
+"""
 
 
 @pytest.fixture(scope="module")
