@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from poclab import kernels, views
+from poclab.controls import PROMPT, REFERENCE, Control, checked, widget
 from poclab.errors import InputError, PocError, printable, told
 from poclab.experiment import Interrupted
 from poclab.files import digest, read_text
 from poclab.rag.parameters import RULES, complete, defaults
-from poclab.rag.retrieval import RETRIEVALS
 from poclab.recording import TRIAL_RUN
 from poclab.report import Report
 from poclab.sitting import RUN, TRY, Attempt, Sitting, Stop
@@ -29,19 +29,6 @@ from poclab.sweeps import load_sweep
 from poclab.system import Prompt, Version
 from poclab.tables import as_html, cut, html_table
 
-#: What a parameter is set by: one of several values, a whole number of a range, a file that matches a pattern (`*`), or any text.
-Control = Sequence[Any] | range | str
-#: Those of the reference system, by the names that notebook 02 has for them.
-REFERENCE: Mapping[str, Control] = {
-    "prompt": "prompts/*.md",
-    "model": "",
-    "retrieval": RETRIEVALS,
-    "chunk_size": range(100, 2001, 50),
-    "overlap": range(0, 401, 25),
-    "context_chars": range(500, 8001, 250),
-    "embedding": "",
-}
-PROMPT = "prompt"
 #: Seconds between two looks of a progress bar: each is a message to the browser.
 SHOWN_EVERY_S = 0.1
 #: Characters of a question in the list of cases, and of an attempt in theirs.
@@ -85,7 +72,7 @@ class Workbench:
         if os.environ.get(TRIAL_RUN):  # nobody looks
             return
         self.sitting = Sitting(poc, build=build, scorers=scores, max_cost_usd=max_cost_usd)
-        self.controls, self._reference = _checked(controls or REFERENCE), build is None
+        self.controls, self._reference = checked(controls or REFERENCE), build is None
         self.sample, self._given = sample, baseline
         #: The parameters of the version that the bench started from which have no control.
         self._rest: dict[str, Any] = {}
@@ -121,7 +108,7 @@ class Workbench:
 
         wide = widgets.Layout(width="auto", flex="1 1 auto")
         self._head = widgets.HTML()
-        self._inputs = {name: self._control(name, kind) for name, kind in self.controls.items()}
+        self._inputs = {name: widget(name, kind, self.sitting.poc) for name, kind in self.controls.items()}
         self._prompt = widgets.Textarea(rows=ROWS, continuous_update=True, layout=wide)
         self._check = widgets.HTML()
         self._question = widgets.Combobox(
@@ -177,30 +164,6 @@ class Workbench:
         self._answer.layout.display = "none"
         self._box = widgets.VBox([self._head, widgets.HBox([editor, settings] if PROMPT in self._inputs else [settings]), ask, run])
         self._box.children = (*self._box.children, self._said, self._answer, self._history)
-
-    def _control(self, name: str, kind: Control) -> Any:
-        import ipywidgets as widgets
-
-        style = {"style": {"description_width": "8em"}, "layout": widgets.Layout(width="98%")}
-        if isinstance(kind, range):
-            return widgets.IntSlider(min=kind[0], max=kind[-1], step=kind.step, description=name, continuous_update=False, **style)
-        if isinstance(kind, str) and "*" in kind:
-            return widgets.Dropdown(options=self._files(kind), description=name, **style)
-        if isinstance(kind, str):
-            return widgets.Text(value=kind, description=name, **style)
-        return widgets.Dropdown(options=list(kind), description=name, **style)
-
-    def _files(self, pattern: str) -> list[str]:
-        poc = self.sitting.poc
-        try:
-            found = sorted(path.relative_to(poc).as_posix() for path in poc.glob(pattern) if path.is_file())
-        except (ValueError, NotImplementedError) as error:  # of a folder elsewhere, or `**` in a name
-            raise InputError(f"{pattern!r} is no pattern of files in {poc}: {error}", fix="prompts/*.md") from None
-        if not found:
-            raise InputError(
-                f"no file matches {pattern!r} in {poc}", fix="write prompts/plain.md, with {{question}} where the question goes"
-            )
-        return found
 
     # --- where it starts
 
@@ -383,7 +346,8 @@ class Workbench:
             self._shown_at = now
             self._progress.max, self._progress.value = total, done
             self._progress.description = f"{done}/{total}"
-            self._head_line()
+            with contextlib.suppress(PocError):  # a run does not end because its cost cannot be shown
+                self._head_line()
 
     def _use_as_baseline(self) -> None:
         if not (self._shown and self._shown.fit):
@@ -494,17 +458,3 @@ class Workbench:
 
     def _say(self, text: str, *, trouble: bool = False) -> None:
         self._said.value = views.block(f"<b>{views.told(text)}</b>" if trouble else views.told(text)) if text else ""
-
-
-def _checked(controls: Mapping[str, Control]) -> dict[str, Control]:
-    """Return the controls; refuse what cannot be shown as one."""
-    for name, kind in controls.items():
-        texts = isinstance(kind, str) and (name != PROMPT or "*" in kind)
-        numbers = isinstance(kind, range) and kind.step > 0 and name != PROMPT
-        choice = isinstance(kind, Sequence) and not isinstance(kind, str | bytes | range)
-        if not isinstance(name, str) or not (texts or ((numbers or choice) and len(kind))):
-            expected = "a list of files, or a pattern of them" if name == PROMPT else "a list, a range upwards, or a text"
-            raise InputError(
-                f"controls: {name!r} is {kind!r}: expected {expected}", fix='controls={"prompt": "prompts/*.md", "top_k": range(1, 21)}'
-            )
-    return dict(controls)

@@ -14,6 +14,25 @@ from poclab import archive
 from poclab.tracking import server
 
 pytestmark = browser.needed
+#: What somebody may have written anywhere, fit for a literal of Python.
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)></div> $$x^2$$ [a](javascript:alert(3)) <i onclick=alert(4)>"
+HOSTILE_BENCH = """\
+import poclab
+from poclab import scores
+from poclab.system import Passage, Reply
+
+text = "{text}"
+
+def build(version):
+    if version.parameters["style"] == "raise":
+        raise RuntimeError(text)
+    return lambda inputs: Reply(text, contexts=[Passage(text, text)])
+
+def judged(case, reply):
+    return scores.Score(False, text, text)
+
+poclab.Workbench("..", build=build, controls={{"style": [text, "raise"], text[:30]: [text]}}, scores=[judged])
+"""
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +112,6 @@ class TestTheBench:
     def test_hostile_text_stays_text(self, page, lab):
         """Nothing that a case, a file, a model or an error says becomes an element, runs, or is typeset."""
         address, poc = lab
-        dialogs = []
-        page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
         (poc / "notebooks" / "hostile.ipynb").write_text(json.dumps(notebook_of(HOSTILE_BENCH.format(text=HOSTILE))))
         browser.run_all(page, f"{address.replace('02_evaluate', 'hostile')}&reset")
         page.get_by_role("button", name="Run sample").click(trial=True)
@@ -109,28 +126,7 @@ class TestTheBench:
 
         found = "script, img, iframe, mjx-container, [onerror], [onclick], a[href^=javascript]"
         assert page.locator(".jp-OutputArea").locator(found).count() == 0
-        assert dialogs == browser.ours(page.errors) == []
-
-
-#: What somebody may have written anywhere, fit for a literal of Python.
-HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)></div> $$x^2$$ [a](javascript:alert(3)) <i onclick=alert(4)>"
-HOSTILE_BENCH = """\
-import poclab
-from poclab import scores
-from poclab.system import Passage, Reply
-
-text = "{text}"
-
-def build(version):
-    if version.parameters["style"] == "raise":
-        raise RuntimeError(text)
-    return lambda inputs: Reply(text, contexts=[Passage(text, text)])
-
-def judged(case, reply):
-    return scores.Score(False, text, text)
-
-poclab.Workbench("..", build=build, controls={{"style": [text, "raise"], text[:30]: [text]}}, scores=[judged])
-"""
+        assert page.dialogs == browser.ours(page.errors) == []
 
 
 @pytest.fixture(scope="module")

@@ -62,6 +62,7 @@ FLOORS = [
         "handover",
         "checkup",
         "sitting",
+        "controls",
         "workbench",
         "labels",
         "labeling",
@@ -91,7 +92,7 @@ OWNERS = {
     "tqdm": {"arguments"},
     "distributed": {"executors"},
     "filelock": {"tracking", "rag", "journal", "labels"},
-    "ipywidgets": {"labeling", "workbench"},
+    "ipywidgets": {"controls", "labeling", "workbench"},
     "anywidget": {"labeling"},
     "numpy": {"stats", "rag"},
 }
