@@ -153,12 +153,15 @@ class Archive:
     def sweep(self) -> list[dict[str, Any]]:
         """Return the finished trials of the sweep that ended last, the newest run of each point, on the cases of its newest run.
 
-        A run before a prompt, a document or the code was edited is of another version: what took its place stands for it.
+        A run before a prompt, a document or the code was edited is of another version: what took its place stands for it. A point that
+        the sweep file no longer has is left out, once what it has now has ended.
         """
         trials = [row for row in self.finished if row["parent"]]
         if not trials:
             return []
-        newest = {_point(row): row for row in trials if _sweep(row) == _sweep(trials[-1])}
+        listed = trials[-1]["tags"].get("listed")
+        same = [row for row in trials if _sweep(row) == _sweep(trials[-1]) and listed in (None, row["tags"].get("listed"))]
+        newest = {_point(row): row for row in same}
         return sorted(newest.values(), key=lambda row: row["started"])
 
     def unfinished(self) -> str:

@@ -37,6 +37,9 @@ def conclude(results: Results, folder: Path, *, say: Callable[[str], None]) -> N
         keep(files={str(write_atomic(folder / "ranking.txt", f"{results}\n")): ""}).result()
     end = None
     with told("the verdicts"):
+        if not results.sweep.whole:
+            for record in results.ranked():
+                send("annotate", run_id=record.run_id, tags={"poclab.listed": results.parent_run_id}).result()
         end = _End.read(results)
         for row in end.trials:  # one after the other: a store that refuses one takes its time over it
             send("annotate", run_id=row["run_id"], tags=end.tags(row)).result()

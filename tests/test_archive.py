@@ -238,6 +238,22 @@ class TestTheLastSweep:
         assert names[other] == names[winner["run_id"]] == winner["name"]
         assert [run_id for run_id, name in names.items() if name == "baseline"] == [baseline]
 
+    def test_leaves_out_a_point_that_the_file_no_longer_has(self, swept_copy):
+        """What `poclab compare` shows are the trials of the sweep as it was run last; as comparisons all count that were ever begun."""
+        text = (swept_copy / "sweep.yaml").read_text()
+        kept, new = "{values: [prompts/abstain.md]}", "{values: [200, 400]}"
+        text = text.replace("{values: [prompts/abstain.md, prompts/plain.md]}", f"{kept}\n  chunk_size: {new}")
+        (swept_copy / "sweep.yaml").write_text(text.replace("{retrieval: none,", "{retrieval: none, chunk_size: 400,"))
+        trials.run_sweep(sweeps.load_sweep(swept_copy))
+        archive = Archive.open(swept_copy)
+
+        assert [(one["params"]["retrieval"], one["params"]["chunk_size"]) for one in archive.sweep()] == [
+            ("none", "400"),
+            ("bm25", "200"),
+            ("bm25", "400"),
+        ]
+        assert archive.trials_started([archive.winner()["run_id"]]) == 4  # three, and one that is new
+
     def test_is_won_by_the_best_and_of_equal_ones_by_the_first(self, swept):
         """Which of two equal ones it is does not depend on the day."""
         archive = Archive.open(swept[0])

@@ -317,6 +317,15 @@ class TestWriting:
         assert _problems(out) == {}
         assert not list(decided_copy.glob(".handoff-*"))
 
+    def test_holds_beside_a_version_that_was_run_alone(self, decided_copy):
+        """The comparison says that somebody looked at one more; no result of a trial says so."""
+        cases = poclab.TestSet.load(decided_copy / "cases.jsonl").split("dev")
+        poclab.evaluate(lambda inputs: "no idea", cases, [scores.contains()], version=poclab.Version("alone"))
+        made = handover.handoff(decided_copy)
+
+        assert "run on these cases one by one" in (made.folder / "evidence/comparison.json").read_text()
+        assert _problems(made.folder) == {}
+
     def test_loses_nothing_that_was_added_to_an_earlier_one(self, decided_copy):
         """Notes of a reviewer lie beside the document: they are named, and nothing is replaced."""
         (decided_copy / "handoff/notes.txt").write_text("ask Ada\n")

@@ -13,6 +13,7 @@ The documents are made from this folder alone, so that anyone can make them agai
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import json
 from collections.abc import Mapping
@@ -110,7 +111,9 @@ class Evidence:
             return None
         runs = [said["baseline"]["run"], *(one["run"] for one in said["candidates"])]
         reports = [Report.load(self.folder / "trials" / f"{Path(run).name}.json").afresh() for run in runs]
-        return compare(*reports, comparisons=said["comparisons"], links=[one["link"] for one in said["candidates"]])
+        found = compare(*reports, comparisons=said["comparisons"], links=[one["link"] for one in said["candidates"]])
+        # Some notes are of what else is in the store.
+        return dataclasses.replace(found, notes=(*found.notes, *[note for note in said["notes"] if note not in found.notes]))
 
     def of_run(self, name: str) -> Mapping[str, Any] | None:
         """Return a JSON artifact of the run on the first split, where it has one."""
