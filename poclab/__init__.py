@@ -11,7 +11,7 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from poclab import charts, models, rag, scores
+    from poclab import agent, charts, models, rag, scores
     from poclab.archive import load_run, runs
     from poclab.cases import Case, TestSet
     from poclab.charter import Charter
@@ -37,6 +37,7 @@ _HOMES = {
     "TestSet": "cases",
     "Version": "system",
     "Workbench": "workbench",
+    "agent": "",
     "charts": "",
     "compare": "experiment",
     "decide": "experiment",
@@ -64,6 +65,7 @@ __all__ = [
     "TestSet",
     "Version",
     "Workbench",
+    "agent",
     "charts",
     "compare",
     "decide",

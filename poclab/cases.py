@@ -15,11 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from poclab.changes import expectations
 from poclab.errors import FrozenError, InputError, printable, refuse_unknown
 from poclab.files import check_json, digest, find_poc, read_json, read_json_lines
 
 CASE_KEYS = ("id", "inputs", "expected", "tags", "split", "cluster", "rubric", "label")
-EXPECTED_KEYS = ("answers", "evidence", "abstain", "data", "effects")
+EXPECTED_KEYS = ("answers", "evidence", "abstain", "data", "effects", "done")
 SPLITS = ("dev", "test")
 LINE = 'one JSON object a line: {"id": "q001", "inputs": {"question": "..."}, "expected": {"answers": ["..."]}}'
 
@@ -107,9 +108,10 @@ def _check_case(data: Mapping[str, Any], where: str) -> None:
         values = expected.get(key, [])
         if not isinstance(values, list) or not all(isinstance(one, str) and one.strip() for one in values):
             raise InputError(f"{where}: expected.{key} is a list of texts, none of them empty, found {values!r}")
-    for key, wanted in (("abstain", bool), ("data", dict), ("effects", list)):
+    for key, wanted in (("abstain", bool), ("data", dict), ("effects", list), ("done", str)):
         if key in expected and not isinstance(expected[key], wanted):
             raise InputError(f"{where}: expected.{key} is a {wanted.__name__}, found {expected[key]!r}")
+    expectations(expected.get("effects", ()), where=where)
 
 
 @dataclass(frozen=True)
@@ -335,7 +337,11 @@ def expected_text(expected: Mapping[str, Any]) -> str:
     """Return what a case expects, in words."""
     if expected.get("abstain"):
         return "(abstain)"
-    return " | ".join(expected.get("answers", ())) or (json.dumps(expected["data"], ensure_ascii=False) if expected.get("data") else "")
+    words = " | ".join(expected.get("answers", ())) or (json.dumps(expected["data"], ensure_ascii=False) if expected.get("data") else "")
+    if "effects" not in expected:
+        return words or expected.get("done", "")
+    changes = "; ".join(map(str, expectations(expected["effects"], where="expected"))) or "(no change)"
+    return f"{changes}; says {words}" if words else changes
 
 
 def fold(text: str) -> str:

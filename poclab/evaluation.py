@@ -289,7 +289,12 @@ class Plan:
 
 
 def _code(system: Any) -> str:
-    """Return the digest of a system's own source: of a function what it says, of an object its class; not what these call."""
+    """Return the digest of a system's own source: of a function what it says, of an object its class; not what these call.
+
+    A system that is made of other code, such as tools, says so by its `code_digest`.
+    """
+    if isinstance(told_by_itself := getattr(system, "code_digest", None), str):
+        return told_by_itself
     source = system if inspect.isroutine(system) else type(system)
     try:
         return digest(inspect.getsource(source))

@@ -128,10 +128,11 @@ def _poor_labels(case: Case, where: str) -> Iterator[InputError]:
         yield InputError(
             f"{where}: case {case.id!r} expects an answer and to abstain: contradictory labels", fix="remove `abstain`, or the answers"
         )
-    if not any(expected.get(key) for key in ("answers", "abstain", "data", "effects")) and not case.rubric:
+    # An empty list of effects expects something: that nothing is changed.
+    if not any(expected.get(key) for key in ("answers", "abstain", "data", "done")) and "effects" not in expected and not case.rubric:
         yield InputError(
             f"{where}: case {case.id!r} expects nothing",
-            fix='add "expected": {"answers": ["..."]} or {"abstain": true}',
+            fix='add "expected": {"answers": ["..."]} or {"abstain": true}; {"effects": []} where nothing may change',
         )
 
 

@@ -25,7 +25,7 @@ from poclab.errors import InputError, printable
 from poclab.files import canonical, digest, plain, read_json, write_atomic
 from poclab.redaction import conceal_json
 from poclab.scores import Score
-from poclab.stats import Estimate, cost_estimate, mean_estimate, quantile_estimate
+from poclab.stats import Estimate, all_of, cost_estimate, mean_estimate, quantile_estimate
 from poclab.system import UNDER_WAY, Call, Reply, Version
 from poclab.tables import counts_text, frame, html_table, money
 
@@ -48,6 +48,8 @@ SURVIVAL, DRILL_FILE = "survival", "drill.json"
 #: Fields that the first reports did not have.
 LATER = ("brief", "code_digest", "retried", "stopped", "drill", "calls_outside")
 QUANTILES = {"latency_p50_s": 0.50, "latency_p95_s": 0.95}
+#: The share of cases that are right in each of so many tries (pass^k), and up to how many tries it is told.
+ALL_OF, MOST_TRIES = re.compile(r"all_of_([1-9]\d*)"), 8
 #: What is kept of a reply in a brief report.
 BRIEF_CHARACTERS = 500
 LONGEST_PROBLEM = 200
@@ -199,7 +201,8 @@ class Report:
     def values(self, metric: str) -> dict[str, float]:
         """Return one value per case, repeats averaged, by the id of each case that the metric applies to.
 
-        A metric is the name of a score, `accuracy` (the first score), `failed_share` or `cost_usd_per_case`.
+        A metric is the name of a score, `accuracy` (the first score), `all_of_3` (right in each of three tries, pass^3, of the first score),
+        `failed_share` or `cost_usd_per_case`.
 
         Raises:
             InputError: no such metric, it applies to no case, a scorer failed on some case, or a cost is unknown.
@@ -223,6 +226,8 @@ class Report:
             given = {name: [float(one.failure is not None) for one in group] for name, group in self.by_case.items()}
         elif metric == COST:
             given = self._costs()
+        elif tries := ALL_OF.fullmatch(metric):
+            given = self._right_in_all(int(tries[1]))
         elif metric == SURVIVAL and self.drill:
             given = self._survivals()
         elif metric == SURVIVAL:
@@ -234,6 +239,15 @@ class Report:
         if not found:
             raise InputError(f"{metric} applies to none of the {self.n} cases that were evaluated")
         return found
+
+    def _right_in_all(self, tries: int) -> dict[str, list[float]]:
+        """Return for each case how likely the first score is right in so many tries, all of them."""
+        score = self.score_names[0]
+        self._check_scored(score)
+        tried = {name: [one.scores[score].right for one in group if score in one.scores] for name, group in self.by_case.items()}
+        if few := [name for name, group in tried.items() if 0 < len(group) < tries]:
+            raise InputError(f"all_of_{tries}: {len(few)} case(s) were tried less often, such as {few[0]}", fix=f"repeats={tries}")
+        return {name: [all_of(tries, right=sum(group), of=len(group))] for name, group in tried.items() if group}
 
     def _check_scored(self, score: str) -> None:
         if lost := self.unscored(score):
@@ -289,11 +303,16 @@ class Report:
     def estimates(self) -> dict[str, Estimate]:
         """Every number that carries an interval, by its metric name; what has no number is absent."""
         found: dict[str, Estimate] = {}
-        names = ("accuracy", *self.score_names, "failed_share", *QUANTILES, COST, SURVIVAL) if self.results else ()
+        names = ("accuracy", *self.score_names, *self._tries, "failed_share", *QUANTILES, COST, SURVIVAL) if self.results else ()
         for name in names:
             with contextlib.suppress(InputError):
                 found[name] = self.estimate(name)
         return found
+
+    @property
+    def _tries(self) -> list[str]:
+        """The metrics of success in all of several tries, where cases were repeated."""
+        return [f"all_of_{tries}" for tries in range(2, self.repeats + 1) if tries <= MOST_TRIES or tries == self.repeats]
 
     def total(self, what: str) -> float | None:
         """Return the sum of `cost_usd`, `tokens_in` or `tokens_out` over all calls that were answered.
@@ -473,7 +492,7 @@ class Report:
                 yield name, str(self.estimate(name))
             except InputError as error:
                 yield name, f"no number: {error.message}"
-        for name in ("failed_share", "latency_p50_s", "latency_p95_s"):
+        for name in (*self._tries, "failed_share", "latency_p50_s", "latency_p95_s"):
             if name in self.estimates:
                 yield name, str(self.estimates[name])
         yield "outcomes", counts_text(self.outcomes)

@@ -81,12 +81,9 @@ class Scorer:
     applies: Callable[[Case], bool] = lambda case: True
 
     def __post_init__(self) -> None:
-        if self.name in TAKEN or self.name.endswith(("_low", "_high")) or not re.fullmatch(r"[A-Za-z_]\w*", self.name, re.ASCII):
-            taken = (
-                ": every report has a number or a column of that name"
-                if self.name in TAKEN or self.name.endswith(("_low", "_high"))
-                else ""
-            )
+        taken = self.name in TAKEN or self.name.endswith(("_low", "_high")) or re.fullmatch(r"all_of_\d+", self.name)
+        if taken or not re.fullmatch(r"[A-Za-z_]\w*", self.name, re.ASCII):
+            taken = ": every report has a number or a column of that name" if taken else ""
             raise InputError(f"a score cannot be called {self.name!r}{taken}", fix='use letters, digits and underscores: "my_score"')
 
     def __call__(self, case: Case, reply: Reply) -> Score | None:
@@ -255,6 +252,23 @@ def evidence_recall() -> Scorer:
         return Score(1 - len(lost) / len(wanted), f"{len(given)} passages", reason)
 
     return Scorer("evidence_recall", score, applies=lambda case: bool(case.expected.get("evidence")))
+
+
+def every(name: str, *scorers: Any) -> Scorer:
+    """Right when each of these scores is right (one half or more) that applies to the case; does not apply where none of them does.
+
+    One that cannot score leaves this without a value. The reason is that of the first that is not right, else all of them.
+    """
+    known = [as_scorer(one) for one in scorers]
+
+    def score(case: Case, reply: Reply) -> Score:
+        found = [(one.name, given) for one in known if (given := one(case, reply)) is not None]
+        wrong = [(of, given) for of, given in found if not given.right]
+        reason = "; ".join(f"{of}: {given.reason}" for of, given in wrong[:1] or found)
+        unknown = any(given.value is None for _, given in found)
+        return Score(None if unknown else not wrong, next((given.answer for _, given in wrong or found), ""), reason)
+
+    return Scorer(name, score, applies=lambda case: any(one.applies(case) for one in known))
 
 
 def normalise(text: str) -> str:

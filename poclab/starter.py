@@ -55,8 +55,9 @@ def _files(corpus: str | None) -> dict[str, str]:
     files = {path.relative_to(example).as_posix(): path.read_text(encoding="utf-8") for path in example.rglob("*") if path.is_file()}
     files[".gitignore"] = files.pop("gitignore")
     for path in notebooks().glob("*.ipynb"):
-        text = path.read_text(encoding="utf-8")
-        files[f"notebooks/{path.name}"] = text.replace(json.dumps(NOTEBOOK_POC)[1:-1], json.dumps('".."')[1:-1])
+        text, here = path.read_text(encoding="utf-8"), json.dumps(NOTEBOOK_POC)[1:-1]
+        if here in text:  # one that looks at another POC is for POCs of that kind
+            files[f"notebooks/{path.name}"] = text.replace(here, json.dumps('".."')[1:-1])
     # The templates carry the day they were written; a new POC begins today.
     today = datetime.date.today().isoformat()
     if corpus is not None:

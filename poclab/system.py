@@ -141,12 +141,17 @@ class Passage:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a system answers: text, structured data, the passages it was given, and what it changed."""
+    """What a system answers: text, structured data, the passages it was given, what it changed, and the tools that it called.
+
+    An effect is a change as `changes` describes it; a call of a tool is `{"tool": name, "arguments": {...}, "turn": 1}`, in order, with
+    an `error` where it failed.
+    """
 
     text: str = ""
     data: Any = None
     contexts: Sequence[Passage | str] = ()
     effects: Sequence[Any] = ()
+    tools: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.contexts, str):
@@ -154,6 +159,7 @@ class Reply:
         contexts = tuple(Passage(item) if isinstance(item, str) else item for item in self.contexts)
         object.__setattr__(self, "contexts", contexts)
         object.__setattr__(self, "effects", tuple(self.effects))
+        object.__setattr__(self, "tools", tuple(self.tools))
 
     @classmethod
     def of(cls, value: Any) -> Reply:
@@ -176,12 +182,14 @@ class Reply:
 
     def to_json(self) -> dict[str, Any]:
         contexts = [{"text": one.text, "document": one.document, "start": one.start, "end": one.end} for one in self.contexts]
-        return {"text": self.text, "data": self.data, "contexts": contexts, "effects": list(self.effects)}
+        data = {"text": self.text, "data": self.data, "contexts": contexts, "effects": list(self.effects)}
+        # Left out where there are none: replies of runs from before there were any have the same digest.
+        return {**data, "tools": list(self.tools)} if self.tools else data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Reply:
         contexts = [Passage(**one) for one in data["contexts"]]
-        return cls(text=data["text"], data=data["data"], contexts=contexts, effects=data["effects"])
+        return cls(text=data["text"], data=data["data"], contexts=contexts, effects=data["effects"], tools=data.get("tools", ()))
 
 
 #: The status of a call that was still under way when its case ran out of time.

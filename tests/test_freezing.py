@@ -78,7 +78,10 @@ def test_another_input_makes_another_question(other):
     validate(TestSet([Case.from_json(one, where="x") for one in (case(1), case(2, inputs=other))]), None)
 
 
-@pytest.mark.parametrize("also", [{"answers": ["x"]}, {"data": {"n": 1}}, {"effects": ["sent"]}])
+ADDED = {"table": "mails", "added": {"to": "Ada"}}
+
+
+@pytest.mark.parametrize("also", [{"answers": ["x"]}, {"data": {"n": 1}}, {"effects": [ADDED]}])
 def test_a_case_that_expects_an_answer_and_to_abstain_is_contradictory(also):
     """One of the two is a mistake; which, only a person knows."""
     assert refused([case(1, expected={"abstain": True, **also})]) == (
@@ -90,7 +93,8 @@ def test_a_case_that_expects_an_answer_and_to_abstain_is_contradictory(also):
 def test_a_case_that_expects_nothing_is_refused(expected):
     """Every reply would be as good as any other. Evidence alone says where to look, not what is right."""
     assert refused([case(1, expected=expected)]) == (
-        'test set: case \'q001\' expects nothing\n  fix: add "expected": {"answers": ["..."]} or {"abstain": true}'
+        'test set: case \'q001\' expects nothing\n  fix: add "expected": {"answers": ["..."]} or {"abstain": true}; '
+        '{"effects": []} where nothing may change'
     )
 
 
@@ -99,7 +103,9 @@ def test_a_case_that_expects_nothing_is_refused(expected):
     [
         {"expected": {"abstain": True}},
         {"expected": {"data": {"n": 0}}},
-        {"expected": {"effects": ["x"]}},
+        {"expected": {"effects": [ADDED]}},
+        {"expected": {"effects": []}},
+        {"expected": {"done": "SELECT 1"}},
         {"expected": {}, "rubric": "kind"},
     ],
 )

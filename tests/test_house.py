@@ -16,7 +16,7 @@ HOUSE = ROOT / "poclab"
 #: A module may import only modules of a lower floor, or of its own floor if they stand before it.
 FLOORS = [
     ["errors", "files", "redaction", "tables"],
-    ["system", "charter", "cases", "imports", "freezing"],
+    ["system", "charter", "changes", "cases", "imports", "freezing"],
     ["stats", "scores", "report", "runner", "comparison", "views", "decision", "sizing", "charts", "timeline", "reviews"],
     [
         "offline",
@@ -31,6 +31,7 @@ FLOORS = [
         "transport",
         "models",
         "rag",
+        "agent",
         "tracking",
         "evaluation",
         "recording",
@@ -81,6 +82,7 @@ OWNERS = {
     "genai_prices": {"prices"},
     "bm25s": {"rag"},
     "sklearn": {"rag"},
+    "pydantic": {"agent"},
     "Stemmer": {"offline", "rag"},
     "mlflow": {"tracking"},
     "sqlalchemy": {"tracking"},

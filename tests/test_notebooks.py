@@ -30,9 +30,9 @@ def _said(path):
     return "".join(text for output in _cells(path)[-1]["outputs"] for text in output.get("text", ()))
 
 
-def test_there_are_four():
-    """Charter and cases, evaluate, look at runs, decide and hand off."""
-    names = ["01_charter_and_cases", "02_evaluate", "03_look_at_runs", "04_decide_and_hand_off"]
+def test_there_are_these():
+    """Charter and cases, evaluate, look at runs, decide and hand off, and an agent."""
+    names = ["01_charter_and_cases", "02_evaluate", "03_look_at_runs", "04_decide_and_hand_off", "06_agent"]
     assert [path.stem for path in ALL] == names
 
 

@@ -260,7 +260,7 @@ def test_an_unknown_model_is_answered_with_the_known_ones():
     status, message = refusal(offline.answer("/chat/completions", {"model": "offline/extractiv", "messages": []}))
 
     assert status == 404
-    assert message == "unknown model 'offline/extractiv'; offline models: offline/extractive, offline/hashing"
+    assert message == "unknown model 'offline/extractiv'; offline models: offline/extractive, offline/rules, offline/hashing"
 
 
 def test_a_model_on_the_wrong_path_is_told_its_own():
@@ -309,7 +309,7 @@ def test_the_list_of_models_names_them_all():
     status, body = offline.answer("/models", None)
 
     assert status == 200
-    assert [one["id"] for one in body["data"]] == ["offline/extractive", "offline/hashing"]
+    assert [one["id"] for one in body["data"]] == ["offline/extractive", "offline/rules", "offline/hashing"]
 
 
 def embeddings(texts, **parameters):

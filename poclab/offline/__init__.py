@@ -1,6 +1,7 @@
 """The offline models: the kit runs with no key and no network, on the code path of any other model.
 
     extractive   answers questions by copying sentences
+    rules        calls tools, by simple rules
     hashing      embeddings
     protocol     requests and answers in the API's shape
 
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from poclab.files import digest
-from poclab.offline import extractive, hashing
+from poclab.offline import extractive, hashing, rules
 from poclab.offline.protocol import Refused, stream_events
 
 __all__ = ["MODELS", "PREFIX", "answer", "fingerprint", "stream_events"]
@@ -24,6 +25,7 @@ PREFIX = "offline/"
 #: Every offline model, with the path that it answers, and how.
 MODELS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
     "offline/extractive": ("/chat/completions", extractive.answer),
+    "offline/rules": ("/chat/completions", rules.answer),
     "offline/hashing": ("/embeddings", hashing.answer),
 }
 

@@ -2,6 +2,7 @@
 
     intervals   a mean, a quantile, a cost, each with its interval
     paired      whether two versions differ on the same cases, and what is left of that after many trials
+    repeated    whether all of several tries succeed
     planning    how many cases it takes to tell, and what a number of cases can tell
 
 Values are one per case: repeats are averaged before they come here. Nothing here knows a report.
@@ -32,12 +33,14 @@ from poclab.stats.planning import (
     smallest_difference,
     smallest_share,
 )
+from poclab.stats.repeated import all_of
 
 __all__ = [
     "MOST",
     "NONE",
     "Estimate",
     "Paired",
+    "all_of",
     "bca",
     "cases_for_quantile",
     "cases_to_reach",

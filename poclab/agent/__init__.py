@@ -1,0 +1,30 @@
+"""The reference agent: a model with tools, a world of its own for each case, and the difference that it leaves there.
+
+tools.py      typed functions as tools        loop.py      model calls, tool calls, limits
+sandbox.py    a world for each case           sqlite.py    a database: copy, difference
+scoring.py    what was done, held against what was to be done
+telling.py    one case as a person reads it
+"""
+
+from poclab.agent.loop import Agent, build
+from poclab.agent.sandbox import Database, DatabaseCopy, Sandbox, World
+from poclab.agent.scoring import effects, task_done, tools_used, turns
+from poclab.agent.telling import story
+from poclab.agent.tools import Tool, ToolError, load_tools
+
+__all__ = [
+    "Agent",
+    "Database",
+    "DatabaseCopy",
+    "Sandbox",
+    "Tool",
+    "ToolError",
+    "World",
+    "build",
+    "effects",
+    "load_tools",
+    "story",
+    "task_done",
+    "tools_used",
+    "turns",
+]

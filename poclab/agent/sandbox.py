@@ -1,0 +1,239 @@
+"""A world of its own for each case: a copy of a database and of a folder of files, and the difference that a system leaves in it.
+
+    sandbox = Sandbox("world.sql", files="files")
+    with sandbox.open() as world:
+        world.db.execute("UPDATE tickets SET status = 'closed' WHERE id = ?", (3,))
+        world.db.commit()
+        effects = world.difference()
+
+Copies lie in a folder that carries the name of this process, and are removed when a case ends; those of processes that died are removed
+when the next one opens its first. Any number may be open at once. Another database fits when it does what `Database` says.
+Not covered: protection against the code of the tools, which is the POC's own and runs in this process; rights and times of files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+import re
+import shutil
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from poclab import system
+from poclab.agent.sqlite import Sqlite
+from poclab.changes import Change
+from poclab.errors import InputError
+from poclab.files import digest, find_poc, unwritable, work_folder
+from poclab.ledger.processes import lives, me
+
+#: Where worlds lie in the work folder of a POC, and those that were asked to be kept.
+WORLDS, KEPT = "worlds", "kept"
+#: Bytes of a file that are kept as text in a change.
+LONGEST_FILE = 20_000
+
+
+class Database(Protocol):
+    """A database that can be copied for each case."""
+
+    digest: str
+
+    def copy(self, folder: Path) -> DatabaseCopy:
+        """Return a copy that nobody else sees; what it needs may lie in the case's folder."""
+        ...
+
+
+class DatabaseCopy(Protocol):
+    """The database of one case: `connection` is what tools get, with `commit` and `rollback`."""
+
+    connection: Any
+
+    def difference(self) -> list[Change]:
+        """Return all that is not as it was copied, by table and primary key."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it, also while a tool that hangs still uses it."""
+        ...
+
+
+class World:
+    """What one case can see and change: `db`, a connection to its copy of the database, and `files`, its folder."""
+
+    def __init__(self, folder: Path, database: DatabaseCopy | None, files: Path, before: Mapping[str, bytes]) -> None:
+        self.folder, self.files = folder, files
+        self._database, self._before = database, before
+
+    @property
+    def db(self) -> Any:
+        if self._database is None:
+            raise InputError("this sandbox has no database", fix='agent.Sandbox("world.sql")')
+        return self._database.connection
+
+    def rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
+        """Return the rows of a query; values are bound to its question marks, never written into it."""
+        return [dict(row) for row in self.db.execute(query, values)]
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Keep what is done to the database within, if it ends without an error."""
+        try:
+            yield
+        except BaseException:
+            if self._database:
+                self.db.rollback()
+            raise
+        if self._database:
+            self.db.commit()
+
+    def difference(self) -> list[Change]:
+        """Return every row and file that is not as it was; what was not committed does not count."""
+        with system.step("difference", "TASK") as step:
+            found = (self._database.difference() if self._database else []) + _file_changes(self._before, _read(self.files))
+            step.outputs = [str(one) for one in found]
+        return found
+
+    def close(self) -> None:
+        if self._database:
+            self._database.close()
+
+
+class Sandbox:
+    """Makes the worlds of cases: of a database (a sqlite file, a `.sql` script, or anything that is a `Database`) and a folder of files.
+
+    Either may be left out. `keep` leaves every world where `kept` says, to be looked at. Worlds lie in the work folder of the POC that
+    the database or the files belong to, else in the machine's folder for temporary files.
+
+    Raises:
+        InputError: no such file or folder, or no database can be made of it.
+    """
+
+    def __init__(
+        self,
+        database: Database | Path | str | None = None,
+        *,
+        files: Path | str | None = None,
+        keep: bool = False,
+        folder: Path | str | None = None,
+    ) -> None:
+        source = Path(database) if isinstance(database, (str, os.PathLike)) else None
+        self._files = Path(files) if files is not None else None
+        if self._files is not None and not self._files.is_dir():
+            raise InputError(f"{files}: no such folder", fix="files=FOLDER, with what each case is to find there")
+        self.keep, self._folder = keep, Path(folder) if folder else _home(source or self._files)
+        self._once, self._process = threading.Lock(), ""
+        self.database: Any = Sqlite.of(source, self._folder / "base", scratch=self._fresh()) if source else database
+
+    @cached_property
+    def digest(self) -> str:
+        """The digest of the world as each case finds it."""
+        files = {name: hashlib.sha256(content).hexdigest() for name, content in self._before.items()}
+        return digest([self.database.digest if self.database else None, files])
+
+    @property
+    def kept(self) -> Path:
+        return self._folder / KEPT
+
+    @cached_property
+    def _before(self) -> dict[str, bytes]:
+        return _read(self._files) if self._files else {}
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[World]:
+        """Give a world to a case, and remove it afterwards, whatever happens within.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        folder = self._fresh()
+        try:
+            files = folder / "files"
+            if self._files:
+                shutil.copytree(self._files, files, symlinks=True)
+            else:
+                files.mkdir(parents=True)
+            database = self.database.copy(folder) if self.database else None
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise unwritable(folder, error, f"make {self._folder} writable") from None
+        world = World(folder, database, files, self._before)
+        try:
+            yield world
+        finally:
+            world.close()
+            if self.keep:
+                self._put_aside(folder)
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _put_aside(self, folder: Path) -> None:
+        case = system.current_case.get()
+        name = f"{re.sub(r'[^A-Za-z0-9_.-]', '_', case.case_id)[:80]}-{case.repeat}-" if case else ""
+        self.kept.mkdir(exist_ok=True)
+        folder.rename(self.kept / f"{name}{folder.name[-8:]}")
+
+    def _fresh(self) -> Path:
+        """Return a name for a folder of this process. The first time, remove those of processes that are no more."""
+        owner = me()
+        with self._once:
+            if self._process != owner:  # also after a fork
+                _sweep(self._folder)
+                self._process = owner
+        return self._folder / f"{_prefix()}{owner.replace(' ', '_')}-{uuid.uuid4().hex}"
+
+
+def _home(source: Path | None) -> Path:
+    poc = find_poc(source) if source else None
+    if poc:
+        return work_folder(poc, WORLDS)
+    folder = Path(tempfile.gettempdir()) / f"poclab-{WORLDS}-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error, "name another one: Sandbox(..., folder=...)") from None
+    return folder
+
+
+def _prefix() -> str:
+    # Processes of another machine that shares the folder are not for this one to judge.
+    return f"of-{platform.node() or 'here'}-"
+
+
+def _sweep(folder: Path) -> None:
+    for path in folder.glob(f"{_prefix()}*"):
+        owner, _, _ = path.name.removeprefix(_prefix()).partition("-")
+        if not lives(owner.replace("_", " ")):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _read(folder: Path) -> dict[str, bytes]:
+    """Return the content of each file below a folder; of a link, where it leads to, which is not followed."""
+    found: dict[str, bytes] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            found[name] = b"link to " + os.fsencode(os.readlink(path))
+        elif path.is_file():
+            found[name] = path.read_bytes()
+    return found
+
+
+def _file_changes(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> Sequence[Change]:
+    differ = sorted(name for name in before.keys() | after if before.get(name) != after.get(name))
+    return [Change("", name.encode("utf-8", "replace").decode(), {}, _shown(before.get(name)), _shown(after.get(name))) for name in differ]
+
+
+def _shown(content: bytes | None) -> dict[str, Any] | None:
+    if content is None:
+        return None
+    with contextlib.suppress(UnicodeDecodeError):
+        if len(content) <= LONGEST_FILE:
+            return {"text": content.decode("utf-8")}
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

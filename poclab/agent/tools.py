@@ -1,0 +1,195 @@
+"""Tools: typed Python functions that a model may call. Their schema is their signature, their description their docstring.
+
+    def close_ticket(world: World, ticket_id: Annotated[int, "number of the ticket"]) -> str:
+        \"\"\"Close a ticket.\"\"\"
+        world.db.execute("UPDATE tickets SET status = 'closed' WHERE id = ?", (ticket_id,))
+        return f"ticket {ticket_id} is closed"
+
+A parameter that is annotated with `World` gets the world of the case, and the model does not see it. Arguments are checked as JSON against
+the types, without bending them: "12" is no number. What goes wrong is told to the model as a text; nothing that a model writes is run.
+Not covered: coroutine functions, and tools of other protocols.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+import sys
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from poclab.agent.sandbox import World
+from poclab.errors import InputError
+from poclab.files import digest
+
+if TYPE_CHECKING:
+    import pydantic
+
+#: Characters of what went wrong in a tool that a model is told.
+LONGEST_ERROR = 500
+
+
+class ToolError(Exception):
+    """The arguments of a call do not fit the tool."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tool:
+    """A function that a model may call; `arguments` checks what it is called with, `world` is its parameter for the world of the case."""
+
+    name: str
+    description: str
+    function: Callable[..., Any] = field(repr=False)
+    arguments: type[pydantic.BaseModel] = field(repr=False)
+    world: str | None = None
+
+    @classmethod
+    def of(cls, function: Any) -> Tool:
+        """Return a function as a tool.
+
+        Raises:
+            InputError: a parameter without a type, or of one that JSON has no form for; no docstring; or no plain function.
+        """
+        if isinstance(function, cls):
+            return function
+        name = getattr(function, "__name__", "")
+        if not inspect.isroutine(function) or inspect.iscoroutinefunction(function) or not name.isidentifier():
+            raise InputError(f"{function!r} is no tool", fix='def my_tool(world: World, order_id: int) -> dict: """What it does."""')
+        description = inspect.getdoc(function) or ""
+        if not description:
+            raise InputError(
+                f"tool {name!r} has no docstring: the model would not know what it does", fix=f'def {name}(...): """Say what."""'
+            )
+        arguments, world = _arguments(function, name)
+        return cls(name, description, function, arguments, world)
+
+    @cached_property
+    def schema(self) -> dict[str, Any]:
+        """The tool as chat completions describe it."""
+        parameters = {key: value for key, value in self.arguments.model_json_schema().items() if key not in ("title", "description")}
+        for one in parameters.get("properties", {}).values():
+            one.pop("title", None)
+        return {"type": "function", "function": {"name": self.name, "description": self.description, "parameters": parameters}}
+
+    @cached_property
+    def digest(self) -> str:
+        """The digest of what the tool says and does: its schema, and the source of the file or function that it stands in."""
+        return digest([self.schema, _source(self.function)])
+
+    def check(self, arguments: str) -> dict[str, Any]:
+        """Return the arguments of a call as the function takes them.
+
+        Raises:
+            ToolError: they are not JSON, or do not fit the signature.
+        """
+        import pydantic
+
+        try:
+            checked = self.arguments.model_validate_json(arguments or "{}", strict=True)
+        except pydantic.ValidationError as error:
+            raise ToolError("; ".join(_problem(one) for one in error.errors(include_url=False))) from None
+        return {name: getattr(checked, name) for name in type(checked).model_fields}
+
+    def call(self, arguments: Mapping[str, Any], world: World | None) -> Any:
+        """Call the function with checked arguments; what it did to the world's database stays if it ends without an error."""
+        if world is None:
+            return self.function(**arguments)
+        with world.transaction():
+            return self.function(**arguments, **({self.world: world} if self.world else {}))
+
+
+def load_tools(path: Path | str) -> list[Tool]:
+    """Return the tools that a Python file defines: its functions whose names do not begin with an underscore, in their order.
+
+    The file is the POC's own code and is executed, as an import would.
+
+    Raises:
+        InputError: no such file, none in it, or one that is no tool.
+    """
+    path = Path(path).absolute()
+    if not path.is_file():
+        raise InputError(f"{path}: no such file", fix="name the Python file that defines the tools")
+    name = f"poclab_tools_{path.stem}_{digest(str(path))[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = [
+        one for one in vars(module).values() if inspect.isfunction(one) and one.__module__ == name and not one.__name__.startswith("_")
+    ]
+    if not found:
+        raise InputError(f"{path}: defines no function", fix='def my_tool(world: World, order_id: int) -> dict: """What it does."""')
+    return [Tool.of(one) for one in found]
+
+
+def named(tools: Iterable[Any]) -> dict[str, Tool]:
+    """Return tools by their names.
+
+    Raises:
+        InputError: one is no tool, or two have one name.
+    """
+    found: dict[str, Tool] = {}
+    for one in map(Tool.of, tools):
+        if found.setdefault(one.name, one) is not one:
+            raise InputError(f"two tools are called {one.name!r}", fix="rename one")
+    return found
+
+
+def told(result: Any, *, room: int) -> str:
+    """Return what a tool gave as the model is told it, cut to `room` characters with a word on that."""
+    text = result if isinstance(result, str) else "done" if result is None else json.dumps(result, ensure_ascii=False, default=str)
+    return text if len(text) <= room else f"{text[:room]}\n[cut: these are the first {room} of {len(text)} characters]"
+
+
+def _arguments(function: Any, name: str) -> tuple[type[pydantic.BaseModel], str | None]:
+    """Return the model that checks a function's arguments, and the parameter that takes the world."""
+    import pydantic
+
+    hints, fields, world = typing.get_type_hints(function, include_extras=True), {}, None
+    for parameter in inspect.signature(function).parameters.values():
+        hint = hints.get(parameter.name)
+        if hint is World:
+            world = parameter.name
+        elif hint is None or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+            raise InputError(f"tool {name!r}: parameter {parameter.name!r} needs a type and a name", fix=f"{parameter.name}: int")
+        else:
+            fields[parameter.name] = (_described(hint), ... if parameter.default is parameter.empty else parameter.default)
+    try:
+        model = pydantic.create_model(name, __config__=pydantic.ConfigDict(extra="forbid"), **fields)
+        model.model_json_schema()
+    except (pydantic.PydanticUserError, NameError) as error:
+        raise InputError(
+            f"tool {name!r}: {str(error).splitlines()[0]}", fix="use types that JSON has: int, float, str, bool, Literal, lists"
+        ) from None
+    return model, world
+
+
+def _described(hint: Any) -> Any:
+    """Return a type whose text in `Annotated` is the description of the parameter."""
+    import pydantic
+
+    if typing.get_origin(hint) is not Annotated:
+        return hint
+    kind, *more = typing.get_args(hint)
+    return Annotated[(kind, *(pydantic.Field(description=one) if isinstance(one, str) else one for one in more))]
+
+
+def _problem(error: Mapping[str, Any]) -> str:
+    place = ".".join(map(str, error["loc"])) or "arguments"
+    found = "" if error["type"] in ("missing", "json_invalid") else f" (found {json.dumps(error.get('input'), default=str)[:100]})"
+    return f"{place}: {error['msg']}{found}"
+
+
+def _source(function: Any) -> str:
+    try:
+        return (
+            Path(inspect.getfile(function)).read_text(encoding="utf-8")
+            if function.__module__.startswith("poclab_tools_")
+            else inspect.getsource(function)
+        )
+    except (OSError, TypeError):  # typed into a prompt, or built in
+        return f"{function.__module__}.{function.__qualname__}"
