@@ -210,7 +210,7 @@ def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def check_files(parameters: Mapping[str, Any], known: Mapping[str, kernels.Parameter], poc: Path, *, where: str) -> None:
-    """Refuse a parameter that looks like a file of the POC and is none: a text that ends in .md or .txt."""
+    """Refuse a parameter that looks like a file of the POC and is none: a text that ends in .md, .txt or .sql."""
     for name, value in parameters.items():
         if is_file_name(value) and not os.path.isfile(poc / value):
             near = _texts(known[name].default, poc)
@@ -222,11 +222,11 @@ def check_files(parameters: Mapping[str, Any], known: Mapping[str, kernels.Param
 def _texts(default: Any, poc: Path) -> list[str]:
     """Return the text files beside the default of a parameter; of one without such a default, those in the POC's folders."""
     folders = [(poc / default).parent] if is_file_name(default) else poc.glob("[!.]*/")
-    return sorted(os.path.relpath(one, poc) for folder in folders for one in folder.glob("*") if one.suffix in (".md", ".txt"))[:12]
+    return sorted(os.path.relpath(one, poc) for folder in folders for one in folder.glob("*") if is_file_name(one.name))[:12]
 
 
 def is_file_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(re.fullmatch(r"[^\n]{1,200}\.(?:md|txt)", value))
+    return isinstance(value, str) and bool(re.fullmatch(r"[^\n]{1,200}\.(?:md|txt|sql)", value))
 
 
 def file_digests(parameters: Mapping[str, Any], poc: Path) -> dict[str, str]:

@@ -131,6 +131,7 @@ class Copy:
             StoreError: the copy can no longer be read as a database.
         """
         with contextlib.suppress(sqlite3.ProgrammingError):  # it was closed
+            self.connection.interrupt()  # a tool that hangs in a query would hang whoever rolls back, too
             self.connection.rollback()
         try:
             differing = self._differing_pages()
@@ -186,7 +187,7 @@ def _changes(both: sqlite3.Connection, pages: Mapping[str, frozenset[int]] | Non
         if then.get(name) != now.get(name):
             before, after = ({"sql": one[name][1]} if name in one else None for one in (then, now))
             yield Change(SCHEMA, key={"name": name}, before=before, after=after)
-    for name, (kind, sql, _) in now.items():
+    for name, (kind, sql, _) in sorted(now.items()):
         if kind != "table" or str(sql).upper().startswith("CREATE VIRTUAL") or (name in then and then[name][1] != sql):
             continue
         # An unchanged root over unchanged pages is the same tree.

@@ -1,0 +1,246 @@
+"""Each case has a world of its own, which is gone afterwards, whatever happens in it."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import poclab
+from conftest import until
+from poclab.agent import Sandbox, effects
+from poclab.cases import Case
+from poclab.changes import Change
+from poclab.errors import InputError
+from poclab.system import Reply
+
+SCRIPT = "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT); INSERT INTO t VALUES (1, 'a'), (2, 'b');"
+
+
+@pytest.fixture
+def sandbox(tmp_path):
+    return make(tmp_path)
+
+
+def make(tmp_path, **more):
+    (tmp_path / "world.sql").write_text(SCRIPT)
+    (tmp_path / "files/deep").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "files/deep/one.txt").write_text("one")
+    (tmp_path / "files/two.bin").write_bytes(b"\xff\x00")
+    return Sandbox(tmp_path / "world.sql", files=tmp_path / "files", folder=tmp_path / "worlds", **more)
+
+
+def worlds(tmp_path):
+    return sorted((tmp_path / "worlds").glob("of-*"))
+
+
+def test_a_world_is_as_it_was_made_whatever_was_done_to_the_one_before(sandbox):
+    """Fresh for each case and repeat."""
+    for _ in range(2):
+        with sandbox.open() as world:
+            assert world.rows("SELECT * FROM t") == [{"id": 1, "v": "a"}, {"id": 2, "v": "b"}]
+            assert (world.files / "deep/one.txt").read_text() == "one"
+            world.db.execute("DELETE FROM t")
+            world.db.commit()
+            (world.files / "deep/one.txt").unlink()
+
+
+def test_nothing_is_left_when_a_case_ends_or_fails(sandbox, tmp_path):
+    """The folder is removed with the case, also by an error within."""
+    with sandbox.open():
+        assert len(worlds(tmp_path)) == 1
+    with pytest.raises(ZeroDivisionError), sandbox.open():
+        raise ZeroDivisionError
+    assert worlds(tmp_path) == []
+
+
+def test_files_are_part_of_the_difference(sandbox):
+    """Added, changed and removed ones by their path; texts as texts, others by their digest; an empty file is one."""
+    with sandbox.open() as world:
+        (world.files / "new/deep").mkdir(parents=True)
+        (world.files / "new/deep/mail.txt").write_text("Dear Ann")
+        (world.files / "empty").touch()
+        (world.files / "deep/one.txt").write_text("eno")  # as long as before
+        (world.files / "two.bin").unlink()
+        found = {one.file: one for one in world.difference()}
+
+    assert found["new/deep/mail.txt"] == Change(file="new/deep/mail.txt", after={"text": "Dear Ann"})
+    assert found["empty"].after == {"text": ""}
+    assert str(found["deep/one.txt"]) == 'deep/one.txt: text "one" -> "eno"'
+    assert found["two.bin"].kind == "removed" and found["two.bin"].before["bytes"] == 2
+    assert len(found) == 4
+
+
+def test_a_link_is_told_and_not_followed(sandbox, tmp_path):
+    """A file of the machine that a link leads to is neither read nor removed."""
+    secret = tmp_path / "secret.txt"
+    secret.write_text("the machine's own")
+    with sandbox.open() as world:
+        (world.files / "link").symlink_to(secret)
+        (world.files / "folder").symlink_to(tmp_path, target_is_directory=True)
+        found = {one.file: one.after for one in world.difference()}
+
+    assert found == {"link": {"text": f"link to {secret}"}, "folder": {"text": f"link to {tmp_path}"}}
+    assert secret.exists()
+
+
+def test_two_hundred_worlds_side_by_side_do_not_meet(sandbox, tmp_path):
+    """Each of 200 cases on 8 threads finds what it did itself, and nothing of the others."""
+
+    def one(number):
+        with sandbox.open() as world:
+            world.db.execute("INSERT INTO t VALUES (?, ?)", (100 + number, str(number)))
+            world.db.commit()
+            return [change.after for change in world.difference()]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(one, range(200))) == [[{"id": 100 + number, "v": str(number)}] for number in range(200)]
+    assert worlds(tmp_path) == []
+
+
+def test_worlds_are_kept_on_request_by_the_names_of_their_cases(tmp_path):
+    """What an agent left can be opened; a case's id cannot lead out of the folder."""
+    sandbox = make(tmp_path, keep=True)
+
+    def system(inputs):
+        with sandbox.open() as world:
+            world.db.execute("DELETE FROM t WHERE id = 1")
+            world.db.commit()
+            return Reply("done", effects=[one.to_json() for one in world.difference()])
+
+    case = Case("../../q 1", {"task": "x"}, {"effects": [{"table": "t", "removed": {"id": 1}}]})
+    report = poclab.evaluate(system, [case], [effects()], repeats=2)
+    kept = sorted(sandbox.kept.iterdir())
+
+    assert report.mean("effects") == 1.0
+    assert [one.name.rpartition("-")[0] for one in kept] == [".._.._q_1-0", ".._.._q_1-1"]
+    assert all((one / "world.db").is_file() and one.parent == sandbox.kept for one in kept)
+    assert worlds(tmp_path) == []
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
+    """`kill -9` in the middle of a case leaves its world, which the next process removes; a world of one that lives stays."""
+    sandbox = make(tmp_path)
+    code = (
+        "import sys, time; from poclab.agent import Sandbox\n"
+        f"sandbox = Sandbox({str(tmp_path / 'world.sql')!r}, folder={str(tmp_path / 'worlds')!r})\n"
+        "with sandbox.open() as world:\n    print('open', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "open\n"
+        (of_the_other,) = worlds(tmp_path)
+        make(tmp_path)  # the first of a process looks for what others left
+        with sandbox.open():
+            assert of_the_other in worlds(tmp_path)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(20)
+    finally:
+        process.kill()
+        process.stdout.close()
+    with make(tmp_path).open():
+        until(lambda: of_the_other not in worlds(tmp_path), "the dead one's world is gone")
+    assert worlds(tmp_path) == []
+
+
+def test_worlds_of_other_machines_are_left_alone(tmp_path):
+    """A folder may be shared; whether a process of another machine lives cannot be seen from here."""
+    theirs = tmp_path / "worlds/of-another.host-123_456_abc-0f0f"
+    theirs.mkdir(parents=True)
+    with make(tmp_path).open():
+        pass
+
+    assert theirs.exists()
+
+
+def test_a_tool_that_hangs_in_a_query_does_not_hold_the_world(sandbox, tmp_path):
+    """An endless query is ended when its case is."""
+    ended = threading.Event()
+
+    def endless(world):
+        with pytest.raises(Exception, match="interrupted"):
+            world.db.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n").fetchall()
+        ended.set()
+
+    with sandbox.open() as world:
+        threading.Thread(target=endless, args=(world,), daemon=True).start()
+        until(lambda: interrupted(world, ended), "the query ends")
+        assert world.difference() == []
+    assert worlds(tmp_path) == []
+
+
+def interrupted(world, ended):
+    world.difference()
+    return ended.is_set()
+
+
+def test_a_sandbox_of_a_poc_lies_in_its_work_folder(poc):
+    """Git ignores it there."""
+    (poc / "world.sql").write_text(SCRIPT)
+    with Sandbox(poc / "world.sql").open() as world:
+        assert world.folder.parent == poc / ".poclab/worlds"
+
+
+def test_a_sandbox_needs_neither_database_nor_files(tmp_path):
+    """An agent without a world changes nothing; a tool that wants a database is told that there is none."""
+    with Sandbox(folder=tmp_path / "worlds").open() as world:
+        assert world.difference() == []
+        with pytest.raises(InputError, match="no database"):
+            world.rows("SELECT 1")
+
+
+def test_a_world_has_a_digest_of_all_that_a_case_finds(tmp_path):
+    """An edited script or file is another world."""
+    first = make(tmp_path).digest
+    assert make(tmp_path).digest == first
+    (tmp_path / "files/deep/one.txt").write_text("other")
+    assert Sandbox(tmp_path / "world.sql", files=tmp_path / "files", folder=tmp_path / "worlds").digest != first
+
+
+def test_another_database_fits(tmp_path):
+    """Whatever can be copied, and tells its difference, is a database: here a list in memory."""
+
+    class Copy:
+        def __init__(self):
+            self.connection = self
+            self.done, self.kept, self.closed = [], [], False
+
+        def commit(self):
+            self.kept += self.done
+            self.done = []
+
+        def rollback(self):
+            self.done = []
+
+        def difference(self):
+            return [Change("things", after={"name": one}) for one in self.kept]
+
+        def close(self):
+            self.closed = True
+
+    class Things:
+        digest = "things"
+
+        def copy(self, folder: Path):
+            return Copy()
+
+    with Sandbox(Things(), folder=tmp_path / "worlds").open() as world:
+        with world.transaction():
+            world.db.done.append("lamp")
+        with pytest.raises(ValueError), world.transaction():
+            world.db.done.append("chair")
+            raise ValueError
+        copy = world.db
+        assert [str(one) for one in world.difference()] == ['things: + name "lamp"']
+    assert copy.closed
+
+
+@pytest.mark.parametrize("more", [{"files": "nowhere"}, {"database": "nowhere.db"}])
+def test_what_is_not_there_is_refused(tmp_path, more):
+    """Before a case is asked."""
+    with pytest.raises(InputError, match="no such"):
+        Sandbox(folder=tmp_path, **more)
