@@ -149,22 +149,22 @@ def _arguments(function: Any, name: str) -> tuple[type[pydantic.BaseModel], str 
     """Return the model that checks a function's arguments, and the parameter that takes the world."""
     import pydantic
 
-    hints, fields, world = typing.get_type_hints(function, include_extras=True), {}, None
-    for parameter in inspect.signature(function).parameters.values():
-        hint = hints.get(parameter.name)
-        if hint is World:
-            world = parameter.name
-        elif hint is None or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
-            raise InputError(f"tool {name!r}: parameter {parameter.name!r} needs a type and a name", fix=f"{parameter.name}: int")
-        else:
-            fields[parameter.name] = (_described(hint), ... if parameter.default is parameter.empty else parameter.default)
+    fields, world = {}, None
     try:
+        hints = typing.get_type_hints(function, include_extras=True)
+        for parameter in inspect.signature(function).parameters.values():
+            hint = hints.get(parameter.name)
+            if hint is World:
+                world = parameter.name
+            elif hint is None or parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                raise InputError(f"tool {name!r}: parameter {parameter.name!r} needs a type and a name", fix=f"{parameter.name}: int")
+            else:
+                fields[parameter.name] = (_described(hint), ... if parameter.default is parameter.empty else parameter.default)
         model = pydantic.create_model(name, __config__=pydantic.ConfigDict(extra="forbid"), **fields)
         model.model_json_schema()
     except (pydantic.PydanticUserError, NameError) as error:
-        raise InputError(
-            f"tool {name!r}: {str(error).splitlines()[0]}", fix="use types that JSON has: int, float, str, bool, Literal, lists"
-        ) from None
+        fix = "use types that JSON has: int, float, str, bool, Literal, lists"
+        raise InputError(f"tool {name!r}: {str(error).splitlines()[0]}", fix=fix) from None
     return model, world
 
 

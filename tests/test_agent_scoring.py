@@ -1,0 +1,158 @@
+"""What was done is scored from a case and its reply alone, the database afterwards included."""
+
+import json
+
+import pytest
+
+import poclab
+from poclab import agent, scores
+from poclab.agent import Sandbox
+from poclab.cases import Case
+from poclab.report import Report
+from poclab.scores import Score, Scorer
+from poclab.system import Reply
+
+SCRIPT = "CREATE TABLE refunds (id INTEGER PRIMARY KEY, order_id INTEGER, cents INTEGER); INSERT INTO refunds VALUES (1, 7, 100);"
+REFUND = {"table": "refunds", "key": {"id": 2}, "after": {"id": 2, "order_id": 12, "cents": 3000}}
+
+
+@pytest.fixture
+def sandbox(tmp_path):
+    (tmp_path / "world.sql").write_text(SCRIPT)
+    return Sandbox(tmp_path / "world.sql", folder=tmp_path / "worlds")
+
+
+def case(**expected):
+    return Case("q1", {"task": "x"}, expected)
+
+
+def used(*names, error=""):
+    return Reply(
+        "x",
+        tools=[{"tool": name, "arguments": {}, "turn": turn, **({"error": error} if error else {})} for turn, name in enumerate(names, 1)],
+    )
+
+
+def test_effects_say_what_was_found_and_why_it_is_wrong():
+    """The answer is the difference, the reason the verdict on it; columns of no interest are left out of it."""
+    expected = case(effects=[{"table": "refunds", "added": {"order_id": 12, "cents": 2500}}])
+    score = agent.effects(ignore=["refunds.id"])(expected, Reply("Done.", effects=[REFUND]))
+
+    assert score.value is False
+    assert score.answer == "refunds: + id 2, order_id 12, cents 3000"
+    assert (
+        score.reason
+        == "missing: refunds: + order_id 12, cents 2500; found refunds: + id 2, order_id 12, cents 3000 (cents 3000, expected 2500)"
+    )
+    assert agent.effects()(case(effects=[]), Reply("No.")) == Score(True, "no change", "as expected: no change")
+    assert agent.effects()(case(answers=["x"]), Reply("x")) is None
+
+
+def test_a_question_in_sql_is_asked_of_the_database_afterwards(sandbox):
+    """Made again from the world and the changes: nothing has to be kept open until a case is scored."""
+    done = agent.task_done(sandbox)
+    expected = case(done="SELECT sum(cents) = 3100 FROM refunds")
+
+    assert done(expected, Reply("x", effects=[REFUND])).value is True
+    assert done(expected, Reply("x")) == Score(False, "0", "SELECT sum(cents) = 3100 FROM refunds gives 0")
+    assert done(case(done="SELECT 1 FROM refunds WHERE id = 99"), Reply("x")).value is False
+    assert done(case(effects=[]), Reply("x")) is None
+
+
+def test_a_function_may_ask_it_instead(sandbox):
+    """It gets the case, the reply and a connection that can only read; then every case is asked."""
+
+    def all_of_it(case, reply, database):
+        return database.execute("SELECT max(cents) FROM refunds").fetchone()[0] == 3000 and reply.text == "x"
+
+    done = agent.task_done(sandbox, all_of_it)
+    assert done(case(effects=[]), Reply("x", effects=[REFUND])).value is True
+    assert done(case(effects=[]), Reply("y", effects=[REFUND])).value is False
+
+
+def test_a_question_that_is_no_sql_leaves_the_score_incomplete(sandbox):
+    """It is the label that is wrong, not the agent: nothing is decided on it."""
+    report = poclab.evaluate(lambda inputs: "x", [case(done="SELEKT 1")], [agent.task_done(sandbox)])
+
+    assert report.results[0].scores["task_done"].value is None
+    assert "syntax error" in report.results[0].scores["task_done"].reason
+
+
+def test_a_saved_report_is_scored_as_its_run_was(sandbox, tmp_path):
+    """Changes and calls of tools go to JSON and back."""
+    reply = Reply("x", effects=[REFUND], tools=[{"tool": "refund", "arguments": {"order_id": 12}, "turn": 1}])
+    given = [agent.effects(), agent.task_done(sandbox), agent.tools_used(["refund"])]
+    expected = case(done="SELECT sum(cents) = 3100 FROM refunds", effects=[{"table": "refunds", "added": REFUND["after"]}])
+    report = poclab.evaluate(lambda inputs: reply, [expected], given)
+    report.save(tmp_path / "report.json")
+    kept = Report.load(tmp_path / "report.json").results[0].reply
+
+    assert [report.mean(one.name) for one in given] == [1.0, 1.0, 1.0]
+    assert [one(expected, kept).value for one in given] == [True, True, True]
+
+
+def test_tools_are_needed_forbidden_and_in_an_order():
+    """Others may lie between; a call that failed has not done what was needed, and one of a forbidden tool is one all the same."""
+    score = agent.tools_used(["look"], forbidden=["delete"], ordered=["look", "close"])
+
+    assert score(case(effects=[]), used("look", "note", "close")).value is True
+    assert score(case(effects=[]), used("close", "look")).reason == "not in this order: look, close"
+    assert score(case(effects=[]), used("look", "delete", "close", "delete")).reason == "delete was called"
+    assert score(case(effects=[]), used("look", "close", error="no")).reason == "look was not called; not in this order: look, close"
+    assert agent.tools_used(forbidden=["delete"])(case(effects=[]), used("delete", error="no")).value is False
+
+
+def test_turns_are_counted_with_the_one_of_the_answer():
+    """Two turns with calls and one that answers are three."""
+    assert agent.turns(at_most=3)(case(effects=[]), used("look", "close")) == Score(True, "3", "3 turn(s), 3 at most")
+    assert agent.turns(at_most=2)(case(effects=[]), used("look", "close")).value is False
+    assert agent.turns(at_most=1)(case(effects=[]), Reply("No.")).value is True
+
+
+def test_every_takes_all_scores_that_apply():
+    """Right is who is right in each of them; the reason is that of the first that is not."""
+    both = scores.every("success", agent.effects(), scores.contains())
+
+    assert both(case(effects=[], answers=["30 days"]), Reply("Over 30 days.")).value is True
+    wrong = both(case(effects=[], answers=["30 days"]), Reply("No."))
+    assert (wrong.value, wrong.reason) == (False, "contains: does not contain '30 days'")
+    assert both(case(effects=[]), Reply("No.")).value is True  # no words are expected
+    assert both(case(data={"n": 1}), Reply("x")) is None
+    assert both.failed(case(effects=[]), "crashed").value == 0
+
+
+def test_every_is_unknown_where_one_of_them_is():
+    """A scorer that cannot tell must not make a case right or wrong."""
+    unknown = Scorer("unknown", lambda case, reply: Score(None, "", "no answer from the judge"))
+
+    assert scores.every("success", agent.effects(), unknown)(case(effects=[]), Reply("x")).value is None
+
+
+def test_the_story_of_a_case_goes_from_the_task_to_the_difference():
+    """Line by line, each fit for a terminal, whatever a model or a tool wrote."""
+    reply = Reply(
+        "Done \x1b[2J.", effects=[REFUND], tools=[{"tool": "refund", "arguments": {"order_id": 12}, "turn": 1, "error": "no\nway"}]
+    )
+    report = poclab.evaluate(lambda inputs: reply, [case(effects=[])], [agent.effects()])
+    lines = agent.story(report.results[0]).split("\n")
+
+    assert lines == [
+        "task      q1: x",
+        "expected  (no change)",
+        'turn 1    refund({"order_id": 12}) -> error: no\\nway',
+        "said      Done \\x1b[2J.",
+        "changed   refunds: + id 2, order_id 12, cents 3000",
+        "verdict   effects 0: not expected: refunds: + id 2, order_id 12, cents 3000",
+    ]
+    assert json.dumps(report.results[0].reply.to_json()["tools"]) == json.dumps(list(reply.tools))
+
+
+def test_the_story_of_a_case_that_failed_says_why():
+    """There is no reply, and what was changed stands in the error, if at all."""
+
+    def crash(inputs):
+        raise ValueError("no desk")
+
+    report = poclab.evaluate(crash, [case(effects=[])], [agent.effects()])
+
+    assert "said      ValueError: no desk" in agent.story(report.results[0])

@@ -1,0 +1,165 @@
+"""Tools are typed functions: the signature is the schema, and what does not fit it never reaches the function."""
+
+import datetime
+from typing import Annotated, Literal
+
+import pytest
+
+from poclab.agent.sandbox import Sandbox, World
+from poclab.agent.tools import Tool, ToolError, load_tools, named, told
+from poclab.errors import InputError
+
+
+def move(
+    world: World,
+    box_id: Annotated[int, "number of the box"],
+    to: Literal["shelf", "floor"] = "shelf",
+    weights: list[float] | None = None,
+    on: datetime.date | None = None,
+) -> str:
+    """Move a box.
+
+    It may be heavy.
+    """
+    return f"{box_id} to {to}, {weights}, {on!r}, {world is not None}"
+
+
+def test_the_schema_is_the_signature():
+    """Types, choices, descriptions and defaults; the world is not among them, and what is unknown is not allowed."""
+    schema = Tool.of(move).schema
+
+    assert schema["type"] == "function"
+    assert schema["function"]["name"] == "move"
+    assert schema["function"]["description"] == "Move a box.\n\nIt may be heavy."
+    parameters = schema["function"]["parameters"]
+    assert list(parameters["properties"]) == ["box_id", "to", "weights", "on"]
+    assert parameters["properties"]["box_id"] == {"type": "integer", "description": "number of the box"}
+    assert parameters["properties"]["to"] == {"type": "string", "enum": ["shelf", "floor"], "default": "shelf"}
+    assert (parameters["required"], parameters["additionalProperties"]) == (["box_id"], False)
+
+
+def test_arguments_arrive_as_their_types():
+    """Numbers, lists and days; what is left out has its default."""
+    tool = Tool.of(move)
+    with Sandbox().open() as world:
+        assert tool.call(tool.check('{"box_id": 3}'), world) == "3 to shelf, None, None, True"
+        given = tool.check('{"box_id": 3, "to": "floor", "weights": [1, 2.5], "on": "2026-11-20"}')
+        assert tool.call(given, world) == "3 to floor, [1.0, 2.5], datetime.date(2026, 11, 20), True"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("", "box_id: Field required"),
+        ("{}", "box_id: Field required"),
+        ('{"box_id": "3"}', 'box_id: Input should be a valid integer (found "3")'),
+        ('{"box_id": 3.5}', "box_id: Input should be a valid integer"),
+        ('{"box_id": true}', "box_id: Input should be a valid integer (found true)"),
+        ('{"box_id": 3, "to": "roof"}', "to: Input should be 'shelf' or 'floor' (found \"roof\")"),
+        ('{"box_id": 3, "world": "mine"}', "world: Extra inputs are not permitted"),
+        ('{"box_id": 3', "arguments: Invalid JSON"),
+        ("[1]", "arguments: Input should be an object"),
+        ('{"box_id": ' + "[" * 100_000, "arguments: Invalid JSON"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_told_and_not_bent(arguments, said):
+    """A model is told which argument is wrong, and how; the function is not called."""
+    with pytest.raises(ToolError) as misfit:
+        Tool.of(move).check(arguments)
+
+    assert said in str(misfit.value)
+
+
+def no_type(a):
+    """No type."""
+
+
+def many(*names: str):
+    """Many."""
+
+
+def no_doc(a: int): ...
+
+
+def odd(a: "Nowhere"):  # noqa: F821  the name is missing on purpose
+    """Odd."""
+
+
+async def later(a: int):
+    """Later."""
+
+
+@pytest.mark.parametrize(
+    ("function", "found"),
+    [
+        (no_type, "parameter 'a' needs a type"),
+        (many, "parameter 'names' needs a type and a name"),
+        (no_doc, "has no docstring"),
+        (odd, "'Nowhere' is not defined"),
+        (later, "is no tool"),
+        (3, "is no tool"),
+        (lambda a: a, "is no tool"),
+    ],
+)
+def test_what_is_no_tool_is_refused_before_a_model_is_asked(function, found):
+    """With what is missing."""
+    with pytest.raises(InputError, match=found):
+        Tool.of(function)
+
+
+def test_two_tools_of_one_name_are_refused():
+    """A model could not tell them apart; the same function twice is one tool."""
+
+    def other(a: int):
+        """Other."""
+
+    other.__name__ = "move"
+    with pytest.raises(InputError, match="two tools are called 'move'"):
+        named([move, other])
+    assert list(named([Tool.of(move)])) == ["move"]
+
+
+def test_a_file_defines_tools(tmp_path):
+    """Its functions in their order, but for those that begin with an underscore, and what it imports."""
+    (tmp_path / "desk.py").write_text(
+        "from json import loads\nfrom poclab.agent import World\n\n"
+        'def second(world: World, a: int) -> int:\n    """Second."""\n    return _twice(a)\n\n'
+        'def first() -> None:\n    """First."""\n\ndef _twice(a):\n    return 2 * a\n'
+    )
+    tools = load_tools(tmp_path / "desk.py")
+
+    assert [one.name for one in tools] == ["second", "first"]
+    assert tools[0].call({"a": 4}, None if tools[0].world is None else _World()) == 8
+
+
+class _World(World):
+    def __init__(self):
+        super().__init__(None, None, None, {})
+
+
+def test_a_tool_that_was_edited_is_another_tool(tmp_path):
+    """Its file counts whole: a helper of it may have changed."""
+    source = '"""Tools."""\ndef one(a: int) -> int:\n    """One."""\n    return _more(a)\n\ndef _more(a):\n    return a + 1\n'
+    (tmp_path / "desk.py").write_text(source)
+    before = load_tools(tmp_path / "desk.py")[0].digest
+    assert load_tools(tmp_path / "desk.py")[0].digest == before
+    (tmp_path / "desk.py").write_text(source.replace("+ 1", "+ 2"))
+
+    assert load_tools(tmp_path / "desk.py")[0].digest != before
+
+
+@pytest.mark.parametrize(("content", "found"), [(None, "no such file"), ("x = 1\n", "defines no function")])
+def test_a_file_without_tools_is_refused(tmp_path, content, found):
+    """With its path."""
+    if content:
+        (tmp_path / "desk.py").write_text(content)
+    with pytest.raises(InputError, match=found):
+        load_tools(tmp_path / "desk.py")
+
+
+def test_a_result_is_told_as_text_within_its_room():
+    """Texts as they are, nothing as done, all else as JSON; a megabyte is cut, and the model is told so."""
+    assert told("fine", room=100) == "fine"
+    assert told(None, room=100) == "done"
+    assert told([{"day": datetime.date(2026, 11, 20)}], room=100) == '[{"day": "2026-11-20"}]'
+    assert told("x" * 1_000_000, room=100) == "x" * 100 + "\n[cut: these are the first 100 of 1000000 characters]"
