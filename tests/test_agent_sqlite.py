@@ -5,7 +5,8 @@ import sqlite3
 
 import pytest
 
-from poclab.agent.sqlite import LISTED, LONGEST_TEXT, Sqlite
+from poclab.agent.rows import LISTED, LONGEST_TEXT
+from poclab.agent.sqlite import Sqlite
 from poclab.changes import Change
 from poclab.errors import InputError, StoreError
 
@@ -13,13 +14,13 @@ SCRIPT = """
 CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT COLLATE NOCASE, score REAL, photo BLOB);
 CREATE TABLE seats (room TEXT, number INTEGER, taken TEXT, PRIMARY KEY (room, number)) WITHOUT ROWID;
 CREATE TABLE codes (code TEXT PRIMARY KEY, note TEXT);
-CREATE TABLE "odd ""name" ("a b" TEXT, c);
+CREATE TABLE "odd ""name" ("a b" TEXT, c, rowid);
 CREATE TABLE log (at INTEGER PRIMARY KEY AUTOINCREMENT, what TEXT);
 CREATE TRIGGER noted AFTER UPDATE ON people BEGIN INSERT INTO log (what) VALUES (new.name); END;
 INSERT INTO people VALUES (1, 'Ada', 1.5, x'00ff'), (2, 'Ben', NULL, NULL), (3, 'Chen', 0, NULL);
 INSERT INTO seats VALUES ('A', 1, NULL), ('A', 2, 'Ben');
 INSERT INTO codes VALUES ('x', 'one'), (NULL, 'first'), (NULL, 'second');
-INSERT INTO "odd ""name" VALUES ('p', 1), ('q', 2);
+INSERT INTO "odd ""name" VALUES ('p', 1, 0), ('q', 2, 0);
 """
 
 
@@ -100,9 +101,9 @@ def test_rows_whose_key_is_null_are_told_apart_by_their_place(change):
 
 def test_tables_without_a_key_and_with_odd_names(change):
     """Their rows are known by their place; names are quoted."""
-    assert change('UPDATE "odd ""name" SET "a b" = NULL WHERE c = 2', 'INSERT INTO "odd ""name" VALUES (\'r\', 3)') == [
-        {"table": 'odd "name', "key": {"rowid": 2}, "before": {"a b": "q"}, "after": {"a b": None}},
-        {"table": 'odd "name', "key": {"rowid": 3}, "after": {"a b": "r", "c": 3}},
+    assert change('UPDATE "odd ""name" SET "a b" = NULL WHERE c = 2', 'INSERT INTO "odd ""name" VALUES (\'r\', 3, 0)') == [
+        {"table": 'odd "name', "key": {"_rowid_": 2}, "before": {"a b": "q"}, "after": {"a b": None}},
+        {"table": 'odd "name', "key": {"_rowid_": 3}, "after": {"a b": "r", "c": 3, "rowid": 0}},
     ]
 
 

@@ -1,7 +1,8 @@
 """The reference agent: a model with tools, a world of its own for each case, and the difference that it leaves there.
 
 tools.py      typed functions as tools        loop.py      model calls, tool calls, limits
-sandbox.py    a world for each case           sqlite.py    a database: copy, difference
+sandbox.py    a world for each case           sqlite.py    a database and its copies
+rows.py       the difference of two databases
 scoring.py    what was done, held against what was to be done
 telling.py    one case as a person reads it
 """

@@ -154,24 +154,24 @@ class Sandbox:
         """
         folder = self._fresh()
         try:
-            files = folder / "files"
+            with contextlib.closing(self._made(folder)) as world:
+                yield world
+        finally:
+            if self.keep and folder.is_dir():
+                self._put_aside(folder)
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _made(self, folder: Path) -> World:
+        files = folder / "files"
+        try:
             if self._files:
                 shutil.copytree(self._files, files, symlinks=True)
             else:
                 files.mkdir(parents=True)
-            database = self.database.copy(folder) if self.database else None
+            return World(folder, self.database.copy(folder) if self.database else None, files, self._before)
         except OSError as error:
-            shutil.rmtree(folder, ignore_errors=True)
             raise unwritable(folder, error, f"make {self._folder} writable") from None
-        world = World(folder, database, files, self._before)
-        try:
-            yield world
-        finally:
-            world.close()
-            if self.keep:
-                self._put_aside(folder)
-            else:
-                shutil.rmtree(folder, ignore_errors=True)
 
     def _put_aside(self, folder: Path) -> None:
         case = system.current_case.get()

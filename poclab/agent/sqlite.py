@@ -1,36 +1,26 @@
 """A sqlite database as the world of a case: one base that nothing writes to, a copy for each case, and the difference of the two.
 
 The difference is taken from the files, not from what tools say or triggers log: whoever wrote, however, is found. Tables are joined by
-primary key in SQL, and a table none of whose pages differ is not read.
-Not covered: rows of a table whose definition changed (its definition is a change of `sqlite_schema`), sqlite's own tables, `PRAGMA
-user_version` and the like, and values that are equal to sqlite (1 and 1.0).
+primary key in SQL (`rows`), and a table none of whose pages differ is not read.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import itertools
-import math
 import os
 import shutil
 import sqlite3
 import urllib.parse
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from poclab.agent.rows import SCHEMA, changes, listed, quoted, where
 from poclab.changes import Change
 from poclab.errors import InputError, StoreError
 from poclab.files import digest, read_text, unwritable
-
-#: How many changes of a table are listed; the others are counted.
-LISTED = 1000
-#: Characters of a text that are kept whole in a change.
-LONGEST_TEXT = 20_000
-SCHEMA = "sqlite_schema"
 
 
 @dataclass(frozen=True)
@@ -66,7 +56,7 @@ class Sqlite:
         shutil.copyfile(self.path, path)
         return Copy(self, path)
 
-    def after(self, changes: Sequence[Change]) -> sqlite3.Connection:
+    def after(self, done: Sequence[Change]) -> sqlite3.Connection:
         """Return, in memory and read only, the base as it is after these changes.
 
         Raises:
@@ -76,16 +66,16 @@ class Sqlite:
         with contextlib.closing(sqlite3.connect(_uri(self.path), uri=True)) as base:
             base.backup(made)
         for (trigger,) in made.execute(f"SELECT name FROM {SCHEMA} WHERE type = 'trigger'").fetchall():
-            made.execute(f"DROP TRIGGER {_quoted(trigger)}")  # what they did is among the changes
+            made.execute(f"DROP TRIGGER {quoted(trigger)}")  # what they did is among the changes
         made.row_factory = sqlite3.Row
-        rows = [(change, _row_after(made, change)) for change in changes if change.table]
+        rows = [(change, _row_after(made, change)) for change in done if change.table]
         for change, _ in rows:
             if change.before is not None:
-                made.execute(f"DELETE FROM {_quoted(change.table)} WHERE {_where(change.key)}", tuple(change.key.values()))
+                made.execute(f"DELETE FROM {quoted(change.table)} WHERE {where(change.key)}", tuple(change.key.values()))
         for change, row in rows:
             if row is not None:
                 marks = ", ".join("?" * len(row))
-                made.execute(f"INSERT INTO {_quoted(change.table)} ({_list(row)}) VALUES ({marks})", tuple(row.values()))
+                made.execute(f"INSERT INTO {quoted(change.table)} ({listed(row)}) VALUES ({marks})", tuple(row.values()))
         made.commit()
         made.execute("PRAGMA query_only = ON")
         return made
@@ -140,7 +130,7 @@ class Copy:
             with contextlib.closing(sqlite3.connect(_uri(self.path, "rw"), uri=True)) as both:
                 both.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
                 both.execute("ATTACH ? AS base", (_uri(self.base.path),))
-                return list(_changes(both, self.base.pages if differing else None, differing or frozenset()))
+                return list(changes(both, self.base.pages if differing else None, differing or frozenset()))
         except sqlite3.DatabaseError as error:
             raise StoreError(f"{self.path.name}: what the case left is no database any more: {error}") from error
 
@@ -180,74 +170,6 @@ def _make(source: Path, path: Path, scratch: Path) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _changes(both: sqlite3.Connection, pages: Mapping[str, frozenset[int]] | None, differing: frozenset[int]) -> Iterator[Change]:
-    """Yield what differs between the schemas `base` and `main`, given the pages of the base's tables and those that differ."""
-    then, now = _definitions(both, "base"), _definitions(both, "main")
-    for name in sorted(then.keys() | now):
-        if then.get(name) != now.get(name):
-            before, after = ({"sql": one[name][1]} if name in one else None for one in (then, now))
-            yield Change(SCHEMA, key={"name": name}, before=before, after=after)
-    for name, (kind, sql, _) in sorted(now.items()):
-        if kind != "table" or str(sql).upper().startswith("CREATE VIRTUAL") or (name in then and then[name][1] != sql):
-            continue
-        # An unchanged root over unchanged pages is the same tree.
-        if then == now and pages and name in pages and not pages[name] & differing:
-            continue
-        yield from _rows(both, name, new=name not in then)
-
-
-def _definitions(both: sqlite3.Connection, schema: str) -> dict[str, tuple[Any, ...]]:
-    found = both.execute(f"SELECT name, type, sql, rootpage FROM {schema}.{SCHEMA} WHERE name NOT LIKE 'sqlite^_%' ESCAPE '^'")
-    return {name: tuple(rest) for name, *rest in found}
-
-
-def _rows(both: sqlite3.Connection, name: str, *, new: bool) -> Iterator[Change]:
-    """Yield what differs in a table: added and changed rows in the order of the copy, then those that are gone; of a new table its rows."""
-    table, info = _quoted(name), both.execute(f"PRAGMA main.table_info({_quoted(name)})").fetchall()
-    columns = [column for _, column, *_ in info]
-    sides = ["main"] if new else ["main", "base"]
-    key = [column for *_, place, column in sorted((row[5], row[1]) for row in info if row[5])]
-    if not key or any(_has_null(both, side, table, key) for side in sides):
-        key = ["rowid"]
-    shown = list(dict.fromkeys([*key, *columns]))
-
-    def change(before: Sequence[Any] | None, after: Sequence[Any] | None) -> Change:
-        old, fresh = (None if row is None else dict(zip(shown, row, strict=True)) for row in (before, after))
-        known = {one: _json((old or fresh)[one]) for one in key}
-        if old is None or fresh is None:
-            return Change(name, "", known, *(row and {one: _json(row[one]) for one in columns} for row in (old, fresh)))
-        differ = [one for one in columns if old[one] != fresh[one] or type(old[one]) is not type(fresh[one])]
-        return Change(name, "", known, *({one: _json(row[one]) for one in differ} for row in (old, fresh)))
-
-    if new:
-        yield from _listed(name, (change(None, row) for row in both.execute(f"SELECT {_list(shown)} FROM main.{table}")))
-        return
-    same = " AND ".join(f"a.{_quoted(one)} = b.{_quoted(one)}" for one in key)
-    # A column that compares without case would hide a change of it.
-    other = " OR ".join(f"a.{_quoted(one)} IS NOT b.{_quoted(one)} COLLATE BINARY" for one in columns)
-    there = f"b.{_quoted(key[0])} IS NOT NULL"
-    read = ", ".join(f"{side}.{_quoted(one)}" for side in "ba" for one in shown)
-    found = both.execute(f"SELECT {there}, {read} FROM main.{table} a LEFT JOIN base.{table} b ON {same} WHERE {other} OR NOT {there}")
-    half = 1 + len(shown)
-    yield from _listed(name, (change(row[1:half] if row[0] else None, row[half:]) for row in found))
-    lost = f"NOT EXISTS (SELECT 1 FROM main.{table} a WHERE {same})"
-    found = both.execute(f"SELECT {_list(shown)} FROM base.{table} b WHERE {lost}")
-    yield from _listed(name, (change(row, None) for row in found))
-
-
-def _has_null(both: sqlite3.Connection, side: str, table: str, key: Sequence[str]) -> bool:
-    """Tell whether a row cannot be known by its primary key: sqlite lets a key of text be NULL, in as many rows as there are."""
-    empty = " OR ".join(f"{_quoted(one)} IS NULL" for one in key)
-    return bool(both.execute(f"SELECT EXISTS (SELECT 1 FROM {side}.{table} WHERE {empty})").fetchone()[0])
-
-
-def _listed(name: str, changes: Iterator[Change]) -> Iterator[Change]:
-    """Yield the first changes of a table, and how many more there are."""
-    yield from itertools.islice(changes, LISTED)
-    if more := sum(1 for _ in changes):
-        yield Change(name, more=more)
-
-
 def _row_after(made: sqlite3.Connection, change: Change) -> dict[str, Any] | None:
     """Return the whole row that a change leaves; None of one that is gone.
 
@@ -259,35 +181,9 @@ def _row_after(made: sqlite3.Connection, change: Change) -> dict[str, Any] | Non
         raise InputError(f"the database afterwards cannot be made again from its changes: {change}", fix="score it by `effects`")
     if change.after is None:
         return None
-    found = made.execute(f"SELECT * FROM {_quoted(change.table)} WHERE {_where(change.key)}", tuple(change.key.values())).fetchone()
+    found = made.execute(f"SELECT * FROM {quoted(change.table)} WHERE {where(change.key)}", tuple(change.key.values())).fetchone()
     return (dict(found) if found else {}) | dict(change.after)
-
-
-def _json(value: Any) -> Any:
-    """Return a value of sqlite as JSON has it: bytes and long texts by their digest, halves of characters replaced."""
-    if isinstance(value, bytes):
-        return {"bytes": len(value), "sha256": hashlib.sha256(value).hexdigest()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"real": str(value)}
-    if not isinstance(value, str):
-        return value
-    raw = value.encode("utf-8", "surrogateescape")
-    if len(value) > LONGEST_TEXT:
-        return {"characters": len(value), "sha256": hashlib.sha256(raw).hexdigest()}
-    return raw.decode("utf-8", "replace")
 
 
 def _uri(path: Path, mode: str = "ro&immutable=1") -> str:
     return f"file:{urllib.parse.quote(os.path.abspath(path))}?mode={mode}"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(map(_quoted, names))
-
-
-def _where(key: Mapping[str, Any]) -> str:
-    return " AND ".join(f"{_quoted(one)} IS ?" for one in key)
