@@ -148,6 +148,7 @@ def freeze(poc: Path | None, source: Path | None, new_edition: bool, test_share:
     corpus = _corpus(folder)
     if source:
         freezing.take_over(source, folder / "cases.jsonl", find=corpus.find if corpus else None)
+    _check_world(folder)
     frozen = freezing.freeze(
         folder / "cases.jsonl",
         find=corpus.find if corpus else None,
@@ -465,6 +466,14 @@ def _single(folder: Path, notebook: Path | None, pairs: tuple[str, ...]) -> Any:
     loaded = None if notebook else sweeps.load_sweep(folder)
     found = loaded.notebook if loaded else sweeps.find_notebook(notebook, Path.cwd(), folder)
     return sweeps.single(folder, found, sweeps.parse_pairs(pairs), fixed=loaded.fixed if loaded else {})
+
+
+def _check_world(poc: Path) -> None:
+    from poclab import agent
+    from poclab.cases import TestSet
+
+    if (poc / agent.WORLD).is_file() and (poc / "cases.jsonl").is_file():
+        agent.check_labels(TestSet.read(poc), agent.Sandbox(poc / agent.WORLD))
 
 
 def _corpus(poc: Path) -> Any:

@@ -4,9 +4,10 @@ tools.py      typed functions as tools        loop.py      model calls, tool cal
 sandbox.py    a world for each case           sqlite.py    a database and its copies
 rows.py       the difference of two databases
 scoring.py    what was done, held against what was to be done
-telling.py    one case as a person reads it
+telling.py    one case as a person reads it      checking.py  labels that cannot come about
 """
 
+from poclab.agent.checking import WORLD, check_labels
 from poclab.agent.loop import Agent, build
 from poclab.agent.sandbox import Database, DatabaseCopy, Sandbox, World
 from poclab.agent.scoring import effects, task_done, tools_used, turns
@@ -14,6 +15,7 @@ from poclab.agent.telling import story
 from poclab.agent.tools import Tool, ToolError, load_tools
 
 __all__ = [
+    "WORLD",
     "Agent",
     "Database",
     "DatabaseCopy",
@@ -22,6 +24,7 @@ __all__ = [
     "ToolError",
     "World",
     "build",
+    "check_labels",
     "effects",
     "load_tools",
     "story",

@@ -1,0 +1,90 @@
+"""A label that cannot come about in its world is refused when the set is frozen, with the case and the slip."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from conftest import invoke
+from poclab.agent import Sandbox, check_labels
+from poclab.cases import Case, TestSet
+from poclab.errors import InputError
+
+DESK = Path(__file__).parents[1] / "experiments" / "ticket_desk"
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory):
+    return Sandbox(DESK / "world.sql", folder=tmp_path_factory.mktemp("worlds"))
+
+
+def check(sandbox, **expected):
+    check_labels([Case("t01", {"task": "x"}, expected)], sandbox)
+
+
+def test_the_labels_of_the_ticket_desk_can_come_about(sandbox):
+    """All thirty."""
+    check_labels(TestSet.load(DESK), sandbox)
+
+
+@pytest.mark.parametrize(
+    ("effect", "found", "fix"),
+    [
+        ({"table": "refund", "added": {"order_id": 1}}, "case 't01', effect 1: no table 'refund'", "did you mean 'refunds'?"),
+        ({"table": "refunds", "added": {"orderid": 1}}, "refunds has no column 'orderid'", "did you mean 'order_id'?"),
+        (
+            {"table": "refunds", "added": {"order_id": 1}, "ignore": ["at"]},
+            "refunds has no column 'at'",
+            "there are: id, order_id, cents, reason",
+        ),
+        ({"table": "tickets", "key": {"id": 99}, "changed": {"status": "closed"}}, "no row of tickets has {'id': 99}", "look at the world"),
+        ({"table": "tickets", "removed": {"id": 99}}, "no row of tickets has {'id': 99}", "look at the world"),
+        ({"table": "tickets", "key": {"id": 10}, "changed": {"status": "closed"}}, "is so already: {'status': 'closed'}", '"effects": []'),
+    ],
+)
+def test_a_slip_is_named_with_what_was_meant(sandbox, effect, found, fix):
+    """An unknown table or column, a row that is not there, and a change that is none."""
+    with pytest.raises(InputError) as refused:
+        check(sandbox, effects=[effect])
+
+    assert found in refused.value.message
+    assert fix in refused.value.fix
+
+
+@pytest.mark.parametrize("done", ["SELEKT 1", "SELECT 1 FROM nowhere", "SELECT 1; SELECT 2"])
+def test_a_question_that_cannot_be_asked_is_refused(sandbox, done):
+    """It would leave a score without a value on every run. It is not run here."""
+    with pytest.raises(InputError, match="case 't01': done is no question"):
+        check(sandbox, done=done)
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        {"effects": [{"table": "tickets", "key": {"id": 3}, "changed": {"status": {"one_of": ["closed"]}}}]},
+        {"effects": [{"file": "nowhere.txt", "removed": {}}]},
+        {"effects": [], "done": "SELECT count(*) FROM tickets"},
+        {"answers": ["x"]},
+    ],
+)
+def test_what_can_come_about_is_let_through(sandbox, expected):
+    """Files and values that are matched are not looked up."""
+    check(sandbox, **expected)
+
+
+def test_poclab_freeze_looks_at_the_world(tmp_path):
+    """A misspelt table stops the freeze with exit code 2, and no lock is written."""
+    folder = shutil.copytree(DESK, tmp_path / "desk", ignore=shutil.ignore_patterns(".poclab", "*.db*", "mlartifacts"))
+    (folder / "cases.lock.json").unlink()
+    assert invoke("freeze", folder).returncode == 0
+    (folder / "cases.lock.json").unlink()
+    first, *rest = (folder / "cases.jsonl").read_text().splitlines()
+    case = json.loads(first)
+    case["expected"]["effects"][0]["table"] = "ticket"
+    (folder / "cases.jsonl").write_text("\n".join([json.dumps(case), *rest]) + "\n")
+    refused = invoke("freeze", folder)
+
+    assert refused.returncode == 2
+    assert "no table 'ticket'" in refused.stderr and "did you mean 'tickets'?" in refused.stderr
+    assert not (folder / "cases.lock.json").exists()
