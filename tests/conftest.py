@@ -124,7 +124,7 @@ def make_poc(make_store):
         _write(folder / "corpus.yaml", 'source: files\nglob: "docs/*.md"\n')
         _write(folder / "sweep.yaml", sweep)
         _write(folder / "cases.jsonl", "".join(json.dumps(line) + "\n" for line in _case_lines()))
-        shutil.copytree(NOTEBOOKS, folder / "notebooks", ignore=shutil.ignore_patterns(".*"))
+        shutil.copytree(NOTEBOOKS, folder / "notebooks", ignore=shutil.ignore_patterns(".*", "06_agent.ipynb"))  # of another kind of POC
         corpus = rag.load_corpus(folder)
         freezing.freeze(folder / "cases.jsonl", find=corpus.find, corpus_digest=corpus.digest)
         if store:

@@ -73,11 +73,12 @@ def test_what_can_come_about_is_let_through(sandbox, expected):
     check(sandbox, **expected)
 
 
-def test_poclab_freeze_looks_at_the_world(tmp_path):
-    """A misspelt table stops the freeze with exit code 2, and no lock is written."""
+def test_freeze_and_doctor_look_at_the_world(tmp_path):
+    """A misspelt table stops the freeze with exit code 2, and no lock is written; the doctor tells it, too."""
     folder = shutil.copytree(DESK, tmp_path / "desk", ignore=shutil.ignore_patterns(".poclab", "*.db*", "mlartifacts"))
     (folder / "cases.lock.json").unlink()
     assert invoke("freeze", folder).returncode == 0
+    assert "none; each task finds world.sql, and what the cases expect can come about there" in invoke("doctor", folder).stdout
     (folder / "cases.lock.json").unlink()
     first, *rest = (folder / "cases.jsonl").read_text().splitlines()
     case = json.loads(first)
@@ -85,6 +86,8 @@ def test_poclab_freeze_looks_at_the_world(tmp_path):
     (folder / "cases.jsonl").write_text("\n".join([json.dumps(case), *rest]) + "\n")
     refused = invoke("freeze", folder)
 
+    told = invoke("doctor", folder).stdout
+    assert "failed   documents" in told and "no table 'ticket'" in told
     assert refused.returncode == 2
     assert "no table 'ticket'" in refused.stderr and "did you mean 'tickets'?" in refused.stderr
     assert not (folder / "cases.lock.json").exists()

@@ -10,7 +10,7 @@ import openai
 import pytest
 
 import poclab
-from conftest import completion
+from conftest import completion, plain_cases
 from poclab import agent, scores
 from poclab.agent import Sandbox, ToolError, World
 from poclab.cases import Case
@@ -281,6 +281,27 @@ def test_sql_in_a_text_stays_a_text(make):
 
     assert "DROP TABLE tickets" in script.told[0]
     assert found.outcome == "ok"
+
+
+def ask_a_model(world: World) -> str:
+    """Ask a model from within a tool."""
+    client = poclab.models.client(base_url="http://127.0.0.1:9/v1", api_key="k")
+    return client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}], max_tokens=10).choices[0].message.content
+
+
+@pytest.mark.parametrize("within", ["the loop", "a tool"])
+def test_an_evaluation_without_money_left_is_a_matter_of_the_budget(make, tmp_path, within):
+    """Whoever asks, the loop or a tool, which is told an error: the case is one of the budget, and is asked again when there is money."""
+    cases = plain_cases(tmp_path, 2)
+    script = Script(calls(("ask_a_model", {})), "Done.")
+    built = make(script)
+    if within == "a tool":  # the agent itself answers offline, for nothing
+        tools = [ask_a_model]
+        built = agent.build(poclab.Version("v", prompt=POLICY), tools=tools, sandbox=built.sandbox)
+    report = poclab.evaluate(lambda inputs: built({"task": "Ask a model."}), cases, [scores.contains()], max_cost_usd=1e-9, traces="none")
+
+    assert {one.failure for one in report.results} == {"budget"}
+    assert script.bodies == []
 
 
 def test_an_endpoint_that_fails_keeps_its_class(make):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -150,12 +151,15 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
 
 def test_worlds_of_other_machines_are_left_alone(tmp_path):
     """A folder may be shared; whether a process of another machine lives cannot be seen from here."""
-    theirs = tmp_path / "worlds/of-another.host-123_456_abc-0f0f"
-    theirs.mkdir(parents=True)
+    this = platform.node() or "here"
+    names = [f"of-another.host-123_456_abc-{32 * '0'}", f"of-{this}-2-123_456_abc-{32 * '0'}", f"of-{this}-notes"]
+    for name in names:
+        (tmp_path / "worlds" / name).mkdir(parents=True)
+    (tmp_path / f"worlds/of-{this}-1_2_abc-{32 * '0'}").mkdir()
     with make(tmp_path).open():
         pass
 
-    assert theirs.exists()
+    assert [one.name for one in worlds(tmp_path)] == sorted(names)
 
 
 def test_a_tool_that_hangs_in_a_query_does_not_hold_the_world(sandbox, tmp_path):

@@ -8,7 +8,7 @@
 
 Copies lie in a folder that carries the name of this process, and are removed when a case ends; those of processes that died are removed
 when the next one opens its first. Any number may be open at once. Another database fits when it does what `Database` says.
-Not covered: protection against the code of the tools, which is the POC's own and runs in this process; rights and times of files.
+Not covered: protection against the code of the tools, which is the POC's own and runs in this process; rights and times of files, and folders without one.
 """
 
 from __future__ import annotations
@@ -207,9 +207,9 @@ def _prefix() -> str:
 
 
 def _sweep(folder: Path) -> None:
-    for path in folder.glob(f"{_prefix()}*"):
-        owner, _, _ = path.name.removeprefix(_prefix()).partition("-")
-        if not lives(owner.replace("_", " ")):
+    for path in folder.glob("of-*"):
+        named = re.fullmatch(rf"{re.escape(_prefix())}(\d+_(?:\d+_\w+)?)-[0-9a-f]{{32}}", path.name)
+        if named and not lives(named[1].replace("_", " ")):
             shutil.rmtree(path, ignore_errors=True)
 
 
