@@ -60,13 +60,18 @@ def megabyte(world: World) -> str:
     return "x" * 1_000_000
 
 
+def broken_text(world: World) -> str:
+    """Say half a character."""
+    return "a" + chr(0xD800)
+
+
 def hang(world: World) -> None:
     """Never come back."""
     world.db.execute("DELETE FROM tickets WHERE id = 3")
     threading.Event().wait()
 
 
-TOOLS = [get_ticket, close_ticket, add_ticket, half_way, leave, megabyte, hang]
+TOOLS = [get_ticket, close_ticket, add_ticket, half_way, leave, megabyte, broken_text, hang]
 CLOSED = {"table": "tickets", "key": {"id": 1}, "changed": {"status": "closed"}}
 
 
@@ -94,7 +99,8 @@ class Script:
         body = json.loads(request.content)
         self.bodies.append(body)
         turn = sum(one["role"] == "assistant" for one in body["messages"])
-        return httpx2.Response(200, json=self.answers[min(turn, len(self.answers) - 1)])
+        answer = json.dumps(self.answers[min(turn, len(self.answers) - 1)])  # in ASCII: half a character goes as its escape
+        return httpx2.Response(200, content=answer.encode(), headers={"content-type": "application/json"})
 
     @property
     def told(self):
@@ -192,6 +198,31 @@ def test_what_goes_wrong_in_a_tool_is_told_to_the_model_which_may_go_on(make, as
     assert script.told[0].startswith(told)
     assert found.reply.tools[0]["error"] and "error" not in found.reply.tools[1]
     assert found.outcome == "ok"
+
+
+HALF = "a" + chr(0xD800)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ("add_ticket", '{"text": "' + HALF + '"}'),
+        ("add_ticket", '{"text": "\\ud800"}'),
+        ("rm" + HALF, "{}"),
+        ("broken_text", {}),
+        ("close_ticket", '{"ticket_id": ' + "[" * 200 + "]" * 200 + "}"),
+        ("close_ticket", '{"ticket_id": 1e999}'),
+        ("close_ticket", '{"ticket_id": ' + "9" * 10_000 + "}"),
+    ],
+    ids=["half a character", "its escape", "in a name", "of a tool", "nested deeply", "infinite", "too long a number"],
+)
+def test_what_no_request_could_carry_does_not_end_the_case(make, asked):
+    """Halves of characters, numbers and depths that JSON or a report cannot hold: the model may go on, and the reply is kept."""
+    more = [{"table": "tickets", "added": {"text": {"contains": "a"}, "status": "open"}}] if asked[1] == '{"text": "' + HALF + '"}' else []
+    found, _ = result(make, calls(asked), calls(("close_ticket", {"ticket_id": 1})), "Closed.", expected=(CLOSED, *more))
+
+    assert found.outcome == "ok"
+    assert json.dumps(found.to_json(), ensure_ascii=False).encode()
 
 
 def test_an_agent_that_gives_up_after_an_error_is_wrong(make):
@@ -339,7 +370,7 @@ def test_what_the_version_says_is_what_is_used(make):
     parameters = built.version.parameters
 
     assert (parameters["max_turns"], parameters["max_tokens"], parameters["tool_timeout_s"]) == (12, 1000, 10.0)
-    assert parameters["tool_names"] == "get_ticket close_ticket add_ticket half_way leave megabyte hang"
+    assert parameters["tool_names"] == "get_ticket close_ticket add_ticket half_way leave megabyte broken_text hang"
     assert len(parameters["tools_digest"]) == len(parameters["world_digest"]) == 12
     other = agent.build(poclab.Version("scripted", prompt=POLICY), tools=TOOLS[:2], sandbox=built.sandbox)
     assert other.version.parameters["tools_digest"] != parameters["tools_digest"]

@@ -9,6 +9,7 @@ Not covered: streaming, memory between cases, tools that run side by side, and a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -17,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from poclab import runner, system
 from poclab.agent.sandbox import Sandbox, World
-from poclab.agent.tools import LONGEST_ERROR, Tool, ToolError, named, told
+from poclab.agent.tools import LONGEST_ERROR, Tool, ToolError, named, told, whole
 from poclab.errors import InputError, PocError, refuse_unknown
-from poclab.files import digest
+from poclab.files import check_json, digest
 from poclab.redaction import conceal
 from poclab.system import Prompt, Reply, Version
 
@@ -114,9 +115,9 @@ class _Talk:
         for turn in range(1, self.parameters["max_turns"] + 1):
             message = self._ask()
             if not message.tool_calls:
-                return (message.content or "").strip()
+                return message.content.strip()
             asked = [{"id": one.id, "type": "function", "function": _asked(one)} for one in message.tool_calls]
-            self.messages.append({"role": "assistant", "content": message.content, "tool_calls": asked})
+            self.messages.append({"role": "assistant", "content": whole(message.content or "") or None, "tool_calls": asked})
             for one in asked:
                 result = self._call(turn, **one["function"])
                 self.messages.append({"role": "tool", "tool_call_id": one["id"], "content": result})
@@ -166,7 +167,7 @@ class _Talk:
                 raise
             except Exception as error:  # whatever it is, the model is told, and may go on
                 said = str(error) if isinstance(error, ToolError) else f"{type(error).__name__}: {error}"
-                record["error"] = step.error = conceal(said)[:LONGEST_ERROR]
+                record["error"] = step.error = whole(conceal(said))[:LONGEST_ERROR]
                 result = f"error: {record['error']}"
             step.outputs = result
         return result
@@ -215,12 +216,14 @@ def _task(inputs: Mapping[str, Any]) -> str:
 def _asked(call: Any) -> dict[str, str]:
     """Return the name and arguments of a call as the endpoint gave them; of one of another kind what there is of them."""
     function = getattr(call, "function", None)
-    return {"name": str(getattr(function, "name", None) or "(none)"), "arguments": str(getattr(function, "arguments", None) or "")}
+    name, arguments = (str(getattr(function, one, None) or "") for one in ("name", "arguments"))
+    return {"name": whole(name) or "(none)", "arguments": whole(arguments)}
 
 
 def _parsed(arguments: str) -> Any:
-    """Return the arguments of a call as JSON, for people to read; as the text that they are when they are none."""
-    try:
-        return json.loads(arguments or "{}", parse_constant=str)
-    except (ValueError, RecursionError):
-        return arguments[:LONGEST_ERROR]
+    """Return the arguments of a call as JSON, for people to read; as the beginning of their text when no report could keep them so."""
+    with contextlib.suppress(ValueError, RecursionError, InputError):
+        value = json.loads(arguments or "{}")
+        check_json(value, where="arguments")
+        return value
+    return arguments[:LONGEST_ERROR]

@@ -17,7 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from poclab.agent.rows import SCHEMA, changes, listed, quoted, where
+from poclab.agent import rows
+from poclab.agent.rows import SCHEMA, listed, quoted, where
 from poclab.changes import Change
 from poclab.errors import InputError, StoreError
 from poclab.files import digest, read_text, unwritable
@@ -63,21 +64,13 @@ class Sqlite:
             InputError: the changes are not all there is to know: a definition, more rows than are listed, or a value that was cut.
         """
         made = sqlite3.connect(":memory:", check_same_thread=False)
-        with contextlib.closing(sqlite3.connect(_uri(self.path), uri=True)) as base:
-            base.backup(made)
-        for (trigger,) in made.execute(f"SELECT name FROM {SCHEMA} WHERE type = 'trigger'").fetchall():
-            made.execute(f"DROP TRIGGER {quoted(trigger)}")  # what they did is among the changes
-        made.row_factory = sqlite3.Row
-        rows = [(change, _row_after(made, change)) for change in done if change.table]
-        for change, _ in rows:
-            if change.before is not None:
-                made.execute(f"DELETE FROM {quoted(change.table)} WHERE {where(change.key)}", tuple(change.key.values()))
-        for change, row in rows:
-            if row is not None:
-                marks = ", ".join("?" * len(row))
-                made.execute(f"INSERT INTO {quoted(change.table)} ({listed(row)}) VALUES ({marks})", tuple(row.values()))
-        made.commit()
-        made.execute("PRAGMA query_only = ON")
+        try:
+            with contextlib.closing(sqlite3.connect(_uri(self.path), uri=True)) as base:
+                base.backup(made)
+            _apply(made, [one for one in done if one.table])
+        except BaseException:
+            made.close()
+            raise
         return made
 
     @cached_property
@@ -130,7 +123,7 @@ class Copy:
             with contextlib.closing(sqlite3.connect(_uri(self.path, "rw"), uri=True)) as both:
                 both.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
                 both.execute("ATTACH ? AS base", (_uri(self.base.path),))
-                return list(changes(both, self.base.pages if differing else None, differing or frozenset()))
+                return list(rows.changes(both, self.base.pages if differing else None, differing or frozenset()))
         except sqlite3.DatabaseError as error:
             raise StoreError(f"{self.path.name}: what the case left is no database any more: {error}") from error
 
@@ -168,6 +161,23 @@ def _make(source: Path, path: Path, scratch: Path) -> None:
         raise unwritable(path, error, f"make {path.parent} writable") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _apply(made: sqlite3.Connection, changes: Sequence[Change]) -> None:
+    """Make the changes in a database, and let it be read only from then on."""
+    for (trigger,) in made.execute(f"SELECT name FROM {SCHEMA} WHERE type = 'trigger'").fetchall():
+        made.execute(f"DROP TRIGGER {quoted(trigger)}")  # what they did is among the changes
+    made.row_factory = sqlite3.Row
+    after = [(change, _row_after(made, change)) for change in changes]
+    for change, _ in after:  # all of them first: two rows may have swapped what is unique
+        if change.before is not None:
+            made.execute(f"DELETE FROM {quoted(change.table)} WHERE {where(change.key)}", tuple(change.key.values()))
+    for change, row in after:
+        if row is not None:
+            marks = ", ".join("?" * len(row))
+            made.execute(f"INSERT INTO {quoted(change.table)} ({listed(row)}) VALUES ({marks})", tuple(row.values()))
+    made.commit()
+    made.execute("PRAGMA query_only = ON")
 
 
 def _row_after(made: sqlite3.Connection, change: Change) -> dict[str, Any] | None:

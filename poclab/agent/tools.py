@@ -141,8 +141,13 @@ def named(tools: Iterable[Any]) -> dict[str, Tool]:
 
 def told(result: Any, *, room: int) -> str:
     """Return what a tool gave as the model is told it, cut to `room` characters with a word on that."""
-    text = result if isinstance(result, str) else "done" if result is None else json.dumps(result, ensure_ascii=False, default=str)
+    text = whole(result if isinstance(result, str) else "done" if result is None else json.dumps(result, ensure_ascii=False, default=str))
     return text if len(text) <= room else f"{text[:room]}\n[cut: these are the first {room} of {len(text)} characters]"
+
+
+def whole(text: str) -> str:
+    """Return a text without halves of characters: no request could carry them, and no report keep them."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _arguments(function: Any, name: str) -> tuple[type[pydantic.BaseModel], str | None]:
