@@ -75,7 +75,8 @@ class Journal:
     def _state(self) -> State:
         space = self.sweep.space
         parameters = [trial.parameters for trial in self.sweep.all_trials] + (space.edges() if space else [])
-        files = sorted({name for one in parameters for name in one.values() if is_file_name(name)})
+        named = {name for one in parameters for name in {**self.sweep.defaults, **one}.values() if is_file_name(name)}
+        files = sorted(name for name in named if (self.sweep.poc / name).is_file())
         return State.now(self.sweep.poc, self.sweep.notebook, files)
 
     def refuse_drift(self, *, allowed: bool) -> None:

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,11 @@ class Sweep:
         first = {name: value for name, value in self.trials[0].parameters.items() if name != "poc"}
         return _trial(point, first, kernels.read_parameters(self.notebook))
 
+    @cached_property
+    def defaults(self) -> dict[str, Any]:
+        """What the notebook takes for a parameter that a trial leaves out."""
+        return {name: one.default for name, one in kernels.read_parameters(self.notebook).items()}
+
     @property
     def all_trials(self) -> tuple[Trial, ...]:
         """The trials of the whole sweep, of which this may be a part: they have one budget."""
@@ -113,8 +119,7 @@ class Sweep:
         """
         if self.space:
             raise InputError(f"--only {expression!r}: this sweep searches, and has no list of trials", fix="put it into `where`")
-        defaults = {name: one.default for name, one in kernels.read_parameters(self.notebook).items()}
-        kept = [trial for trial in self.trials if points.holds(expression, {**defaults, **trial.parameters}, where="--only")]
+        kept = [trial for trial in self.trials if points.holds(expression, {**self.defaults, **trial.parameters}, where="--only")]
         if not kept:
             raise InputError(f"--only {expression!r}: true of none of {len(self.trials)} trials", fix="--dry-run lists them")
         has_baseline = self.has_baseline and kept[0] is self.trials[0]
@@ -230,8 +235,12 @@ def is_file_name(value: Any) -> bool:
 
 
 def file_digests(parameters: Mapping[str, Any], poc: Path) -> dict[str, str]:
-    """Return the digest of each file that a parameter names: a trial is another one when its prompt was edited."""
-    return {name: digest(read_text(poc / value)) for name, value in parameters.items() if is_file_name(value)}
+    """Return the digest of each file that a parameter names: a trial is another one when its prompt was edited.
+
+    A notebook's default may name a file that this POC does not have.
+    """
+    found = {name: poc / value for name, value in parameters.items() if is_file_name(value)}
+    return {name: digest(read_text(path)) for name, path in found.items() if path.is_file()}
 
 
 def _points(data: Mapping[str, Any], path: Path) -> tuple[list[dict[str, Any]], int]:

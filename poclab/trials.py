@@ -80,7 +80,8 @@ def _identifier(sweep: Sweep) -> Callable[[Trial], str]:
     common = {"notebook": read_text(sweep.notebook), "code": digest(code_digests(sweep.poc)), "endpoint": endpoint, **_inputs(sweep.poc)}
 
     def identify(trial: Trial) -> str:
-        return digest({**common, "parameters": trial.parameters, "files": file_digests(trial.parameters, sweep.poc)})[:16]
+        files = file_digests({**sweep.defaults, **trial.parameters}, sweep.poc)
+        return digest({**common, "parameters": trial.parameters, "files": files})[:16]
 
     return identify
 

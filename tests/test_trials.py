@@ -17,7 +17,7 @@ from conftest import DEADLINE_S, ENV_KEY, PROMPTS, invoke, notebook_of, until
 from poclab import Report, projection, trials
 from poclab.errors import FrozenError, StoreError
 from poclab.ledger import LEDGER
-from poclab.sweeps import load_sweep
+from poclab.sweeps import load_sweep, single
 from poclab.tracking import store, tracking_uri
 
 CELLS = [
@@ -495,3 +495,14 @@ def test_after_enough_failures_no_further_trial_begins(make_poc, tmp_path):
     assert first.returncode == 2
     assert "stopped after 1 failed trial(s): 0 of 4 trials are done, 3 not begun; the same command goes on from there" in first.stdout
     assert "1 trial(s) failed (baseline): the notebook ended without a report" in first.stderr
+
+
+def test_an_edited_default_prompt_makes_another_trial(poc):
+    """`poclab run` without parameters takes the prompt of the notebook's own cell: once edited, that is asked again; any other file is nothing to it."""
+    run = single(poc, poc / "notebooks/02_evaluate.ipynb", {})
+    ((before, _),) = trials.plan(run)
+    (poc / "prompts/plain.md").write_text("Another one. {{context}} {{question}}")
+    assert trials.plan(run)[0][0] == before
+    (poc / "prompts/abstain.md").write_text("Edited. {{context}} {{question}}")
+
+    assert trials.plan(run)[0][0] != before
