@@ -164,7 +164,7 @@ def test_threads_are_started_in_few_places():
     assert users <= {"runner", "executors", "trials", "rehearsals", "workbench", "tracking"}
 
 
-@pytest.mark.parametrize("statement", ["import poclab", "import poclab.cli", "from poclab import models, rag, scores, evaluate"])
+@pytest.mark.parametrize("statement", ["import poclab", "import poclab.cli", "from poclab import agent, models, rag, scores, evaluate"])
 def test_importing_loads_nothing_heavy(statement):
     """Whoever types `poclab --help` does not wait for pandas or MLflow."""
     heavy = set(OWNERS) - {"click", "yaml"}

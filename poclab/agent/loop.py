@@ -108,7 +108,6 @@ class _Talk:
         self.agent, self.world, self.messages = agent, world, messages
         self.parameters = agent.version.parameters
         self.calls: list[dict[str, Any]] = []
-        self.cost_usd: float = 0.0
 
     def run(self) -> str:
         """Return what the model says when it calls no further tool."""
