@@ -17,7 +17,7 @@ from poclab.ledger import Ledger
 from poclab.recording import TRIAL_RUN
 from poclab.requests import BUDGET, MODE, MODES, SCREEN
 from poclab.scores import Scorer, as_scorer
-from poclab.system import Version
+from poclab.system import Prompt, Version
 
 #: Of repeats, workers, seconds and dollars: more than anybody means.
 MOST = 1e6
@@ -59,13 +59,20 @@ def _used_version(system: Any, version: Version | None) -> Version:
     used = getattr(system, "version", None)
     if not isinstance(used, Version):
         return version or Version(getattr(system, "__name__", type(system).__name__))
-    for key, value in (version.parameters if version else {}).items():
-        if used.parameters.get(key) != value:
+    if not version:
+        return used
+    for key, value in version.parameters.items():
+        if not _same(used.parameters.get(key), value):
             raise InputError(
                 f"version {version.name!r} says {key} = {value!r}, but the system uses {used.parameters.get(key)!r}",
                 fix="build the system from the version that is evaluated",
             )
-    return Version(version.name if version else used.name, **used.parameters)
+    return Version(version.name, **{**used.parameters, **version.prompts})
+
+
+def _same(used: Any, said: Any) -> bool:
+    """A prompt counts by its text: one that was kept in a file is called otherwise than before."""
+    return used.text == said.text if isinstance(used, Prompt) and isinstance(said, Prompt) else used == said
 
 
 def _check(

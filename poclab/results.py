@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from poclab import tracking
 from poclab.errors import InputError, printable
+from poclab.files import canonical
 from poclab.ledger import Spent
 from poclab.stats import edges
 from poclab.sweeps import Sweep
@@ -184,11 +185,29 @@ class Results:
         mixed = f"Not all trials are of one state; since the sweep began: {'; '.join(self.drifted)}.\n" if self.drifted else ""
         screened = len(self.screened())
         only = f"{screened} of {len(self.records)} trials were only screened, on a part of the cases: they count as comparisons.\n"
+        one = f"{alike}\n" if (alike := self._alike()) else ""
         documents = f"; corpus {self.corpus_digest[:12]}" if self.corpus_digest else ""
         return (
             f"lock {self.lock_digest[:12]}{documents}\n"
-            f"{mixed}{budget}{many}{only if screened else ''}Intervals are 95%, each trial by itself: the best of many looks better than it is.\n"
+            f"{mixed}{budget}{one}{many}{only if screened else ''}Intervals are 95%, each trial by itself: the best of many looks better than it is.\n"
             f"Which trials differ from the baseline: `poclab compare {_relative(self.sweep.poc)}`"
+        )
+
+    def _alike(self) -> str:
+        """Return which parameters the versions do not have, so that trials cannot be told apart; nothing when they can."""
+        groups: dict[str, list[Record]] = {}
+        for record in self.records:
+            if record.outcome == "ok" and record.version:
+                groups.setdefault(record.version, []).append(record)
+        names = [
+            name
+            for name in self.sweep.varied
+            if any(len({canonical(one.parameters.get(name)) for one in same}) > 1 for same in groups.values())
+        ]
+        several = " and ".join(names)
+        hand = ", ".join(f"{name}={name}" for name in names)
+        return (
+            f"Some trials are one version, which has no {several}: where the system uses it, poclab.Version(..., {hand})." if names else ""
         )
 
     def where(self) -> str:

@@ -268,6 +268,22 @@ def test_the_version_is_the_one_that_the_system_was_built_from():
         poclab.evaluate(Built(), TEN, [scores.exact()], version=Version("mine", chunk_size=800))
 
 
+def test_a_prompt_counts_by_its_text_and_is_called_what_it_is_called_now():
+    """The bench keeps a prompt in a file: a system that was built from its text before is still the same."""
+
+    class Built:
+        version = Version("built", prompt=poclab.Prompt("edited", "Say {{n}}."))
+
+        def __call__(self, inputs):
+            return str(inputs["n"])
+
+    kept = poclab.Prompt("prompts/kept.md", "Say {{n}}.")
+
+    assert poclab.evaluate(Built(), TEN, [scores.exact()], version=Version("mine", prompt=kept)).version.parameters == {"prompt": kept}
+    with pytest.raises(InputError, match="but the system uses"):
+        poclab.evaluate(Built(), TEN, [scores.exact()], version=Version("mine", prompt=poclab.Prompt("edited", "Sing {{n}}.")))
+
+
 def test_a_system_without_a_version_is_named_after_itself():
     """A first look needs no version."""
     assert poclab.evaluate(right, TEN, [scores.exact()]).version == Version("right")

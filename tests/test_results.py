@@ -2,7 +2,7 @@ import pytest
 
 from poclab.errors import InputError
 from poclab.results import Record, Results
-from poclab.sweeps import Sweep
+from poclab.sweeps import Sweep, Trial
 
 
 def _ranked(tmp_path, *values):
@@ -27,3 +27,21 @@ def test_a_metric_that_no_report_has_is_refused(tmp_path):
     """A ranking by nothing would look like a result."""
     with pytest.raises(InputError, match="the reports have no metric 'accuracy'\n.*use one of: latency_p95_s"):
         _ranked(tmp_path, None, None).ranked()
+
+
+def test_trials_that_are_one_version_are_named_by_what_it_lacks(tmp_path):
+    """The notebook swept `style`, and did not hand it to its version: no comparison could tell the two apart."""
+    points = ({"style": "a", "size": 1}, {"style": "b", "size": 1}, {"style": "a", "size": 2})
+    trials = tuple(Trial(one, f"trial {n}") for n, one in enumerate(points))
+    sweep = Sweep("sweep", tmp_path, tmp_path / "x.ipynb", "accuracy", True, trials, False, 1)
+
+    def noted(*versions):
+        found = tuple(
+            Record(f"t{n}", one.name, one.parameters, "ok", version=version)
+            for n, (one, version) in enumerate(zip(trials, versions, strict=True))
+        )
+        return Results(sweep, found, 3, None, "lock", None).notes()
+
+    told = "Some trials are one version, which has no style: where the system uses it, poclab.Version(..., style=style).\n"
+    assert told in noted("v1", "v1", "v2")
+    assert "one version" not in noted("v1", "v2", "v3")
