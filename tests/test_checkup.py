@@ -290,15 +290,18 @@ def test_a_file_that_only_the_notebook_names_is_looked_for_too(ready):
     assert found.state == "failed" and "prompt: no file 'prompts/abstain.md'" in found.told
 
 
-def test_each_notebook_without_parameters_is_named(ready):
-    """Also one that no sweep runs: `poclab run --notebook` would refuse it."""
-    assert finding(ready, "notebooks").told == "4 in notebooks/, each with its parameters"
-    for name in ("a", "b"):
-        (ready / f"notebooks/{name}.ipynb").write_text(json.dumps(notebook_of("1 + 1")))
-    found = findings(ready, "notebooks")
+def test_a_notebook_without_parameters_is_no_fault(ready):
+    """It may hold the form for labels; the sweep's own is another matter."""
+    assert finding(ready, "notebooks").told == "4 in notebooks/ with parameters"
+    (ready / "notebooks/a.ipynb").write_text(json.dumps(notebook_of("1 + 1")))
+    found = finding(ready, "notebooks")
+    (ready / "sweep.yaml").write_text("notebook: notebooks/a.ipynb\nparameters: {x: {values: [1, 2]}}\n")
 
-    assert [one.told.partition(":")[0] for one in found] == ["notebooks/a.ipynb", "notebooks/b.ipynb"]
-    assert {one.state for one in found} == {"failed"} and "Property Inspector" in found[0].fix
+    assert (found.state, found.told) == (
+        "ok",
+        "4 in notebooks/ with parameters; a.ipynb: no cell is tagged `parameters`, for a person alone",
+    )
+    assert finding(ready, "sweep").state == "failed" and "Property Inspector" in finding(ready, "sweep").fix
 
 
 def test_a_cell_that_is_not_python_is_named(ready):

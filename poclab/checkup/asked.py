@@ -59,16 +59,22 @@ def _refused(settings: Mapping[str, Any], poc: Path) -> InputError | None:
 
 
 def notebooks(subject: Subject) -> Iterator[Finding]:
-    paths, whole = sorted(subject.poc.glob("notebooks/[!.]*.ipynb")), 0
-    for path in paths:
+    """Look at those that can be run headlessly; one without the tag is for a person alone."""
+    whole, broken, alone = 0, 0, []
+    for path in sorted(subject.poc.glob("notebooks/[!.]*.ipynb")):
         try:
+            if not any("parameters" in tags for _, tags in kernels.code_cells(path)):
+                alone.append(path.name)
+                continue
             kernels.read_parameters(path)
             kernels.check_code(path)
             whole += 1
         except InputError as error:
+            broken += 1
             yield Finding("notebooks", FAILED, error.message, error.fix)
-    if whole == len(paths):
-        yield Finding("notebooks", OK, f"{whole} in notebooks/, each with its parameters" if paths else "none in notebooks/")
+    if not broken:
+        more = f"; {', '.join(alone)}: no cell is tagged `parameters`, for a person alone" if alone else ""
+        yield Finding("notebooks", OK, f"{whole} in notebooks/ with parameters{more}")
 
 
 def mode(subject: Subject) -> Iterator[Finding]:
