@@ -8,6 +8,8 @@ A sample is always the same cases of a lock, so that two versions meet the same 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import re
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -277,6 +279,13 @@ class Sitting:
             return f"{money(found.used_usd)} of {money(found.limit_usd)} spent"
         paid = [*self._paid, _cost(self._contexts)]
         return f"{money(None if None in paid else sum(paid))} spent, no limit set"
+
+    def free_name(self, name: str) -> str:
+        """Return a name for a prompt file that nothing has yet: `abstain.md`, else `abstain_2.md`, and so on."""
+        stem, suffix = Path(name).stem, Path(name).suffix
+        stem = re.sub(r"_\d+$", "", stem)
+        names = itertools.chain([name], (f"{stem}_{number}{suffix}" for number in itertools.count(2)))
+        return next(one for one in names if not (self.poc / "prompts" / one).exists())
 
     def keep(self, name: str, text: str, *, over: str | None = None) -> tuple[Path, str]:
         """Write a prompt to its file in `prompts/`, and register it; return the file, and what it is registered as.

@@ -249,7 +249,7 @@ class Workbench:
             self._offer(left)
         self._picked = name
         self._file, self._text, self._prompt.value = found
-        self._name.value = Path(self._file).name
+        self._name.value = self.sitting.free_name(Path(self._file).name)
 
     def _offer(self, name: str) -> None:
         """Put a prompt into the list, without choosing it."""
