@@ -29,6 +29,7 @@ Question: {{question}}
 
 def bench(page, address):
     """Run all cases with a prompt that allows two sentences, and open a case that it fixed."""
+    page.set_viewport_size({"width": 1500, "height": 2200})  # all of it, without scrolling
     browser.run_all(page, address)
     page.get_by_role("button", name="Run sample").wait_for()
     page.locator(".jp-OutputArea textarea").first.fill(PROMPT)
