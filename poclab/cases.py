@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,10 +19,13 @@ from typing import Any
 from poclab.changes import expectations
 from poclab.errors import FrozenError, InputError, printable, refuse_unknown
 from poclab.files import check_json, digest, find_poc, read_json, read_json_lines
+from poclab.tables import block, counts_text, folded, html_table, paragraph
 
 CASE_KEYS = ("id", "inputs", "expected", "tags", "split", "cluster", "rubric", "label")
 EXPECTED_KEYS = ("answers", "evidence", "abstain", "data", "effects", "done")
 SPLITS = ("dev", "test")
+#: What a notebook shows of a set.
+CASES_SHOWN = 20
 LINE = 'one JSON object a line: {"id": "q001", "inputs": {"question": "..."}, "expected": {"answers": ["..."]}}'
 
 
@@ -328,9 +332,34 @@ class TestSet:
     def __iter__(self) -> Iterator[Case]:
         return iter(self.cases)
 
+    @property
+    def _edition(self) -> str:
+        return f"edition {self.lock.edition}, {self.digest[:12]}" if self.lock else "not frozen"
+
     def __repr__(self) -> str:
-        edition = f"edition {self.lock.edition}, {self.digest[:12]}" if self.lock else "not frozen"
-        return printable(f"TestSet({self.name}, {len(self)} cases{f', {self.part}' if self.part else ''}, {edition})")
+        return printable(f"TestSet({self.name}, {len(self)} cases{f', {self.part}' if self.part else ''}, {self._edition})")
+
+    def _repr_html_(self) -> str:
+        head = f"{len(self)} cases{f' of {self.part}' if self.part else ''}, {self._edition}"
+        return block(paragraph(head, name=self.name), html_table([], self._counts()), folded("cases", self._cases_html()))
+
+    def _counts(self) -> Iterator[tuple[str, str]]:
+        """Yield how many cases there are of each split, and of each value of each tag."""
+        yield "split", counts_text(Counter(case.split or "none yet" for case in self.cases))
+        for name in dict.fromkeys(name for case in self.cases for name in case.tags):
+            yield name, counts_text(Counter(case.tags[name] for case in self.cases if name in case.tags))
+
+    def _cases_html(self) -> str:
+        seen = [case for case in self.cases if case.split != "test"]  # those that are held out are not for reading
+        rows = [(case.id, case.split or "", first_input(case.inputs), expected_text(case.expected)) for case in seen[:CASES_SHOWN]]
+        hidden = len(self) - len(rows)
+        more = paragraph(f"{hidden} more, of which {len(self) - len(seen)} are held out" if hidden else "")
+        return html_table(["case", "split", "input", "expected"], rows) + more
+
+
+def first_input(inputs: Mapping[str, Any]) -> str:
+    """Return the question of a case, else its first input, as text."""
+    return str(inputs.get("question") or next(iter(inputs.values()), ""))
 
 
 def expected_text(expected: Mapping[str, Any]) -> str:

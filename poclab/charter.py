@@ -9,13 +9,14 @@ from __future__ import annotations
 import datetime
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from poclab.errors import InputError, refuse_unknown
+from poclab.errors import InputError, printable, refuse_unknown
 from poclab.files import CHARTER, check_json, digest, read_yaml
+from poclab.tables import block, html_table
 
 KEYS = (
     "decision",
@@ -102,6 +103,24 @@ class Charter:
             "signed": all(signed.get(key) for key in ("by", "on", "where")),
         }
         return tuple(name for name, value in wants.items() if not value)
+
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        """Yield what was agreed, each with its name, in the order to read it."""
+        signed, timebox = self.text.get("signed") or {}, self.text.get("timebox") or {}
+        yield "decision", self.decision
+        yield "uncertainty", self.text.get("uncertainty") or ""
+        yield "owner, sponsor", ", ".join(filter(None, (self.owner, self.sponsor)))
+        yield "signed", ", ".join(f"{key} {value}" for key, value in signed.items() if value)
+        yield "time box", ", ".join(f"{key} {value}" for key, value in timebox.items() if value)
+        for one in self.criteria_texts:
+            yield "criterion", one
+        yield "to settle before it decides", ", ".join(self.missing)
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name}: {printable(text)}" for name, text in self._facts() if text)
+
+    def _repr_html_(self) -> str:
+        return block(html_table([], [fact for fact in self._facts() if fact[1]]))
 
     @classmethod
     def load(cls, path: Path | str) -> Charter:

@@ -10,7 +10,6 @@ Pure: runs are found elsewhere.
 from __future__ import annotations
 
 import datetime
-import html
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from poclab.errors import FrozenError, InputError, printable
 from poclab.files import plain
 from poclab.report import QUANTILES, Report
 from poclab.stats import Estimate, cases_for_quantile, cases_to_reach, cases_until, edges, independent_difference
-from poclab.tables import counts_text, form_of, html_table, text_table
+from poclab.tables import block, counts_text, form_of, html_table, paragraph, text_table
 
 MET, MISSED, CANNOT_TELL = "met", "missed", "cannot tell"
 GO, NO_GO, NOT_YET = "go", "no-go", "not yet"
@@ -191,8 +190,7 @@ class Decision:
         return "\n".join([f"{self.headline}: {printable(self.charter.decision)}", text_table(COLUMNS, self.rows()), *facts])
 
     def _repr_html_(self) -> str:
-        head = f"<p><b>{html.escape(self.headline)}</b>: {html.escape(self.charter.decision)}</p>"
-        return f"<div class='tex2jax_ignore mathjax_ignore'>{head}{html_table(COLUMNS, self.rows())}{html_table([], self.facts())}</div>"
+        return block(paragraph(self.charter.decision, name=self.headline), html_table(COLUMNS, self.rows()), html_table([], self.facts()))
 
 
 COLUMNS = ("criterion", "value", "n", "verdict")

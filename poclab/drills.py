@@ -17,7 +17,6 @@ Not covered: prompts that dictate words of abstention of their own, several faul
 from __future__ import annotations
 
 import dataclasses
-import html
 import json
 import math
 import random
@@ -38,7 +37,7 @@ from poclab.requests import ruling
 from poclab.scores import abstained
 from poclab.stats import Estimate, edges, mean_estimate
 from poclab.system import UNDER_WAY, Call, Version
-from poclab.tables import cut, frame, html_table, money, text_table
+from poclab.tables import block, cut, frame, html_table, money, paragraph, text_table
 
 if TYPE_CHECKING:
     import pandas
@@ -178,7 +177,7 @@ class Drill:
         return "\n".join([text_table(COLUMNS, rows), "", *map(printable, self._notes())])
 
     def _repr_html_(self) -> str:
-        return html_table(COLUMNS, self._cells()) + "".join(f"<p>{html.escape(printable(note))}</p>" for note in self._notes())
+        return block(html_table(COLUMNS, self._cells()), *map(paragraph, self._notes()))
 
     def to_json(self) -> dict[str, Any]:
         rows = [{**dataclasses.asdict(row), **_numbers(self.survived(row))} for row in self.rows]

@@ -8,7 +8,6 @@ raised) leaves that score without a number. Two reports are not compared here.
 from __future__ import annotations
 
 import contextlib
-import html
 import itertools
 import json
 import math
@@ -20,14 +19,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from poclab.cases import expected_text
+from poclab.cases import expected_text, first_input
 from poclab.errors import InputError, printable
 from poclab.files import canonical, digest, plain, read_json, write_atomic
 from poclab.redaction import conceal_json
 from poclab.scores import Score
 from poclab.stats import Estimate, all_of, cost_estimate, mean_estimate, quantile_estimate
 from poclab.system import UNDER_WAY, Call, Reply, Version
-from poclab.tables import counts_text, frame, html_table, money
+from poclab.tables import block, counts_text, folded, frame, html_table, money, paragraph
 
 if TYPE_CHECKING:
     import pandas
@@ -525,14 +524,8 @@ class Report:
         return "; ".join(parts)
 
     def _repr_html_(self) -> str:
-        # The classes keep MathJax away: two prices in a line are no formula.
-        return (
-            "<div class='tex2jax_ignore mathjax_ignore'>"
-            f"<p><b>{html.escape(self.version.name)}</b>: {html.escape(self.summary())}</p>"
-            f"{html_table([], self._facts())}"
-            f"<details><summary>cases, the worst first</summary>{self._cases_html()}</details>"
-            "</div>"
-        )
+        cases = folded("cases, the worst first", self._cases_html())
+        return block(paragraph(self.summary(), name=self.version.name), html_table([], self._facts()), cases)
 
     def _cases_html(self) -> str:
         worst = sorted(self.results, key=lambda one: (one.failure is None, self._value(one)))
@@ -541,7 +534,7 @@ class Report:
             for one in worst[:ROWS_SHOWN]
         ]
         hidden = len(worst) - len(rows)
-        more = f"<p>{hidden} more in <code>report.frame()</code></p>" if hidden else ""
+        more = paragraph(f"{hidden} more in report.frame()" if hidden else "")
         return html_table(["case", "input", "expected", "reply", *self.score_names[:1]], rows) + more
 
     def _first_score(self, one: CaseResult) -> Score | None:
@@ -574,11 +567,6 @@ def _shortened(one: CaseResult) -> CaseResult:
 def reply_text(reply: Reply) -> str:
     """Return a reply as text: its own, else its data as JSON."""
     return reply.text or (json.dumps(reply.data, ensure_ascii=False) if reply.data is not None else "")
-
-
-def first_input(inputs: Mapping[str, Any]) -> str:
-    """Return the question of a case, else its first input, as text."""
-    return str(inputs.get("question") or next(iter(inputs.values()), ""))
 
 
 def _estimate(data: Mapping[str, Any]) -> Estimate:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import html
 import json
 import os
 import shutil
@@ -36,7 +35,7 @@ from poclab.recording import TRIAL_FOLDER, TRIAL_RUN
 from poclab.redaction import CONCEALED, conceal, conceal_json
 from poclab.report import CaseResult, Report
 from poclab.requests import BUDGET, FORCED_MODE, RETRY
-from poclab.tables import cut, html_table, text_table
+from poclab.tables import block, cut, html_table, paragraph, text_table
 from poclab.trials import TRIAL_FILE
 
 #: What of a POC's folder stays where it is: the store, what was made of it, and the ledger.
@@ -122,10 +121,9 @@ class Reproduction:
         return "\n".join([*lines, *(["", text_table(COLUMNS, rows[:SHOWN])] if rows else []), *more])
 
     def _repr_html_(self) -> str:
-        lines = "".join(f"<p>{html.escape(printable(line))}</p>" for line in self._lines())
-        if self.live:
-            return lines + (self.compared._repr_html_() if self.compared else "")
-        return lines + (html_table(COLUMNS, self.differences()) if not self.problem and not self.holds else "")
+        differences = html_table(COLUMNS, self.differences()) if not (self.live or self.problem or self.holds) else ""
+        compared = self.compared._repr_html_() if self.live and self.compared else ""
+        return block(*map(paragraph, self._lines()), differences, compared)
 
     def to_json(self) -> dict[str, Any]:
         plain = {

@@ -153,11 +153,10 @@ class Results:
 
         Those that were only screened come last, without a rank.
         """
-        baseline = self.records[0].trial_id if self.sweep.has_baseline else None
-        for rank, record in [*enumerate(self.ranked(), start=1), *(("", one) for one in self.screened())]:
+        for rank, record in self._placed():
             value, interval, n = record.shown(self.sweep.metric)
             yield {
-                "rank": rank,
+                "rank": rank or "",
                 self.sweep.metric: value,
                 "interval": interval,
                 "n": n,
@@ -165,13 +164,33 @@ class Results:
                 "p95_s": f"{record.estimates['latency_p95_s']['value']:.2f}",
                 "cost_usd": "unknown" if record.cost_usd is None else f"{record.cost_usd:{'.2g' if 0 < record.cost_usd < 1 else '.2f'}}",
                 **{name: record.parameters.get(name, "(default)") for name in self.sweep.varied},
-                "": "baseline" if record.trial_id == baseline else "screened" if record.outcome == "screened" else "",
+                "": self._state(record),
                 "run": (record.run_id or "")[:8],
             }
 
+    def _placed(self) -> Iterator[tuple[int | None, Record]]:
+        """Yield the trials as the table has them, each with its rank if it has one."""
+        yield from enumerate(self.ranked(), start=1)
+        yield from ((None, one) for one in self.screened())
+
+    def _state(self, record: Record) -> str:
+        is_baseline = self.sweep.has_baseline and record.trial_id == self.records[0].trial_id
+        return "baseline" if is_baseline else "screened" if record.outcome == "screened" else ""
+
     def frame(self) -> pandas.DataFrame:
-        """Return the ranked table as a DataFrame."""
-        return frame(self.rows())
+        """Return the ranked table with its numbers as numbers: rank, metric, low, high, n, failed, p95_s, cost_usd, what was varied, state, run_id.
+
+        A number that is not known is NaN. A parameter with the name of another column is called `parameter:<name>`.
+        """
+        return frame(self._numbers(rank, record) for rank, record in self._placed())
+
+    def _numbers(self, rank: int | None, record: Record) -> dict[str, Any]:
+        found = record.estimates.get(self.sweep.metric) or {}
+        row = {"rank": rank, self.sweep.metric: found.get("value"), **{name: found.get(name) for name in ("low", "high", "n")}}
+        row |= {"failed": record.failed, "p95_s": record.estimates["latency_p95_s"]["value"], "cost_usd": record.cost_usd}
+        last = {"state": self._state(record), "run_id": record.run_id}
+        varied = {name: record.parameters.get(name, "(default)") for name in self.sweep.varied}
+        return row | {f"parameter:{name}" if name in row | last else name: value for name, value in varied.items()} | last
 
     def notes(self) -> str:
         """Return what the table does not say by itself."""

@@ -19,14 +19,14 @@ from typing import Any
 
 from poclab import arguments, comparison, experiment, rag, runner, scores
 from poclab.archive import Archive, load_run
-from poclab.cases import Case, TestSet
+from poclab.cases import Case, TestSet, first_input
 from poclab.comparison import Candidate, Comparison
 from poclab.errors import InputError, PocError
 from poclab.evaluation import Plan
 from poclab.files import read_text, require_poc, write_atomic
 from poclab.ledger import LEDGER, Ledger
 from poclab.recording import Recording, register
-from poclab.report import CaseResult, Report, billed, first_input
+from poclab.report import CaseResult, Report, billed
 from poclab.requests import ruling
 from poclab.system import CaseContext, Prompt, Version
 from poclab.tables import cut, money

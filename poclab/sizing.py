@@ -5,7 +5,6 @@ The edges are those of `decision`: a criterion is met when the whole interval is
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from poclab.charter import BEYOND_1, Criterion
 from poclab.errors import InputError, printable
 from poclab.report import QUANTILES
 from poclab.stats import cases_for_quantile, cases_to_reach, power_to_reach, smallest_difference, smallest_share
-from poclab.tables import frame, html_table, text_table
+from poclab.tables import block, frame, html_table, paragraph, text_table
 
 if TYPE_CHECKING:
     import pandas
@@ -46,7 +45,7 @@ class Sizing:
         return f"{text_table(COLUMNS, self._cells())}\n{printable(self.sentence)}"
 
     def _repr_html_(self) -> str:
-        return f"{html_table(COLUMNS, self._cells())}<p>{html.escape(self.sentence)}</p>"
+        return block(html_table(COLUMNS, self._cells()), paragraph(self.sentence))
 
 
 def plan(criteria: Sequence[Criterion], at_hand: Mapping[str, int], *, expected: float | None = None, power: float = 0.8) -> Sizing:

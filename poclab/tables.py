@@ -5,9 +5,11 @@ What a model, a file or a person wrote is shown as text, and never as markup or 
 
 from __future__ import annotations
 
+import functools
 import html
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from poclab.errors import printable
@@ -17,34 +19,118 @@ if TYPE_CHECKING:
 
 #: A longer cell of a notebook's table is cut.
 CHARACTERS_SHOWN = 500
-#: What is not seen, or turns what follows it around: control characters other than white space, and those that override directions.
-HIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+#: Rows of a DataFrame, and characters of a cell of it in a terminal.
+ROWS_SHOWN = 200
+CELL = 60
 #: A sentence among numbers would else be squeezed to one word a line.
 WIDE = ";min-width:9em"
+#: What nobody sees, or what shows a text in another order: control characters, half characters, Unicode's directions and tags.
+UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\U000e0000-\U000e007f]")
+#: A cell that is one number, and what stands in a column of numbers where there is none.
+NUMBER = re.compile(r"(?:[<>] )?[+-]?\$?(?:\d[\d,]*)?\.?\d+(?:e[+-]?\d+)?%?")
+NO_NUMBER = ("", "unknown", "none")
 
 
 def frame(rows: Iterable[Mapping[str, Any]]) -> pandas.DataFrame:
-    """Return rows as a DataFrame with its columns in the order they first appear: every table of poclab is made here."""
+    """Return rows as a DataFrame with its columns in the order they first appear: every table of poclab is made here.
+
+    It is shown as the other tables are; what is cut out of it is shown as pandas does.
+    """
+    return _calm_frame()(list(rows))
+
+
+@functools.cache
+def _calm_frame() -> type[pandas.DataFrame]:
     import pandas
 
-    return pandas.DataFrame(list(rows))
+    class Frame(pandas.DataFrame):
+        def _repr_html_(self) -> str:
+            return block(html_table([*map(str, self.columns)], _frame_cells(self)), paragraph(_hidden(self)))
+
+        def __repr__(self) -> str:
+            rows = [[cut(cell, CELL) for cell in row] for row in _frame_cells(self)]
+            return "\n".join(filter(None, (text_table([*map(str, self.columns)], rows), _hidden(self))))
+
+        def __reduce__(self) -> Any:
+            return pandas.DataFrame, (pandas.DataFrame(self),)
+
+    return Frame
 
 
-def as_html(text: str) -> str:
-    """Return a text as HTML that shows it as it stands, hidden characters as their escapes."""
-    return html.escape(HIDDEN.sub(lambda found: repr(found[0])[1:-1], text))
+def _frame_cells(data: pandas.DataFrame) -> Iterator[list[str]]:
+    """Yield the first rows as texts. A column of whole numbers beyond 1 is one of counts, also where pandas made floats of them."""
+    columns = [list(data[:ROWS_SHOWN].iloc[:, place]) for place in range(len(data.columns))]
+    given = [[value for value in column if isinstance(value, float) and value == value] for column in columns]
+    counts = [all(value == int(value) for value in one if abs(value) < math.inf) and any(value > 1 for value in one) for one in given]
+    forms = [".0f" if count else form_of(str(name)) for name, count in zip(data.columns, counts, strict=True)]
+    for row in zip(*columns, strict=True):
+        yield [_frame_cell(*one) for one in zip(data.columns, row, forms, strict=True)]
+
+
+def _frame_cell(name: Any, value: Any, form: str) -> str:
+    if value is None or (isinstance(value, float) and value != value):
+        return "unknown" if str(name).startswith("cost") else ""
+    return f"{value:{form}}" if isinstance(value, float) else str(value)
+
+
+def _hidden(data: pandas.DataFrame) -> str:
+    return f"... and {len(data) - ROWS_SHOWN} more" if len(data) > ROWS_SHOWN else ""
+
+
+def escaped(text: Any) -> str:
+    """Return a text as HTML that shows all of it, and in its order: no markup; what would not be seen as an escape."""
+    return html.escape(UNSEEN.sub(lambda found: repr(found[0])[1:-1], str(text)))
+
+
+def block(*parts: str) -> str:
+    """Return parts of HTML as one, in which two prices in a line are no formula."""
+    return f"<div class='tex2jax_ignore mathjax_ignore' style='line-height:1.45'>{''.join(parts)}</div>"
+
+
+def paragraph(text: str, *, name: str = "") -> str:
+    """Return a text as a paragraph, below a name if it has one; nothing of an empty one."""
+    head = f"<b>{escaped(name)}</b>{': ' if text else ''}" if name else ""
+    return f"<p style='margin:.3em 0;white-space:pre-wrap'>{head}{escaped(text)}</p>" if head or text else ""
+
+
+def folded(summary: str, *parts: str, is_open: bool = False) -> str:
+    """Return parts of HTML that a click on their summary opens."""
+    return f"<details{' open' if is_open else ''}><summary>{escaped(summary)}</summary>{''.join(parts)}</details>"
+
+
+def anchor(text: str, address: str) -> str:
+    """Return a paragraph with a link; nothing for an address that is not one of the web."""
+    if not address.startswith(("http://", "https://")):
+        return ""
+    given = f"href='{escaped(address)}' target='_blank' rel='noopener' style='text-decoration:underline'"
+    return f"<p style='margin:.3em 0'><a {given}>{escaped(text)}</a></p>"
 
 
 def html_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return an HTML table in which every cell is text: what a model or a file says is never markup. Long cells are cut."""
-    head = f"<thead>{_html_row('th', columns)}</thead>" if columns else ""
-    return f"<table>{head}<tbody>{''.join(_html_row('td', row) for row in rows)}</tbody></table>"
+    """Return an HTML table in which every cell is text: what a model or a file says is never markup. Long cells are cut.
+
+    Columns of numbers are set to the right. It has no colours but those of the notebook's theme: that may be light or dark.
+    """
+    shown = [[str(value) for value in row] for row in rows]
+    right = {place for place in range(len(columns)) if _is_numbers([row[place] for row in shown])}
+    line = "border-bottom:1px solid var(--jp-border-color1,#888)"
+    head = f"<thead style='{line}'>{_html_row('th', columns, right)}</thead>" if columns else ""
+    body = "".join(_html_row("td", row, right) for row in shown)
+    return f"<table style='border-collapse:collapse;margin:.3em 0;font-variant-numeric:tabular-nums'>{head}<tbody>{body}</tbody></table>"
 
 
-def _html_row(tag: str, values: Sequence[Any]) -> str:
-    # No colours: a notebook may be light or dark. Words stay whole, so that a long reply does not squeeze the ids.
-    style = "text-align:left;vertical-align:top;white-space:pre-wrap;overflow-wrap:break-word;padding:.15em 1em .15em 0"
-    cells = (f"<{tag} style='{style}{WIDE if len(str(value)) > 24 else ''}'>{as_html(_cut(str(value)))}</{tag}>" for value in values)
+def _is_numbers(cells: Sequence[str]) -> bool:
+    numbers = [cell for cell in cells if cell not in NO_NUMBER]
+    return bool(numbers) and all(NUMBER.fullmatch(cell) for cell in numbers)
+
+
+def _html_row(tag: str, values: Sequence[str], right: Collection[int]) -> str:
+    # Words stay whole, so that a long reply does not squeeze the ids.
+    common = "vertical-align:top;white-space:pre-wrap;overflow-wrap:break-word;padding:.15em 1em .15em 0"
+    cells = (
+        f"<{tag} style='text-align:{'right' if place in right else 'left'};{common}{WIDE if len(value) > 24 else ''}'>{escaped(_cut(value))}</{tag}>"
+        for place, value in enumerate(values)
+    )
     return f"<tr>{''.join(cells)}</tr>"
 
 

@@ -15,7 +15,7 @@ from poclab.charter import Charter
 from poclab.charts import accuracy_over_time, png
 from poclab.errors import InputError
 from poclab.stats import edges
-from poclab.tables import cut, frame, html_table, text_table
+from poclab.tables import block, cut, frame, html_table, text_table
 
 if TYPE_CHECKING:
     import pandas
@@ -66,7 +66,7 @@ class History:
         return text_table(COLUMNS, [[*row[:2], cut(row[2], 30), *row[3:-2], cut(row[-2], 90), row[-1]] for row in self._table()])
 
     def _repr_html_(self) -> str:
-        return f"<div class='tex2jax_ignore mathjax_ignore'>{self._chart()}{html_table(COLUMNS, self._table())}</div>"
+        return block(self._chart(), html_table(COLUMNS, self._table()))
 
     def _chart(self) -> str:
         if not self.drawable:

@@ -6,16 +6,16 @@ Without colours of their own, so that they can be read on light and on dark. Wha
 from __future__ import annotations
 
 import difflib
-import html
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from poclab.cases import first_input
 from poclab.comparison.result import Candidate
-from poclab.report import CaseResult, Report, first_input, reply_text
+from poclab.report import CaseResult, Report, reply_text
 from poclab.stats import edges
 from poclab.system import Call, Passage
-from poclab.tables import as_html, cut, form_of, html_table, money
+from poclab.tables import anchor, block, cut, escaped, folded, form_of, html_table, money, paragraph
 
 #: What is shown of an attempt beside its scores.
 FACTS = {"latency_p95_s": "p95 latency, s", "cost_usd_per_case": "cost per case, $"}
@@ -23,16 +23,6 @@ FACTS = {"latency_p95_s": "p95 latency, s", "cost_usd_per_case": "cost per case,
 CHARACTERS = 4_000
 #: Of what was edited in a prompt: how many lines are shown, of how many characters, and how long both texts may be.
 LINES, LINE, MOST_COMPARED = 4, 70, 40_000
-
-
-def block(*parts: str) -> str:
-    """Return parts of HTML as one, in which two prices in a line are no formula."""
-    return f"<div class='tex2jax_ignore mathjax_ignore' style='line-height:1.45'>{''.join(parts)}</div>"
-
-
-def told(text: str) -> str:
-    """Return a text as a paragraph."""
-    return f"<p style='margin:.3em 0;white-space:pre-wrap;overflow-wrap:break-word'>{as_html(text)}</p>"
 
 
 def edits(before: str, after: str) -> list[str]:
@@ -50,9 +40,9 @@ def marked(text: str, phrases: Iterable[str]) -> str:
     found = re.finditer("|".join(sorted(patterns, key=len, reverse=True)), text) if patterns else ()
     out, end = [], 0
     for match in found:
-        out += [as_html(text[end : match.start()]), f"<mark>{as_html(match[0])}</mark>"]
+        out += [escaped(text[end : match.start()]), f"<mark>{escaped(match[0])}</mark>"]
         end = match.end()
-    return "".join([*out, as_html(text[end:])])
+    return "".join([*out, escaped(text[end:])])
 
 
 def report_table(report: Report, baseline: Report | None, candidate: Candidate | None) -> str:
@@ -84,18 +74,12 @@ def case_view(after: Sequence[CaseResult], before: Sequence[CaseResult] = (), *,
     `before` is empty where the baseline did not answer it.
     """
     first = after[0]
-    question = f"<p><b>{as_html(first.case_id)}</b>: {as_html(first_input(first.inputs))}</p>"
+    question = paragraph(first_input(first.inputs), name=first.case_id)
     tags = ", ".join(f"{name}: {value}" for name, value in first.tags.items())
-    parts = [question, told(tags) if tags else "", _expected(first.expected)]
+    parts = [question, paragraph(tags), _expected(first.expected)]
     sides = [("this version", after), *([("baseline", before)] if before else [])]
     parts += [_side(name, one) for name, results in sides for one in results]
-    return block(*parts, _trace(link))
-
-
-def _trace(link: str) -> str:
-    where = "title='served by poclab ui, or by your MLflow server'"
-    address = f"href='{html.escape(link, quote=True)}' {where} target='_blank' rel='noopener' style='text-decoration:underline'"
-    return f"<p><a {address}>its trace in MLflow</a></p>" if link else ""
+    return block(*parts, anchor("its trace in MLflow", link))
 
 
 def _expected(expected: Mapping[str, object]) -> str:
@@ -104,7 +88,7 @@ def _expected(expected: Mapping[str, object]) -> str:
     shown = {"abstain": "the documents do not answer it"} if expected.get("abstain") else {}
     shown |= {name: value for name, value in expected.items() if value and name != "abstain"}
     rows = [[name, value if isinstance(value, str) else _listed(value)] for name, value in shown.items()]
-    return f"<p>expected</p>{html_table([], rows)}"
+    return paragraph("expected") + html_table([], rows)
 
 
 def _listed(value: object) -> str:
@@ -115,21 +99,21 @@ def _listed(value: object) -> str:
 def _side(name: str, one: CaseResult) -> str:
     answer = one.problem if one.failure else reply_text(one.reply) or "(empty)"
     outcome = f"{one.outcome}; " if one.expected or one.failure else ""  # nothing is expected of a question of one's own
-    shown = f"<p><b>{as_html(name)}</b>: {as_html(outcome + _paid(one))}</p>"
+    shown = paragraph(outcome + _paid(one), name=name)
     rows = [[score, "unscored" if given.value is None else f"{float(given.value):g}", given.reason] for score, given in one.scores.items()]
     scores = html_table(["score", "value", "why"], rows) if rows and one.expected else ""
-    return shown + told(answer[:CHARACTERS]) + scores + _passages(one.reply.contexts, one.expected.get("evidence", ()))
+    return shown + paragraph(answer[:CHARACTERS]) + scores + _passages(one.reply.contexts, one.expected.get("evidence", ()))
 
 
 def _passages(passages: Sequence[Passage], evidence: Sequence[str]) -> str:
     if not passages:
         return ""
     shown = "".join(
-        f"<p style='margin:.6em 0 .2em'><i>{as_html(one.document)}</i></p>"
+        f"<p style='margin:.6em 0 .2em'><i>{escaped(one.document)}</i></p>"
         f"<p style='margin:0;white-space:pre-wrap;overflow-wrap:break-word'>{marked(one.text[:CHARACTERS], evidence)}</p>"
         for one in passages
     )
-    return f"<details><summary>{len(passages)} passage{'s' * (len(passages) > 1)}</summary>{shown}</details>"
+    return folded(f"{len(passages)} passage{'s' * (len(passages) > 1)}", shown)
 
 
 def _paid(one: CaseResult) -> str:

@@ -27,7 +27,7 @@ from poclab.report import Report
 from poclab.sitting import RUN, TRY, Attempt, Sitting, Stop
 from poclab.sweeps import load_sweep
 from poclab.system import Prompt, Version
-from poclab.tables import as_html, cut, html_table
+from poclab.tables import block, cut, folded, html_table, paragraph
 
 #: Seconds between two looks of a progress bar: each is a message to the browser.
 SHOWN_EVERY_S = 0.1
@@ -380,8 +380,8 @@ class Workbench:
         self._shown = attempt
         notes = [*(attempt.compared.notes if attempt.compared else ()), *([attempt.note] if attempt.note else [])]
         table = "" if attempt.kind == TRY else views.report_table(attempt.report, attempt.baseline, attempt.candidate)
-        small = f"<details><summary>notes</summary>{''.join(views.told(note) for note in notes)}</details>" if notes else ""
-        self._result.value = views.block(f"<p><b>{as_html(self._title(attempt))}</b>: {as_html(attempt.paid)}</p>", table, small)
+        small = folded("notes", *map(paragraph, notes)) if notes else ""
+        self._result.value = block(paragraph(attempt.paid, name=self._title(attempt)), table, small)
         first = next(iter(attempt.became), None)
         with self._unheard():
             self._list.options = [(self._row(attempt, case), case) for case in attempt.became]
@@ -411,7 +411,7 @@ class Workbench:
     def _refresh(self) -> None:
         rows = [self._line(one) for one in reversed(self.sitting.attempts) if one.kind != TRY]
         heads = ["", "what", "changed", "score", "word", "fixed / broken"]
-        self._history.value = views.block("<p>this sitting</p>", html_table(heads, rows)) if rows else ""
+        self._history.value = block(paragraph("this sitting"), html_table(heads, rows)) if rows else ""
         self._head_line()
 
     def _head_line(self) -> None:
@@ -419,7 +419,7 @@ class Workbench:
         edition = f", edition {sitting.cases.lock.edition}" if sitting.cases.lock else ""
         baseline = f"{sitting.baseline.version.name}: {sitting.baseline.summary()}" if sitting.baseline else "none yet"
         line = f"{sitting.poc.name}: {len(sitting.cases)} dev cases{edition} · {sitting.spent} · baseline {baseline}"
-        self._head.value = views.block(f"<p>{as_html(printable(line))}</p>")
+        self._head.value = block(paragraph(line))
 
     def _line(self, attempt: Attempt) -> list[Any]:
         one = attempt.candidate
@@ -452,9 +452,9 @@ class Workbench:
             if self._reference:
                 complete(self.version())
             named = ", ".join(f"{{{{{one}}}}}" for one in self.version().parameters[PROMPT].placeholders)
-            self._check.value = views.block(views.told(f"placeholders: {named or 'none'}"))
+            self._check.value = block(paragraph(f"placeholders: {named or 'none'}"))
         except PocError as error:
-            self._check.value = views.block(f"<b>{views.told(error.message)}</b>", views.told(error.fix) if error.fix else "")
+            self._check.value = block(paragraph(error.fix, name=error.message))
 
     def _say(self, text: str, *, trouble: bool = False) -> None:
-        self._said.value = views.block(f"<b>{views.told(text)}</b>" if trouble else views.told(text)) if text else ""
+        self._said.value = block(paragraph("", name=text) if trouble else paragraph(text)) if text else ""

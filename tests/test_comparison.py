@@ -665,7 +665,7 @@ def test_nothing_that_somebody_wrote_is_markup(found):
     assert "<script" not in page
     assert "<img" not in page
     assert seen.text.count("<script>alert(1)</script>") >= 2
-    assert page.startswith("<div class='tex2jax_ignore mathjax_ignore'>")
+    assert page.startswith("<div class='tex2jax_ignore mathjax_ignore'")
 
 
 @pytest.mark.parametrize("found", hostile_comparisons(), ids=["one", "many", "one without a number", "many without a number"])
@@ -686,8 +686,9 @@ def test_the_link_leads_to_both_runs():
     found = compare(side("10"), side("11", "new"), links=["http://127.0.0.1/#/compare?a='1'"])
 
     assert repr(found).splitlines()[-2] == "http://127.0.0.1/#/compare?a='1'"
+    page = found._repr_html_()
     assert (
-        "<a href='http://127.0.0.1/#/compare?a=&#x27;1&#x27;'>new beside the baseline, case by case, in MLflow</a>" in found._repr_html_()
+        "<a href='http://127.0.0.1/#/compare?a=&#x27;1&#x27;'" in page and ">new beside the baseline, case by case, in MLflow</a>" in page
     )
     assert found.to_json()["candidates"][0]["link"] == "http://127.0.0.1/#/compare?a='1'"
 

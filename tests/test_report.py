@@ -558,7 +558,7 @@ def test_a_notebook_shows_the_worst_cases_first_and_not_all():
     page = report(*results)._repr_html_()
 
     assert page.index("failed</td>") < page.index(">wrong</td>") < page.index(">q00</td>")
-    assert "4 more in <code>report.frame()</code>" in page
+    assert "4 more in report.frame()" in page
     assert ">unlabelled</td>" not in page
 
 
@@ -566,9 +566,9 @@ def test_a_notebook_page_has_no_colours_and_no_formulas():
     """It is read on dark and on light, and two prices in it are no mathematics."""
     page = full_report()._repr_html_()
 
-    assert "color" not in page
+    assert "color" not in page.replace("var(--jp-border-color1,#888)", "")  # a line in the theme's colour, else in grey
     assert "background" not in page
-    assert page.startswith("<div class='tex2jax_ignore mathjax_ignore'>")
+    assert page.startswith("<div class='tex2jax_ignore mathjax_ignore'")
 
 
 def test_the_values_are_one_per_case_by_its_id():

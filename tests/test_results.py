@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from poclab.errors import InputError
@@ -45,3 +47,23 @@ def test_trials_that_are_one_version_are_named_by_what_it_lacks(tmp_path):
     told = "Some trials are one version, which has no style: where the system uses it, poclab.Version(..., style=style).\n"
     assert told in noted("v1", "v1", "v2")
     assert "one version" not in noted("v1", "v2", "v3")
+
+
+def test_the_frame_holds_numbers(tmp_path):
+    """Whoever plots the table, or filters it, has nothing to parse; an open edge and an unknown cost are no number."""
+    table = _ranked(tmp_path, 0.4, 0.9).frame()
+
+    assert list(table.columns) == ["rank", "accuracy", "low", "high", "n", "failed", "p95_s", "cost_usd", "state", "run_id"]
+    assert table["accuracy"].tolist() == [0.9, 0.4]
+    assert (table["low"] == 0.1).all() and table["high"].isna().all() and table["cost_usd"].isna().all()
+    assert repr(table).splitlines()[1].split() == ["1", "0.900", "0.100", "8", "0", "1.000", "unknown"]
+
+
+def test_a_parameter_with_the_name_of_a_column_does_not_replace_it(tmp_path):
+    """What was varied is called `n`, like how many cases there are."""
+    found = _ranked(tmp_path, 0.4, 0.9)
+    records = tuple(dataclasses.replace(one, parameters={"n": place}) for place, one in enumerate(found.records))
+    trials = tuple(Trial(one.parameters, one.name) for one in records)
+    row = dataclasses.replace(found, records=records, sweep=dataclasses.replace(found.sweep, trials=trials)).frame().iloc[0]
+
+    assert (row["n"], row["parameter:n"]) == (8, 1)

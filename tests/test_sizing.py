@@ -193,12 +193,12 @@ def test_a_plan_is_a_table_and_a_sentence():
     assert len(sizing.frame()) == 3
     assert repr(sizing).splitlines()[0].split("  ")[0] == "criterion"
     assert repr(sizing).endswith(sizing.sentence)
-    assert sizing._repr_html_().endswith(f"<p>{sizing.sentence}</p>")
+    assert sizing._repr_html_().endswith(f"{sizing.sentence}</p></div>")
 
 
 def test_the_name_of_a_score_is_only_text():
     """It comes from a file: a browser and a terminal see it as text."""
     sizing = plan([Criterion(HOSTILE, at_least=0.8)], {"dev": 20, "test": 20})
 
-    assert Elements(sizing._repr_html_()).tags <= {"table", "thead", "tbody", "tr", "th", "td", "p"}
+    assert Elements(sizing._repr_html_()).tags <= {"table", "thead", "tbody", "tr", "th", "td", "p", "div"}
     assert all(char.isprintable() for line in repr(sizing).split("\n") for char in line)

@@ -5,6 +5,7 @@ import pytest
 
 from poclab.charter import Charter, Criterion
 from poclab.errors import InputError
+from poclab.tables import block
 from poclab.timeline import changes, of_runs
 from test_report import HOSTILE, Elements
 
@@ -158,7 +159,7 @@ def test_a_notebook_shows_chart_and_table():
     charter = Charter("d", "o", "s", (Criterion("accuracy", at_least=0.8),), {})
     history = of_runs([run(1), run(2)], charter)
 
-    assert history._repr_html_().startswith("<div class='tex2jax_ignore mathjax_ignore'><img alt='accuracy over time' src='data:image/png")
+    assert history._repr_html_().startswith(block("<img alt='accuracy over time' src='data:image/png").removesuffix("</div>"))
     assert "target on test: 0.8" in {line.get_label() for line in history.figure().axes[0].get_lines()}
 
 

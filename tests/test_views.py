@@ -8,7 +8,8 @@ import pytest
 from poclab.report import CaseResult
 from poclab.scores import Score
 from poclab.system import Call, Passage, Reply
-from poclab.views import case_view, edits, marked, told
+from poclab.tables import paragraph
+from poclab.views import case_view, edits, marked
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -71,10 +72,10 @@ def test_an_edit_is_the_lines_that_were_lost_and_gained():
 
 def test_what_is_hidden_is_shown():
     """An answer cannot be turned around, or hide a part of itself; Arabic, a joined emoji and white space stay as they are."""
-    assert told("a\u202eb\x1b[31m\x00").partition(">")[2] == "a\\u202eb\\x1b[31m\\x00</p>"
+    assert paragraph("a\u202eb\x1b[31m\x00").partition(">")[2] == "a\\u202eb\\x1b[31m\\x00</p>"
     assert "\\u202e" in case_view([result(reply=Reply("\u202e"), scores={"contains": Score(True, "", "\u202e")})])
     for text in ("سلام", "👩\u200d💻", "a\r\n\tb\xa0c"):
-        assert told(text).endswith(f">{text}</p>")
+        assert paragraph(text).endswith(f">{text}</p>")
 
 
 def test_of_two_phrases_that_begin_alike_the_longer_one_is_marked():

@@ -12,7 +12,6 @@ is used up, or a gateway that shows its list to anybody.
 
 from __future__ import annotations
 
-import html
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from poclab.checkup.findings import FAILED, OK, WARNING, Finding, Subject
 from poclab.errors import PocError, printable, told
 from poclab.files import require_poc
 from poclab.redaction import conceal
-from poclab.tables import cut, html_table, text_table
+from poclab.tables import block, cut, html_table, paragraph, text_table
 
 COLUMNS = ("", "check", "found")
 #: How long, in seconds, an endpoint may take to list its models.
@@ -81,7 +80,7 @@ class Checkup:
 
     def _repr_html_(self) -> str:
         table = html_table((*COLUMNS, "fix"), [(one.state, one.name, one.told, one.fix) for one in self.findings])
-        return f"<div class='tex2jax_ignore mathjax_ignore'>{table}<p>{html.escape(self.sentence)}</p></div>"
+        return block(table, paragraph(self.sentence))
 
 
 def _fix_lines(finding: Finding, indent: str) -> Iterator[str]:

@@ -15,10 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from poclab.cases import first_input
 from poclab.comparison.result import ALPHA, BETTER, CANNOT_TELL, CELL, RATIOS, WORSE, Candidate, Comparison, Move, ScoreChange, TagChange
 from poclab.errors import FrozenError, InputError
 from poclab.files import canonical, digest
-from poclab.report import BRIEF_CHARACTERS, CaseResult, Report, first_input, reply_text
+from poclab.report import BRIEF_CHARACTERS, CaseResult, Report, reply_text
 from poclab.stats import MOST, NONE, Paired, cases_to_tell, compare_paired, holm
 from poclab.system import Prompt, Version
 from poclab.tables import cut

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ from poclab.errors import printable
 from poclab.files import plain
 from poclab.report import COST, Report
 from poclab.stats import Estimate, Paired, edges
-from poclab.tables import cut, frame, html_table, text_table
+from poclab.tables import anchor, block, cut, escaped, folded, frame, html_table, paragraph, text_table
 
 if TYPE_CHECKING:
     import pandas
@@ -203,26 +202,23 @@ class Comparison:
         return [*heads, *names, "run"], rows
 
     def _repr_html_(self) -> str:
-        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
-        body = "".join(self._one_html(one) for one in self.candidates) if len(self.candidates) == 1 else self._many_html()
-        return f"<div class='tex2jax_ignore mathjax_ignore'>{body}{notes}</div>"
+        one = len(self.candidates) == 1
+        return block(*(self._one_html(self.candidates[0]) if one else self._many_html()), *map(paragraph, self.notes))
 
-    def _one_html(self, one: Candidate) -> str:
-        price = html.escape(self._price(one))
-        parts = [f"<p><b>{html.escape(self._title())}</b></p>", html_table(*_score_table(one)), f"<p>{price}</p>"]
+    def _one_html(self, one: Candidate) -> Iterator[str]:
+        yield f"<p><b>{escaped(self._title())}</b></p>"
+        yield from (html_table(*_score_table(one)), paragraph(self._price(one)))
         for what, moves in (("fixed", one.fixed), ("broken", one.broken)):
             rows = [(move.case_id, move.question, move.before, move.after) for move in moves[:MOVES_SHOWN]]
             table = html_table(("case", "question", "before", "after"), rows)
-            parts.append(
-                f"<details open><summary>{what}: {len(moves)}{_more(moves)}</summary>{table}</details>" if moves else f"<p>{what}: 0</p>"
-            )
+            yield folded(f"{what}: {len(moves)}{_more(moves)}", table, is_open=True) if moves else paragraph(f"{what}: 0")
         if one.tags:
-            parts.append(f"<details><summary>by tag</summary>{html_table(*_tag_table(one))}</details>")
-        return "".join([*parts, _anchor(one)])
+            yield folded("by tag", html_table(*_tag_table(one)))
+        yield _anchor(one)
 
-    def _many_html(self) -> str:
-        head = html.escape(f"{self.baseline.version.name}: {self.baseline.summary()}")
-        return f"<p>baseline: <b>{head}</b></p>{html_table(*self._many_table())}{_anchor(self._ordered()[0])}"
+    def _many_html(self) -> Iterator[str]:
+        yield paragraph(f"{self.baseline.version.name}: {self.baseline.summary()}", name="baseline")
+        yield from (html_table(*self._many_table()), _anchor(self._ordered()[0]))
 
 
 def _numbers(change: ScoreChange) -> list[str]:
@@ -266,8 +262,7 @@ def _json(one: Candidate) -> dict[str, Any]:
 
 
 def _anchor(one: Candidate) -> str:
-    text = html.escape(f"{one.report.version.name} beside the baseline, case by case, in MLflow")
-    return f"<p><a href='{html.escape(one.link, quote=True)}'>{text}</a></p>" if one.link else ""
+    return anchor(f"{one.report.version.name} beside the baseline, case by case, in MLflow", one.link)
 
 
 def _times(what: str, ratio: float | None) -> str:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from poclab.cases import expected_text
+from poclab.cases import expected_text, first_input
 from poclab.charter import Criterion
 from poclab.decision import ADOPTION, CANNOT_TELL, COLUMNS, GO, MET, MISSED, PILOT
 from poclab.errors import InputError
@@ -19,7 +19,7 @@ from poclab.files import digest, parse_value
 from poclab.handover.blocks import Block, Heading, Listing, Picture, Table, Text, Verdict
 from poclab.handover.evidence import Evidence
 from poclab.offline import PREFIX
-from poclab.report import COST, QUANTILES, SURVIVAL, CaseResult, Report, first_input, reply_text
+from poclab.report import COST, QUANTILES, SURVIVAL, CaseResult, Report, reply_text
 from poclab.reviews import agreement, counted, disagreements
 from poclab.stats import Estimate, edges, mean_estimate
 from poclab.tables import form_of
