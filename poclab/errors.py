@@ -5,6 +5,7 @@
     |-- FrozenError       a frozen test set is not what its lock says
     |-- EndpointError     a model cannot be asked: no key, no answer, not the API that was expected
     +-- StoreError        the MLflow store, or a folder, cannot be written or read
+    Stopped               a person stopped it: a KeyboardInterrupt, and no error
 
 The command line and notebooks print these without a traceback; the command line ends with exit code 2.
 Programming mistakes stay `TypeError` and `ValueError`; a system that fails on a case is no error here but a wrong answer.
@@ -27,6 +28,14 @@ class PocError(Exception):
     def _render_traceback_(self) -> list[str]:
         """Return the lines that IPython prints in place of a traceback: a notebook tells a person what the command line does."""
         return [printable(line) for line in f"{type(self).__name__}: {self}".split("\n")]
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C, or a notebook's stop button: the message says what was kept. The cells that follow do not run."""
+
+    def _render_traceback_(self) -> list[str]:
+        """Return the lines that IPython prints in place of a traceback."""
+        return [printable(line) for line in str(self).split("\n")]
 
 
 class InputError(PocError):

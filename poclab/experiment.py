@@ -24,7 +24,7 @@ from poclab.cases import SPLITS, Case, TestSet
 from poclab.charter import Charter, Criterion
 from poclab.comparison import Comparison
 from poclab.decision import Decision
-from poclab.errors import FrozenError, InputError
+from poclab.errors import FrozenError, InputError, Stopped
 from poclab.evaluation import Plan, Rehearsed, Task, Watch
 from poclab.files import find_poc, require_poc, work_folder, write_bytes
 from poclab.ledger import Ledger
@@ -38,7 +38,7 @@ from poclab.timeline import History
 NOT_CORRECTED = "{} other version(s) were run on these cases one by one: nothing here is corrected for having picked among them"
 
 
-class Interrupted(KeyboardInterrupt):
+class Interrupted(Stopped):
     """Ctrl-C during an evaluation: `report` holds the cases that were answered, and says when it is partial."""
 
     def __init__(self, report: Report, path: Path | None) -> None:

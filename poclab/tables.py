@@ -5,6 +5,7 @@ What a model, a file or a person wrote is shown as text, and never as markup or 
 
 from __future__ import annotations
 
+import datetime
 import functools
 import html
 import math
@@ -22,8 +23,8 @@ CHARACTERS_SHOWN = 500
 #: Rows of a DataFrame, and characters of a cell of it in a terminal.
 ROWS_SHOWN = 200
 CELL = 60
-#: A sentence among numbers would else be squeezed to one word a line.
-WIDE = ";min-width:9em"
+#: A cell that is no longer stays on one line, such as a difference with its interval; a sentence is not squeezed to one word a line.
+SHORT = 26
 #: What nobody sees, or what shows a text in another order: control characters, half characters, Unicode's directions and tags.
 UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\U000e0000-\U000e007f]")
 #: A cell that is one number, and what stands in a column of numbers where there is none.
@@ -68,8 +69,12 @@ def _frame_cells(data: pandas.DataFrame) -> Iterator[list[str]]:
 
 
 def _frame_cell(name: Any, value: Any, form: str) -> str:
-    if value is None or (isinstance(value, float) and value != value):
+    if value is None or (isinstance(value, float | datetime.datetime) and value != value):
         return "unknown" if str(name).startswith("cost") else ""
+    if isinstance(value, datetime.datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
+    if name == "run_id":
+        return str(value)[:8]
     return f"{value:{form}}" if isinstance(value, float) else str(value)
 
 
@@ -126,9 +131,10 @@ def _is_numbers(cells: Sequence[str]) -> bool:
 
 def _html_row(tag: str, values: Sequence[str], right: Collection[int]) -> str:
     # Words stay whole, so that a long reply does not squeeze the ids.
-    common = "vertical-align:top;white-space:pre-wrap;overflow-wrap:break-word;padding:.15em 1em .15em 0"
+    common = "vertical-align:top;overflow-wrap:break-word;padding:.15em 1em .15em 0"
     cells = (
-        f"<{tag} style='text-align:{'right' if place in right else 'left'};{common}{WIDE if len(value) > 24 else ''}'>{escaped(_cut(value))}</{tag}>"
+        f"<{tag} style='text-align:{'right' if place in right else 'left'};{common};"
+        f"{'white-space:pre' if len(value) <= SHORT else 'white-space:pre-wrap;min-width:9em'}'>{escaped(_cut(value))}</{tag}>"
         for place, value in enumerate(values)
     )
     return f"<tr>{''.join(cells)}</tr>"

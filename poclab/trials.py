@@ -24,7 +24,7 @@ from poclab import kernels, projection, rehearsals, tracking
 from poclab.cases import TestSet
 from poclab.charter import METRICS
 from poclab.drift import code_digests, corpus_digest
-from poclab.errors import InputError, PocError
+from poclab.errors import InputError, PocError, Stopped
 from poclab.evaluation import user
 from poclab.executors import LOST, PRELOADED, STORE, Executor, Order, chosen
 from poclab.files import digest, plain, read_json, read_text, work_folder, write_atomic
@@ -205,6 +205,7 @@ def sweep(
     Raises:
         InputError: something in the sweep, before a kernel starts; or no trial ended well.
         StoreError: the store cannot be used, or the sweep is being run by another process.
+        Stopped: a KeyboardInterrupt, which says how many trials are recorded.
     """
     if not isinstance(source, str | Path | Mapping):
         raise TypeError(f"a sweep is a path or a dict; found {type(source).__name__}")
@@ -212,7 +213,11 @@ def sweep(
         raise InputError(f"jobs={jobs!r}", fix="jobs=2")
     loaded = load_sweep(source, poc)
     loaded = dataclasses.replace(loaded.only(only) if only else loaded, jobs=jobs or loaded.jobs)
-    results = run_sweep(loaded, say=print, retry_failed=retry_failed, warm=warm, executor=executor)
+    try:
+        results = run_sweep(loaded, say=print, retry_failed=retry_failed, warm=warm, executor=executor)
+    except KeyboardInterrupt as stop:
+        told = f"stopped. {stop}".strip()
+        raise Stopped(f"{told}\n  fix: run this cell again, which goes on from there") from None
     failures = results.failures() if results.errors else ""
     if not results.ranked():
         raise InputError("\n".join(filter(None, (failures, results.stopped))) or "no trial ended well")
@@ -346,8 +351,10 @@ class _Driver:
         if not count:
             return done
         if not self.executor:
+            if self.sweep.nested:  # the store takes seconds to open
+                self.say(f"{count} trial{'s' if count > 1 else ''} to run, {self.sweep.jobs} at a time")
             self._begin_sweep(count)
-        self.progress = Progress(self.sweep, count, self.say)
+        self.progress = Progress(self.sweep, count, self.say, screening=bool(self.screening))
         with self.progress, ThreadPoolExecutor(2 * self.sweep.jobs) as pool:
             waiting: set[Future[Record]] = {pool.submit(self._trial, trial_id, trial) for trial_id, trial in todo}
             try:
@@ -374,12 +381,20 @@ class _Driver:
                     if not future.cancelled() and not future.exception() and future.result().outcome != "not begun":
                         record = future.result()
                         self.journal.append(record)
-                        done |= {record.trial_id: record} if record.outcome in HAS_RESULT else {}
+                        if record.outcome in HAS_RESULT:
+                            done[record.trial_id] = record
+                            self.progress.take(record)
                 if isinstance(stop, KeyboardInterrupt):
-                    raise KeyboardInterrupt(f"{len(done)} of {count} trials that were to run are recorded") from None
+                    raise Stopped(self._kept(done, count)) from None
                 raise
         self.ran |= {one.trial_id.partition("-")[0] for one in done.values() if one.outcome != "not begun"}
         return done
+
+    def _kept(self, done: Mapping[str, Record], count: int) -> str:
+        """Return what a stopped sweep has got."""
+        if self.screening:
+            return f"{len(done)} of {count} trials are screened; those that go on were not run on all cases yet"
+        return f"{len(done)} of {count} trials that were to run are recorded"
 
     def _enough(self) -> bool:
         """Tell whether no further trial is to begin."""

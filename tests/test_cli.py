@@ -35,11 +35,12 @@ class TestSweep:
         folder, done = swept
         lines = done.stdout.splitlines()
 
-        assert [line[:5] for line in lines[:3]] == ["[1/3]", "[2/3]", "[3/3]"]
-        assert lines[4].split() == ["rank", "accuracy", "interval", "n", "failed", "p95_s", "cost_usd", "retrieval", "prompt", "run"]
-        assert lines[5].startswith("1     1.000     0.676 to 1.000  8  0")
-        assert "0.250     0.071 to 0.591" in lines[7]
-        assert "baseline" in lines[7]
+        assert lines[0] == "3 trials to run, 2 at a time"
+        assert [line[:5] for line in lines[1:4]] == ["[1/3]", "[2/3]", "[3/3]"]
+        assert lines[5].split() == ["rank", "accuracy", "interval", "n", "failed", "p95_s", "cost_usd", "retrieval", "prompt", "run"]
+        assert lines[6].startswith("1     1.000     0.676 to 1.000  8  0")
+        assert "0.250     0.071 to 0.591" in lines[8]
+        assert "baseline" in lines[8]
         assert lines[-1] == f"MLflow UI: http://127.0.0.1:5000/#/experiments/1/evaluation-runs (served by `poclab ui {folder}`)"
         # ipykernel may say so when it is shut down in the middle of a message.
         assert not done.stderr or done.stderr.startswith("ERROR:tornado.general")
@@ -51,7 +52,7 @@ class TestSweep:
 
         assert done.returncode == 0
         assert "3 of 3 trials, 0 of them run now" in done.stdout
-        assert done.stdout.splitlines()[1:5] == first.stdout.splitlines()[4:8]
+        assert done.stdout.splitlines()[1:5] == first.stdout.splitlines()[5:9]
 
     def test_dry_run_says_what_is_to_pay_and_begins_no_run(self, poc):
         """No store, no run, no executed notebook; five cases of each trial were asked to find out, and nothing of them is to pay again."""
@@ -302,7 +303,7 @@ class TestCompare:
     def test_of_two_runs_prints_what_was_fixed(self, swept, monkeypatch):
         """Found from the folder, the runs named by how their ids begin."""
         monkeypatch.chdir(swept[0] / "prompts")
-        rows = {line.split()[-1]: line for line in swept[1].stdout.splitlines()[5:8]}
+        rows = {line.split()[-1]: line for line in swept[1].stdout.splitlines()[6:9]}
         baseline = next(run for run, line in rows.items() if "baseline" in line)
         other = next(run for run, line in rows.items() if "plain" in line)
         done = invoke("compare", baseline, other)

@@ -133,3 +133,11 @@ def test_what_cannot_be_screened_is_refused(poc, screen, more, said):
     """Before a kernel starts; held-out cases above all."""
     with pytest.raises(InputError, match=said):
         make(poc, SWEEP.replace("{cases: 3, keep: 0.34}", screen) + more)
+
+
+def test_stopping_a_round_of_screening_says_that_the_other_is_left(poc):
+    """All six looked at on a few cases are not six results."""
+    driver = trials._Driver(load_sweep(poc), print)
+    driver.screening = 2
+
+    assert driver._kept({"a": None}, 1) == "1 of 1 trials are screened; those that go on were not run on all cases yet"

@@ -120,7 +120,8 @@ def test_one_failing_trial_does_not_stop_the_others(ways):
     """All ten were run, two went well, and each was told of."""
     wanted = ["no_result", "dead_kernel", "dead_kernel", "no_result", "invalid", "error", "error", "invalid"]
     assert [record.outcome for record in ways.first.results.records] == ["ok"] * 2 + wanted
-    assert len(ways.first.said) == 10
+    assert ways.first.said[0] == "10 trials to run, 2 at a time"
+    assert len(ways.first.said) == 11
     assert ways.first.results.ran == 10
     assert len(ways.first.results.errors) == len(BAD)
 
