@@ -71,6 +71,12 @@ class Space:
     seed: int
     where: str
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters that it varies."""
+        parts = [[axis.name] if isinstance(axis, Range) else [name for part in axis for name in part] for axis in self.axes]
+        return tuple(dict.fromkeys(itertools.chain(*parts)))
+
     def point(self, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         """Return the point that these parts make, None where an expression does not hold."""
         point = {**self.fixed, **{name: value for part in parts for name, value in part.items()}}

@@ -155,7 +155,9 @@ def summary(known: Sequence[Projection]) -> list[str]:
         return []
     sums = ", ".join(f"{shown(name, total(known, name))} {name.replace('_', ' ')}" for name in AMOUNTS[:3])
     lines = [f"to pay: {shown('cost_usd', total(known, 'cost_usd'))} for {sum(one.left for one in known)} cases: {sums}"]
-    lines += [f"the ledger holds {sum(one.recorded for one in known)} of {sum(one.cases for one in known)} cases"]
+    lines += [
+        f"of {sum(one.cases for one in known)} cases, each counted in every trial to run, the ledger answers {sum(one.recorded for one in known)}"
+    ]
     sampled, paid = sum(one.sampled for one in known), [one.sampled_usd for one in known]
     if sampled or any(paid) or None in paid:
         lines.append(

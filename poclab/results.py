@@ -200,7 +200,7 @@ class Results:
             if self.ran < len(self.records)
             else ""
         )
-        budget = f"{self.budget}\n" if self.budget else ""
+        budget = f"{self.budget}, by the whole sweep until now\n" if self.budget else ""
         mixed = f"Not all trials are of one state; since the sweep began: {'; '.join(self.drifted)}.\n" if self.drifted else ""
         screened = len(self.screened())
         only = f"{screened} of {len(self.records)} trials were only screened, on a part of the cases: they count as comparisons.\n"

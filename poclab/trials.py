@@ -99,16 +99,20 @@ def planned_table(sweep: Sweep) -> str:
     todo = {trial_id: trial for trial_id, trial in planned if trial_id not in known}
     projected = _projected(sweep, todo, driver.budget)
     foreseen = {trial_id: one for trial_id, one in projected.items() if isinstance(one, Projection)}
-    names = [name for name in sweep.varied if name != "poc"]
+    searched = sweep.space.names if sweep.space else ()
+    names = [name for name in dict.fromkeys((*sweep.varied, *searched)) if name != "poc"]
     rows = []
     for trial_id, trial in planned:
         told = foreseen[trial_id].cells() if trial_id in foreseen else ["?" if trial_id in todo else "0", *[""] * 4]
         rows.append([trial_id, "to run" if trial_id in todo else "done", *told, *(trial.parameters.get(one, "(default)") for one in names)])
     heads = ["trial", "state", "cases left", "calls", "tokens in", "tokens out", "cost", *names]
-    more = f", and up to {left} that are proposed as others end" if sweep.space else ""
+    more = f", and up to {left} that are proposed as others end" if left else ""
     if sweep.screen:
         more += f", first on {sweep.screen.cases} cases, after which {sweep.screen.kept(len(rows))} and the baseline go on: it costs less than is foreseen for all"
-    lines = [f"{len(rows)} trials, {len(todo)} to run{more}, {sweep.jobs} at a time", *projection.summary(list(foreseen.values()))]
+    lines = [
+        f"{len(rows)} trial{'' if len(rows) == 1 else 's'}, {len(todo)} to run{more}, {sweep.jobs} at a time",
+        *projection.summary(list(foreseen.values())),
+    ]
     lines += [f"cannot be foreseen: {problem}" for problem in sorted({one for one in projected.values() if isinstance(one, str)})]
     if spent := driver.spent():
         lines.append(str(spent))
@@ -318,7 +322,10 @@ class _Driver:
         earlier = self.search.remember(records, as_they_were=bool(self.journal.drifted))
         known |= earlier
         proposed = [(trial_id, Trial(one.parameters, one.name)) for trial_id, one in earlier.items()]
-        return [*planned, *proposed], self.sweep.space.count - self.search.proposed
+        left = self.sweep.space.count - self.search.proposed
+        if earlier and not left:
+            self.say(f"all {len(earlier)} trials that this search may propose were run before, by whatever method: raise run_cap for more")
+        return [*planned, *proposed], left
 
     def _begin_sweep(self, count: int) -> None:
         """Before the first trial: the process with the imports, which takes its time beside the rest, the sweep's run, its budget."""

@@ -206,7 +206,7 @@ def searched(make_poc, tmp_path_factory):
     before = sum(json.loads(line)["outcome"] == "ok" for line in recorded)
     resumed = trials.run_sweep(sweep, say=said.append)
     again = trials.run_sweep(sweep, say=said.append)
-    return SimpleNamespace(poc=poc, before=before, resumed=resumed, again=again)
+    return SimpleNamespace(poc=poc, before=before, resumed=resumed, again=again, said=said)
 
 
 def test_a_search_that_was_stopped_goes_on_with_what_it_knows(searched):
@@ -231,7 +231,24 @@ def test_the_trials_of_a_search_are_compared_and_won_like_others(searched):
     assert len(rows) == 6 and {"x", "kind", "rate"} <= set(rows[0])
     assert archive.unfinished() == ""
     assert archive.winner()["metrics"]["accuracy"] == max(one.value("accuracy") for one in searched.again.records)
-    assert "6 trials, 0 to run, and up to 0 that are proposed as others end" in trials.planned_table(load_sweep(searched.poc))
+
+
+def test_a_search_with_nothing_left_says_so(searched, capsys):
+    """Trials that were run before count among those that it may propose; the dry run has a column for all that is searched."""
+    told = "all 5 trials that this search may propose were run before, by whatever method: raise run_cap for more"
+    table = trials.planned_table(load_sweep(searched.poc)).splitlines()
+
+    assert searched.said[-1] == capsys.readouterr().out.strip() == told
+    assert {"x", "kind", "rate"} <= set(table[0].split())
+    assert any(line.startswith("6 trials, 0 to run, 2 at a time") for line in table)
+
+
+def test_a_dry_run_names_what_is_searched(poc):
+    """Before anything is proposed there is the baseline alone, and the columns are there all the same."""
+    table = trials.planned_table(make(poc, SWEEP)).splitlines()
+
+    assert table[0].split()[-3:] == ["x", "kind", "rate"]
+    assert table[2].startswith("1 trial, 1 to run, and up to 12 that are proposed as others end, ")
 
 
 def test_a_search_without_a_baseline_gets_one(poc):
