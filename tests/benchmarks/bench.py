@@ -65,11 +65,11 @@ def main():
                 page.get_by_role("button", name="Run sample").click(trial=True)
                 samples.append(page.evaluate(TIMED, ["click", "Run sample", 0, ".jp-OutputArea b", f"sample {number}, "]))
             page.get_by_role("button", name=f"Run all ({CASES})").click()
-            page.get_by_text(f"run {2 + ROUNDS}, ").last.wait_for()
-            options = page.locator(".jp-OutputArea select[size] option").all_inner_texts()
+            page.wait_for_function("count => document.querySelectorAll('.jp-OutputArea select[size] option').length == count", arg=CASES)
+            options = page.locator(".jp-OutputArea select[size] option").all_text_contents()
             opened = []
             for place in range(20, 20 + ROUNDS * 30, 30):
-                case = options[place].split(" · ")[1]
+                case = options[place].split()[2]
                 opened.append(page.evaluate(TIMED, ["choose", ".jp-OutputArea select[size]", place, ".jp-OutputArea b", case]))
     for what, taken in ((f"a sample of 20, replayed, of {CASES}", samples), (f"a case of {CASES} opens", opened)):
         print(f"{what}: median {statistics.median(taken) / 1000:.3f} s, longest {max(taken) / 1000:.3f} s, of {len(taken)}")
