@@ -159,18 +159,7 @@ def agreement(reviews: Sequence[Review]) -> Agreement:
     agree = [float(one.mark == "agree") for one in marked]
     share = stats.mean_estimate(agree, clusters=[one.case for one in marked]) if marked else None
     counts = Counter((one.answerable, bool(one.answers)) for one in reviews)
-    return Agreement(share, kappa(counts), counts)
-
-
-def kappa(counts: Mapping[tuple[bool, bool], int]) -> float | None:
-    """Return Cohen's kappa of pairs of judgements; None where chance alone makes all agree: nothing varies.
-
-    Source: Cohen (1960), Educational and Psychological Measurement 20, 37-46.
-    """
-    both, first, second, neither = (counts.get(pair, 0) for pair in ((True, True), (True, False), (False, True), (False, False)))
-    n = both + first + second + neither
-    chance = (both + first) * (both + second) + (neither + first) * (neither + second)  # times n squared
-    return None if n * n == chance else (n * (both + neither) - chance) / (n * n - chance)
+    return Agreement(share, stats.kappa(counts), counts)
 
 
 def read_entries(poc: Path) -> tuple[Entry, ...]:

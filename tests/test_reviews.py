@@ -1,9 +1,8 @@
 import pytest
-from sklearn.metrics import cohen_kappa_score
 
 from poclab.cases import Case
 from poclab.errors import InputError
-from poclab.reviews import Review, Settlement, agreement, counted, disagreements, follows, is_first, kappa, label_digest, read_entry
+from poclab.reviews import Review, Settlement, agreement, counted, disagreements, follows, is_first, label_digest, read_entry
 
 ASKED = {"question": "Where do storks nest?"}
 
@@ -120,31 +119,6 @@ def test_a_name_is_one_however_its_accent_is_encoded():
 
 
 # --- numbers
-
-
-@pytest.mark.parametrize(
-    ("counts", "value"),
-    [
-        # 35 of 50 agree; by chance .5 * .6 + .5 * .4 = .5 would: (.7 - .5) / (1 - .5)
-        ({(True, True): 20, (True, False): 5, (False, True): 10, (False, False): 15}, 0.4),
-        ({(True, True): 3, (False, False): 2}, 1.0),
-        ({(True, False): 2, (False, True): 2}, -1.0),
-        # the first label never says unanswerable: what agrees is what chance makes agree
-        ({(True, True): 7, (True, False): 3}, 0.0),
-    ],
-)
-def test_kappa_is_cohens(counts, value):
-    """Worked by hand, and equal to scikit-learn's."""
-    pairs = [pair for pair, count in counts.items() for _ in range(count)]
-
-    assert kappa(counts) == pytest.approx(value, abs=1e-12)
-    assert kappa(counts) == pytest.approx(cohen_kappa_score(*zip(*pairs, strict=True)), abs=1e-12)
-
-
-@pytest.mark.parametrize("counts", [{}, {(True, True): 9}, {(False, False): 1}])
-def test_kappa_is_undefined_when_nothing_varies(counts):
-    """Both always say the same: chance alone explains it. That is None, and no nan."""
-    assert kappa(counts) is None
 
 
 def test_agreement_has_its_interval_and_says_what_kappa_is():

@@ -4,10 +4,14 @@
     paired      whether two versions differ on the same cases, and what is left of that after many trials
     repeated    whether all of several tries succeed
     planning    how many cases it takes to tell, and what a number of cases can tell
+    agreement   how far two labellers agree, of whom one may be a judge
+    corrected   a judge's mean, corrected by what people say of a sample
 
 Values are one per case: repeats are averaged before they come here. Nothing here knows a report.
 """
 
+from poclab.stats.agreement import counted, kappa, kappa_error, kappa_estimate, paired_kappa, recalls
+from poclab.stats.corrected import corrected_mean
 from poclab.stats.intervals import (
     Estimate,
     bca,
@@ -47,16 +51,23 @@ __all__ = [
     "cases_to_tell",
     "cases_until",
     "compare_paired",
+    "corrected_mean",
     "cost_estimate",
+    "counted",
     "design_effect",
     "edges",
     "holm",
     "independent_difference",
+    "kappa",
+    "kappa_error",
+    "kappa_estimate",
     "mcnemar",
     "mean_estimate",
+    "paired_kappa",
     "power_to_reach",
     "power_to_tell",
     "quantile_estimate",
+    "recalls",
     "sign_flip",
     "smallest_difference",
     "smallest_share",
