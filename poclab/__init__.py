@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from poclab.errors import PocError
     from poclab.experiment import Interrupted, compare, decide, evaluate, history, plan
     from poclab.handover import handoff
+    from poclab.judging import Judge
     from poclab.labeling import Labeler
     from poclab.report import Report
     from poclab.system import Prompt, Reply, Version
@@ -29,6 +30,7 @@ _HOMES = {
     "Case": "cases",
     "Charter": "charter",
     "Interrupted": "experiment",
+    "Judge": "judging",
     "Labeler": "labeling",
     "PocError": "errors",
     "Prompt": "system",
@@ -57,6 +59,7 @@ __all__ = [
     "Case",
     "Charter",
     "Interrupted",
+    "Judge",
     "Labeler",
     "PocError",
     "Prompt",

@@ -103,6 +103,17 @@ class Archive:
         """Return the brief reports of these runs."""
         return queries.briefs(self.uri, rows)
 
+    def newest(self, split: str) -> str:
+        """Return the id of the last finished run on a split of the cases as they are frozen now.
+
+        Raises:
+            InputError: there is none.
+        """
+        found = [row["run_id"] for row in self.finished if (row["tags"].get("lock"), row["tags"].get("split")) == (self.lock, split)]
+        if not found:
+            raise InputError(f"no finished run on the {split} cases as they are frozen now", fix="`poclab run`")
+        return found[-1]
+
     def last_of(self, tags: Mapping[str, str]) -> Report | None:
         """Return the newest report of the evaluation that these tags describe, one that was stopped or failed included."""
         names = ("lock", "split", "version", "code", "score", "repeats")

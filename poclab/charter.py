@@ -29,9 +29,10 @@ KEYS = (
     "production_shape",
     "volume_per_month",
     "criteria",
+    "judges",
     "prices",
 )
-NESTED = {"signed": ("by", "on", "where"), "data": ("source", "pii"), "timebox": ("start", "weeks")}
+NESTED = {"signed": ("by", "on", "where"), "data": ("source", "pii"), "timebox": ("start", "weeks"), "judges": ("kappa_at_least",)}
 PII = ("agreed_by", "on", "where")
 #: Dollars per million tokens, and where and when somebody read them.
 PRICE_KEYS = ("input", "output", "cached_input", "on", "source")
@@ -92,6 +93,11 @@ class Charter:
         return self.text.get("prices") or {}
 
     @property
+    def kappa_at_least(self) -> float | None:
+        """How far a judge has to agree with people, by the lower edge of kappa, before a criterion on its score is decided; None: not said."""
+        return (self.text.get("judges") or {}).get("kappa_at_least")
+
+    @property
     def missing(self) -> tuple[str, ...]:
         """What has to be settled before this charter can decide anything."""
         signed = self.text.get("signed") or {}
@@ -146,6 +152,11 @@ class Charter:
             refuse_unknown(data.get(key) or {}, known, where=f"{path}: {key}")
         _check_days(data, path)
         _check_prices(data.get("prices"), path)
+        kappa = (data.get("judges") or {}).get("kappa_at_least")
+        if kappa is not None and (isinstance(kappa, bool) or not isinstance(kappa, (int, float)) or not 0 < kappa < 1):
+            raise InputError(
+                f"{path}: judges.kappa_at_least is a number between 0 and 1, found {kappa!r}", fix="judges: {kappa_at_least: 0.6}"
+            )
         volume = data.get("volume_per_month")
         if volume is not None and (isinstance(volume, bool) or not isinstance(volume, (int, float)) or volume < 0):
             raise InputError(

@@ -323,6 +323,57 @@ def drill(
 
 
 @main.command()
+@click.argument("arguments", nargs=-1, metavar="[POC] RUBRIC")
+@click.option("--sample", type=click.IntRange(2), metavar="N", help="Draw so many replies of a run for people to label, and stop there.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="With --sample: which are drawn.")
+@click.option("--run", "run_id", metavar="RUN", help="With --sample: the run to draw from.  [default: the last one on dev]")
+@click.option("--model", help="The model that judges, in place of the rubric's.")
+@click.option("--repeats", type=click.IntRange(1, 20), default=1, show_default=True, help="How often the judge is asked the same.")
+@click.option("--drill", "drilled", is_flag=True, help="Also: does a verdict flip when a reply gives the judge orders, or is padded?")
+@click.option("--max-cost-usd", type=DOLLARS, help="What the judge's answers may cost.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def calibrate(
+    arguments: tuple[str, ...],
+    sample: int | None,
+    seed: int,
+    run_id: str | None,
+    model: str | None,
+    repeats: int,
+    drilled: bool,
+    max_cost_usd: float | None,
+    as_json: bool,
+) -> None:
+    """Hold a judge against people's labels.
+
+    RUBRIC is the name of a file in `rubrics/` of the POC, else of one that comes with poclab. First --sample draws replies of a run into
+    rubrics/RUBRIC.labels.jsonl; people fill in the labels; then the judge is asked about the same replies. Exit code 1: it is not calibrated,
+    or agrees too little for the charter.
+    """
+    from poclab import judging
+    from poclab.archive import Archive, load_run
+    from poclab.arguments import open_budget
+    from poclab.charter import Charter
+
+    folder, names = _poc_and_runs(arguments)
+    if len(names) != 1:
+        raise InputError(f"calibrate takes one RUBRIC, found {len(names)}", fix="poclab calibrate correctness --sample 60")
+    judge = judging.Judge(names[0], model=model, poc=folder)
+    if sample:
+        report = load_run(run_id or Archive.open(folder).newest("dev"), folder)
+        _say(f"{judging.draw(folder, judge.rubric, report, sample=sample, seed=seed)!r}")
+        return
+    budget = open_budget(folder, max_cost_usd)
+    found = judging.calibrate(folder, judge, repeats=repeats, budget=budget)
+    faults = judging.drill(folder, judge, budget=budget) if drilled else None
+    refused = found.refusal(at_least=Charter.load(folder).kappa_at_least)
+    if as_json:
+        _say(json.dumps({**found.to_json(), "drill": faults and faults.to_json(), "refused": refused}, indent=1))
+    else:
+        _say("\n\n".join([repr(found), *([repr(faults)] if faults else []), f"kept in {found.path}", *([refused] if refused else [])]))
+    sys.exit(1 if refused else 0)
+
+
+@main.command()
 @click.argument("runs", nargs=-1, metavar="[POC] [RUN]...")
 @click.option("--confirm", is_flag=True, help="First score the winner of the last sweep, or RUN, on the held-out cases; only once.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import datetime
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,14 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """Why a judge's score is not to be decided on (nothing: it is), and what is known of the judge."""
+
+    refusal: str
+    told: str = ""
+
+
+@dataclass(frozen=True)
 class Look:
     """One scoring of held-out cases."""
 
@@ -104,6 +112,8 @@ class Decision:
     edits: tuple[Edit, ...] | None
     today: datetime.date
     lineage: str = ""
+    #: What is known of each judge whose score a criterion is about.
+    judges: tuple[tuple[str, str], ...] = ()
 
     @property
     def go(self) -> bool:
@@ -157,6 +167,8 @@ class Decision:
             more = f"; {one.retried} were asked again because the endpoint had failed them" if one.retried else ""
             more += f"; {one.lost} request(s) without an answer may be billed, and are in no cost" if one.lost else ""
             yield f"outcomes on {one.split or 'all'}", f"{counts_text(one.outcomes)}{more}"
+        for name, told in self.judges:
+            yield f"judge {name}", told
         yield "looks at test", _looks(self.looks)
         yield "dev-test gap", _gap(self.gap, self.reports)
         yield "time box", _timebox(self.charter, self.today)
@@ -205,10 +217,12 @@ def weigh(
     edits: Sequence[Edit] | None = None,
     lineage: str = "",
     today: datetime.date | None = None,
+    judged: Callable[[str, Report], Judged] | None = None,
 ) -> Decision:
     """Hold a charter's criteria against the reports of one version, at most one for each split.
 
-    `lineage` says what became of the held-out cases since the first edition.
+    `lineage` says what became of the held-out cases since the first edition. `judged` says of a score that a judge gave whether it is
+    to be decided on; without it, none is.
 
     Raises:
         InputError: the charter cannot decide (with the questions to answer), a report is partial, or they are of several versions.
@@ -217,7 +231,8 @@ def weigh(
     refuse_unfinished(charter)
     _check(reports)
     by_split = {one.split or "all": one for one in reports}
-    verdicts = tuple(judge(one, by_split.get(one.split)) for one in charter.criteria)
+    known = {(one.metric, one.split): _known(one, by_split.get(one.split), judged) for one in charter.criteria}
+    verdicts = tuple(judge(one, by_split.get(one.split), known[one.metric, one.split]) for one in charter.criteria)
     words = {one.word for one in verdicts}
     return Decision(
         charter=charter,
@@ -229,7 +244,16 @@ def weigh(
         edits=None if edits is None else tuple(edits),
         today=today or datetime.date.today(),
         lineage=lineage,
+        judges=tuple({metric: one.told for (metric, _), one in known.items() if one and one.told}.items()),
     )
+
+
+def _known(criterion: Criterion, report: Report | None, judged: Callable[[str, Report], Judged] | None) -> Judged | None:
+    """Return what is known of the judge of a criterion's score; None where no judge gave it."""
+    if report is None or not report.judged_by(criterion.metric):
+        return None
+    score = report.score_names[0] if criterion.metric == "accuracy" else criterion.metric
+    return judged(score, report) if judged else Judged(f"the judge {score!r} is not calibrated: `poclab calibrate`")
 
 
 def refuse_unfinished(charter: Charter) -> None:
@@ -268,8 +292,8 @@ def _check(reports: Sequence[Report]) -> None:
         raise InputError("two reports are of one split", fix="give one report for each split")
 
 
-def judge(criterion: Criterion, report: Report | None) -> Verdict:
-    """Hold one criterion against the report of its split."""
+def judge(criterion: Criterion, report: Report | None, judged: Judged | None = None) -> Verdict:
+    """Hold one criterion against the report of its split; `judged` is what is known of the judge that gave its score."""
     if report is None:
         how = ": `poclab decide --confirm`" if criterion.split == "test" else ""
         return Verdict(criterion, CANNOT_TELL, more=f"never scored on {criterion.split}{how}")
@@ -279,6 +303,8 @@ def judge(criterion: Criterion, report: Report | None) -> Verdict:
         estimate = report.estimate(criterion.metric, confidence=criterion.confidence)
     except InputError as error:
         return Verdict(criterion, CANNOT_TELL, more=error.message)
+    if judged and judged.refusal:
+        return Verdict(criterion, CANNOT_TELL, estimate, judged.refusal)
     word = _word(criterion, estimate.low, estimate.high)
     return Verdict(criterion, word, estimate, _more(criterion, estimate, report) if word == CANNOT_TELL else "")
 

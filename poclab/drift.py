@@ -15,7 +15,7 @@ from pathlib import Path
 
 from poclab.cases import TestSet
 from poclab.errors import InputError
-from poclab.files import WORK, digest, read_json, read_text, write_atomic
+from poclab.files import RUBRICS, WORK, digest, read_json, read_text, write_atomic
 from poclab.redaction import conceal_json
 from poclab.tracking.surroundings import packages
 
@@ -44,7 +44,7 @@ class State:
             corpus=corpus_digest(poc),
             **dict(zip(("python", "packages"), environment(), strict=True)),
             lock=TestSet.load(poc / "cases.jsonl").digest,
-            files={name: digest(read_text(poc / name)) for name in files},
+            files={**{name: digest(read_text(poc / name)) for name in files}, **rubric_digests(poc)},
         )
 
     def save(self, path: Path) -> None:
@@ -108,6 +108,11 @@ def code_digests(poc: Path) -> dict[str, str]:
     # An editor's lock on an open file is a link to nowhere of the same ending.
     files |= {path.relative_to(poc).as_posix(): path for path in poc.rglob("*.py") if WORK not in path.parts and path.is_file()}
     return {name: digest(path.read_bytes()) for name, path in files.items()}
+
+
+def rubric_digests(poc: Path) -> dict[str, str]:
+    """Return the digest of each rubric of a POC: a notebook names a judge, and no file."""
+    return {path.relative_to(poc).as_posix(): digest(read_text(path)) for path in sorted((poc / RUBRICS).glob("*.yaml"))}
 
 
 def corpus_digest(poc: Path) -> str | None:

@@ -218,7 +218,20 @@ class Plan:
             "outputs": result.reply.text or result.reply.data,
             "scores": {name: vars(score) for name, score in result.scores.items()},
             "steps": [vars(step) for step in task.context.steps],
+            "judging": self._judging(result, task),
             "kept_from": task.kept and (task.kept.trace_id or "no trace"),
+        }
+
+    def _judging(self, result: CaseResult, task: Task) -> dict[str, Any] | None:
+        """Return what the trace of the scorers' own calls is made of, apart from that of the case: MLflow sums a trace's tokens."""
+        steps = [step for step in task.judging.steps if isinstance(step.start_ns, int) and isinstance(step.end_ns, int)]
+        if not steps or not any(score.source for score in result.scores.values()):
+            return None
+        return {
+            "trace_id": f"tr-{uuid.uuid4().hex}",
+            "start_ns": min(step.start_ns for step in steps),
+            "end_ns": max(step.end_ns for step in steps),
+            "steps": [vars(step) for step in steps],
         }
 
     def keep(self, earlier: Iterable[CaseResult], again: Callable[[CaseResult], bool]) -> None:

@@ -27,6 +27,7 @@ from poclab.decision import Decision
 from poclab.errors import FrozenError, InputError, Stopped
 from poclab.evaluation import Plan, Rehearsed, Task, Watch
 from poclab.files import find_poc, require_poc, work_folder, write_bytes
+from poclab.judging import calibration
 from poclab.ledger import Ledger
 from poclab.recording import Recording
 from poclab.report import DRILL_FILE, RETRIED, CaseResult, Report
@@ -241,8 +242,9 @@ def decide(charter: Charter | Path | str | None = None, *runs: Any, today: datet
     if not runs:
         runs = (archive.candidate()["run_id"],)
     reports = _reports(runs, archive)
+    judged = calibration.gate(charter.path.parent, charter) if charter.path else None
     if archive is None:
-        return decision.weigh(charter, reports, today=today)
+        return decision.weigh(charter, reports, today=today, judged=judged)
     for one in reports:
         if one.lock_digest != archive.lock:
             raise FrozenError(
@@ -256,9 +258,8 @@ def decide(charter: Charter | Path | str | None = None, *runs: Any, today: datet
             )
     for other in archive.other_splits(reports):
         reports += archive.reports([other])
-    return decision.weigh(
-        charter, reports, looks=archive.looks(), edits=archive.edits(charter), lineage=archive.cases.lock.since_first(), today=today
-    )
+    told = {"looks": archive.looks(), "edits": archive.edits(charter), "lineage": archive.cases.lock.since_first()}
+    return decision.weigh(charter, reports, **told, today=today, judged=judged)
 
 
 def plan(

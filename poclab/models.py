@@ -15,6 +15,7 @@ import os
 import re
 import urllib.parse
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,15 @@ def async_client(
     key, url = _endpoint(api_key, base_url)
     options = {"max_retries": 0, **options}
     return openai.AsyncOpenAI(api_key=key, base_url=url, timeout=timeout_s, http_client=_async_http_client(httpx2, url, mode), **options)
+
+
+def limited(client: openai.OpenAI, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a request with `max_tokens` under the name that the client's endpoint takes it by.
+
+    OpenAI's newer models refuse `max_tokens`; many compatible servers ignore its successor, and would answer without a limit.
+    """
+    renamed = "max_completion_tokens" if client.base_url.host == "api.openai.com" else "max_tokens"
+    return {renamed if name == "max_tokens" else name: value for name, value in parameters.items()}
 
 
 def http_client(http: ModuleType, *, base_url: str | None = None, mode: str | None = None) -> Any:

@@ -104,7 +104,7 @@ class Recording:
             try:
                 plain = conceal_json(json.loads(_line(record)))
             except RecursionError:  # an answer may be nested as deeply as its sender likes
-                plain = conceal_json({**record, "steps": [_told(step) for step in record["steps"]]})
+                plain = conceal_json(_each_step(record, _told))
             kept = _redacted(plain, self.plan.redact) if self.plan.redact else plain
             try:
                 self.records.write(json.dumps(kept, ensure_ascii=False) + "\n")
@@ -248,11 +248,19 @@ def run_end(report: Report) -> dict[str, Any]:
 
 
 def _line(record: Mapping[str, Any]) -> str:
-    record = {**record, "steps": [_sound(step, record["start_ns"]) for step in record["steps"]]}
+    record = _each_step(record, lambda step: _sound(step, record["start_ns"]))
     try:
         return json.dumps(record, ensure_ascii=False, default=_safe_repr)
     except (TypeError, ValueError, RecursionError):  # a system may put anything into its steps: a tuple as a key, a list that holds itself
-        return json.dumps({**record, "steps": [_told(step) for step in record["steps"]]}, ensure_ascii=False, default=_safe_repr)
+        return json.dumps(_each_step(record, _told), ensure_ascii=False, default=_safe_repr)
+
+
+def _each_step(record: Mapping[str, Any], function: Callable[[Mapping[str, Any]], Any]) -> dict[str, Any]:
+    """Return a record with what a function makes of each step, those of the scorers included."""
+    found = {**record, "steps": [function(step) for step in record["steps"]]}
+    if judging := record.get("judging"):
+        found["judging"] = {**judging, "steps": [function(step) for step in judging["steps"]]}
+    return found
 
 
 def _sound(step: Mapping[str, Any], start_ns: int) -> Mapping[str, Any]:
@@ -293,10 +301,9 @@ def _redacted(record: dict[str, Any], redact: Callable[[str], str]) -> dict[str,
 
     texts = {name: one(record[name]) for name in ("error", "inputs", "expected", "outputs")}
     scores = {name: {**score, "answer": one(score["answer"]), "reason": one(score["reason"])} for name, score in record["scores"].items()}
-    steps = [
-        {**step, **{name: one(step[name]) for name in ("name", "inputs", "outputs", "attributes", "error")}} for step in record["steps"]
-    ]
-    return {**record, **texts, "scores": scores, "steps": steps}
+    told = ("name", "inputs", "outputs", "attributes", "error")
+    record = _each_step(record, lambda step: {**step, **{name: one(step[name]) for name in told}})
+    return {**record, **texts, "scores": scores}
 
 
 def _told(step: Mapping[str, Any]) -> dict[str, Any]:

@@ -380,8 +380,18 @@ class Report:
     @property
     def models(self) -> list[str]:
         """The models that answered, as the endpoint calls them, with the fingerprint of what serves them if it tells one."""
-        calls = (call for one in self.results for call in (*one.calls, *one.judge_calls) if call.answered_model)
-        return sorted({call.answered_model + (f" ({call.fingerprint})" if call.fingerprint else "") for call in calls})
+        return sorted({call.answered_by for one in self.results for call in (*one.calls, *one.judge_calls)} - {""})
+
+    def judged_by(self, metric: str) -> set[str]:
+        """Return the digests of the rubrics that a judge went by in a score, the cases' own left out; none where it is no judge's."""
+        score = self.score_names[0] if metric == "accuracy" and self.score_names else metric
+        given = (one.scores[score].source for one in self.results if score in one.scores)
+        return {source.partition("+")[0] for source in given if source}
+
+    @property
+    def judges(self) -> set[tuple[str, str]]:
+        """The models of the scorers' calls, as they were asked for and as the endpoint calls them."""
+        return {(call.model, call.answered_by) for one in self.results for call in one.judge_calls if call.answered_by}
 
     def content_digest(self) -> str:
         """Return the digest of what must be equal when a run is repeated: version, set, replies, scores and failures.

@@ -56,11 +56,15 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @dataclass(frozen=True)
 class Score:
-    """A value in 0..1 or a bool; the answer that was taken out of the reply; why. Value None: it could not be scored."""
+    """A value in 0..1 or a bool; the answer that was taken out of the reply; why. Value None: it could not be scored.
+
+    `source` is the digest of the rubric that a judge went by; of any other score it is empty.
+    """
 
     value: float | bool | None
     answer: str = ""
     reason: str = ""
+    source: str = ""
 
     @property
     def right(self) -> bool:
@@ -108,7 +112,9 @@ def as_score(value: Score | bool | float | None) -> Score | None:
     number = math.nan if isinstance(score.value, str) else float(score.value)
     if not 0 <= number <= 1:
         raise ValueError(f"a score is a bool or a number between 0 and 1, found {score.value!r}")
-    return Score(bool(score.value) if type(score.value).__name__ in ("bool", "bool_") else number, str(score.answer), str(score.reason))
+    return Score(
+        bool(score.value) if type(score.value).__name__ in ("bool", "bool_") else number, str(score.answer), str(score.reason), score.source
+    )
 
 
 def as_scorer(function: Any) -> Scorer:

@@ -228,6 +228,11 @@ class Call:
     answered_model: str | None = None
     fingerprint: str | None = None
 
+    @property
+    def answered_by(self) -> str:
+        """The model that answered, as the endpoint calls it, with the fingerprint of what serves it if it tells one; empty if it tells neither."""
+        return (self.answered_model or "") + (f" ({self.fingerprint})" if self.answered_model and self.fingerprint else "")
+
 
 @dataclass
 class Step:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from poclab import kernels, projection, rehearsals, tracking
 from poclab.cases import TestSet
 from poclab.charter import METRICS
-from poclab.drift import code_digests, corpus_digest
+from poclab.drift import code_digests, corpus_digest, rubric_digests
 from poclab.errors import InputError, PocError, Stopped
 from poclab.evaluation import user
 from poclab.executors import LOST, PRELOADED, STORE, Executor, Order, chosen
@@ -77,7 +77,8 @@ def budget_name(sweep: Sweep) -> str:
 def _identifier(sweep: Sweep) -> Callable[[Trial], str]:
     # The same model name at another address is another model.
     endpoint = os.environ.get("OPENAI_BASE_URL", "")
-    common = {"notebook": read_text(sweep.notebook), "code": digest(code_digests(sweep.poc)), "endpoint": endpoint, **_inputs(sweep.poc)}
+    common = {"notebook": read_text(sweep.notebook), "code": digest(code_digests(sweep.poc)), "endpoint": endpoint}
+    common |= {**_inputs(sweep.poc), **rubric_digests(sweep.poc)}
 
     def identify(trial: Trial) -> str:
         files = file_digests({**sweep.defaults, **trial.parameters}, sweep.poc)

@@ -31,8 +31,8 @@ def _said(path):
 
 
 def test_there_are_these():
-    """Charter and cases, evaluate, look at runs, decide and hand off, and an agent."""
-    names = ["01_charter_and_cases", "02_evaluate", "03_look_at_runs", "04_decide_and_hand_off", "06_agent"]
+    """Charter and cases, evaluate, look at runs, decide and hand off, a judge, and an agent."""
+    names = ["01_charter_and_cases", "02_evaluate", "03_look_at_runs", "04_decide_and_hand_off", "05_judge", "06_agent"]
     assert [path.stem for path in ALL] == names
 
 

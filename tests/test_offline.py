@@ -212,7 +212,7 @@ def test_an_answer_is_the_same_every_time_and_names_the_code():
     assert first == again
     assert first[1]["id"] != other[1]["id"]
     assert first[1]["choices"] == other[1]["choices"]
-    assert first[1]["system_fingerprint"] == f"offline-{offline.fingerprint()[:12]}"
+    assert first[1]["system_fingerprint"] == f"offline-{offline.fingerprint('offline/extractive')[:12]}"
 
 
 def test_four_characters_are_one_token():
@@ -260,7 +260,9 @@ def test_an_unknown_model_is_answered_with_the_known_ones():
     status, message = refusal(offline.answer("/chat/completions", {"model": "offline/extractiv", "messages": []}))
 
     assert status == 404
-    assert message == "unknown model 'offline/extractiv'; offline models: offline/extractive, offline/rules, offline/hashing"
+    assert message == (
+        "unknown model 'offline/extractiv'; offline models: offline/extractive, offline/rules, offline/hashing, offline/overlap-judge"
+    )
 
 
 def test_a_model_on_the_wrong_path_is_told_its_own():
@@ -309,7 +311,7 @@ def test_the_list_of_models_names_them_all():
     status, body = offline.answer("/models", None)
 
     assert status == 200
-    assert [one["id"] for one in body["data"]] == ["offline/extractive", "offline/rules", "offline/hashing"]
+    assert [one["id"] for one in body["data"]] == ["offline/extractive", "offline/rules", "offline/hashing", "offline/overlap-judge"]
 
 
 def embeddings(texts, **parameters):

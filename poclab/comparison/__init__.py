@@ -46,9 +46,11 @@ def compare(baseline: Report, *candidates: Report, comparisons: int | None = Non
     given = [one.run_id for one in candidates if one.run_id is not None]
     if twice := [run for run in given if given.count(run) > 1]:
         raise InputError(f"run {twice[0]} is given twice", fix="name each run once: a repeated one would count as another comparison")
-    shared = [name for name in baseline.score_names if all(name in one.score_names for one in candidates)]
+    common = [name for name in baseline.score_names if all(name in one.score_names for one in candidates)]
+    shared = [name for name in common if all(one.judged_by(name) == baseline.judged_by(name) for one in candidates)]
     if not shared:
-        raise InputError("the reports have no score in common", fix="evaluate both with the same scores")
+        of_rubrics = f", and {', '.join(common)} was judged by different rubrics or models" if common else ""
+        raise InputError(f"the reports have no score in common{of_rubrics}", fix="evaluate both with the same scores")
     begun = max(len(candidates), comparisons or 0)
     of_scores = [_changes(baseline, candidates, name, begun) for name in shared]
     made = tuple(
@@ -62,7 +64,8 @@ def compare(baseline: Report, *candidates: Report, comparisons: int | None = Non
         )
         for place, one in enumerate(candidates)
     )
-    return Comparison(baseline, made, begun, tuple(_notes(baseline, candidates, begun, comparisons)))
+    apart = [f"{name} was judged by different rubrics or models, and is not compared" for name in common if name not in shared]
+    return Comparison(baseline, made, begun, (*_notes(baseline, candidates, begun, comparisons), *apart))
 
 
 def _check(baseline: Report, other: Report) -> None:
@@ -229,6 +232,8 @@ def _notes(baseline: Report, candidates: Sequence[Report], comparisons: int, kno
         yield f"different corpora: {', '.join(sorted((one or 'none')[:12] for one in corpora))}: the documents are part of the difference"
     if len({one.code_digest for one in (baseline, *candidates)} - {None}) > 1:
         yield "the code of the systems differs: it is part of the difference"
+    if len(answered := {answered for one in (baseline, *candidates) for _, answered in one.judges}) > 1:
+        yield f"judges answered as {', '.join(sorted(answered))}: where that differs, it is part of the difference"
     repeats = {one.repeats for one in (baseline, *candidates)}
     if repeats != {1}:
         yield f"repeats ({', '.join(map(str, sorted(repeats)))}) are averaged within a case first"

@@ -1,6 +1,7 @@
 """The evidence of a handoff: what the runs and the files of a POC say, in a folder that stands for itself.
 
     charter.yaml cases.jsonl cases.lock.json LOG.md     the POC's files
+    rubrics/                                            of each judge the rubric, the labels and the calibration
     reviews.jsonl                                       what second labellers said of the cases, and how disagreements were settled
     test/ dev/                                          what the run on each split holds: report, version, prompts, notebook, packages, git
     trials/                                             the results of each trial of the sweep, case by case, replies cut
@@ -29,7 +30,8 @@ from poclab.charter import Charter
 from poclab.comparison import Comparison, compare
 from poclab.decision import Decision, Edit, Look, weigh
 from poclab.errors import InputError
-from poclab.files import CHARTER, read_json, read_text
+from poclab.files import CHARTER, RUBRICS, read_json, read_text
+from poclab.judging.calibration import gate
 from poclab.redaction import conceal, conceal_json
 from poclab.report import Report
 from poclab.system import Version
@@ -93,7 +95,8 @@ class Evidence:
         )
         today = datetime.date.fromisoformat(said["on"])
         lineage = self.cases.lock.since_first()
-        return weigh(self.charter, list(self.reports.values()), looks=looks, edits=edits, lineage=lineage, today=today)
+        told = {"looks": looks, "edits": edits, "lineage": lineage, "today": today}
+        return weigh(self.charter, list(self.reports.values()), **told, judged=gate(self.folder, self.charter))
 
     @cached_property
     def history(self) -> list[Mapping[str, Any]]:
@@ -131,7 +134,10 @@ def collect(folder: Path, decision: Decision, archive: Archive, comparison: Comp
     """Write the evidence for a decision, on the cases that are frozen now, into an empty folder."""
     poc = archive.poc
     reviews.read_entries(poc)  # what is wrong with them is said of the file that can be mended
-    for name in POC_FILES:
+    judges = sorted(path.relative_to(poc).as_posix() for path in (poc / RUBRICS).glob("*.*") if path.is_file())
+    if judges:
+        (folder / RUBRICS).mkdir()
+    for name in (*POC_FILES, *judges):
         if (poc / name).is_file():
             # Frozen cases were written without keys, and must stay what their lock says, to the letter.
             text = read_text(poc / name)
@@ -159,9 +165,8 @@ def collect(folder: Path, decision: Decision, archive: Archive, comparison: Comp
             (folder / "forest.png").write_bytes(charts.png(charts.forest(comparison)))
     # From the whole reports: a brief one says the same, but what is verified later is this.
     found = Evidence(folder)
-    looks, edits = decision.looks, decision.edits
-    lineage = decision.lineage
-    whole = weigh(found.charter, list(found.reports.values()), looks=looks, edits=edits, lineage=lineage, today=decision.today)
+    told = {"looks": decision.looks, "edits": decision.edits, "lineage": decision.lineage, "today": decision.today}
+    whole = weigh(found.charter, list(found.reports.values()), **told, judged=gate(folder, found.charter))
     _write(folder, "decision.json", whole.to_json())
     return Evidence(folder)
 

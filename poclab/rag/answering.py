@@ -59,11 +59,10 @@ class Rag:
         return passages
 
     def _request(self) -> dict[str, Any]:
-        parameters = self.version.parameters
-        # OpenAI's newer models refuse `max_tokens`; many compatible servers ignore its successor, and would answer without a limit.
-        limit = "max_completion_tokens" if self.client.base_url.host == "api.openai.com" else "max_tokens"
-        optional = {name: parameters[name] for name in ("temperature", "seed") if name in parameters}
-        return {"model": parameters["model"], limit: parameters["max_tokens"], **optional}
+        from poclab import models
+
+        taken = ("model", "max_tokens", "temperature", "seed")
+        return models.limited(self.client, {name: self.version.parameters[name] for name in taken if name in self.version.parameters})
 
 
 def build(version: Version, *, corpus: Corpus) -> Rag:

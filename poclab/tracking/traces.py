@@ -31,7 +31,7 @@ def write(uri: str, records: Sequence[Mapping[str, Any]], *, experiment_id: str,
     # A server (a REST store) takes traces one by one: its database is its own.
     begin = begin_bulk if mlflow.__version__ in BULK_VERSIONS and isinstance(client.store, SqlAlchemyStore) else begin_each
     for start in range(0, len(records), BATCH):
-        batch = records[start : start + BATCH]
+        batch = [one for record in records[start : start + BATCH] for one in (record, *_of_judges(record, run_id))]
         begin(client, [_trace_info(record, experiment_id, run_id) for record in batch])
         client.log_spans(experiment_id, [span for record in batch for span in _spans(record, experiment_id)])
 
@@ -104,6 +104,20 @@ def _assessment_row(table: Any, assessment: Any, info: Any) -> dict[str, Any]:
     return {**row, "trace_id": info.trace_id, "experiment_id": int(info.experiment_id), "trace_timestamp_ms": info.request_time}
 
 
+def _of_judges(record: Mapping[str, Any], run_id: str) -> list[dict[str, Any]]:
+    """Return the record of what judges were asked about a case, where they were.
+
+    It is a trace of its own, which their feedback names: MLflow sums the tokens of a trace. It is none of the run's, whose traces are cases.
+    """
+    judging = record.get("judging")
+    if not judging:
+        return []
+    given = {name: score["value"] for name, score in record["scores"].items() if score.get("source")}
+    about = {"judged_case": record["case_id"], "judged_trace": record["trace_id"], "judged_run": run_id}
+    named = {"name": f"judges of {record['name']}", "request_id": f"{record['request_id']}-judges", "outputs": given, "error": ""}
+    return [{"case_id": record["case_id"], "inputs": record["inputs"], **named, **judging, "about": about, "scores": {}}]
+
+
 def _trace_info(record: Mapping[str, Any], experiment_id: str, run_id: str) -> Any:
     from mlflow.entities import TraceInfo, TraceLocation, TraceState
 
@@ -123,7 +137,7 @@ def _trace_info(record: Mapping[str, Any], experiment_id: str, run_id: str) -> A
 
 
 def _metadata(record: Mapping[str, Any], run_id: str) -> dict[str, str]:
-    metadata = {RUN_KEY: run_id, "mlflow.trace_schema.version": "3", "mlflow.source.type": "LOCAL"}
+    metadata = {"mlflow.trace_schema.version": "3", "mlflow.source.type": "LOCAL", **({} if "about" in record else {RUN_KEY: run_id})}
     usage = [step["attributes"] for step in record["steps"] if _counted(step["attributes"])]
     if usage:
         metadata["mlflow.trace.tokenUsage"] = json.dumps(_tokens(*(sum(one[name] for one in usage) for name in COUNTS)))
@@ -135,7 +149,12 @@ def _metadata(record: Mapping[str, Any], run_id: str) -> dict[str, str]:
 
 def _tags(record: Mapping[str, Any]) -> dict[str, str]:
     tags = {"mlflow.traceName": record["name"], "mlflow.trace.spansLocation": "TRACKING_STORE"}
-    about = {"case": record["case_id"], "repeat": str(record["repeat"]), "outcome": record["outcome"], "kept_from": record.get("kept_from")}
+    about = record.get("about") or {
+        "case": record["case_id"],
+        "repeat": str(record["repeat"]),
+        "outcome": record["outcome"],
+        "kept_from": record.get("kept_from"),
+    }
     return {**tags, **{f"poclab.{key}": value for key, value in about.items() if value}}
 
 
@@ -143,30 +162,35 @@ def _assessments(record: Mapping[str, Any], run_id: str) -> list[Any]:
     from mlflow.entities import AssessmentSource, Expectation, Feedback
 
     metadata, end_ms = {ASSESSMENT_RUN_KEY: run_id}, record["end_ns"] // 1_000_000
-    source = AssessmentSource(source_type="CODE", source_id="poclab")
-    common = {
-        "source": source,
-        "metadata": metadata,
-        "create_time_ms": end_ms,
-        "last_update_time_ms": end_ms,
-        "trace_id": record["trace_id"],
-    }
+    common = {"create_time_ms": end_ms, "last_update_time_ms": end_ms, "trace_id": record["trace_id"]}
+    code = {"source": AssessmentSource(source_type="CODE", source_id="poclab"), "metadata": metadata}
     found: list[Any] = [
         Feedback(
             name=name,
             value=score["value"],
             rationale=score["reason"],
             error=None if score["value"] is not None else score["reason"],
+            **(_of_judge(record, score, metadata) if score.get("source") else code),
             **common,
         )
         for name, score in record["scores"].items()
     ]
     # One, not one for each key: MLflow's tables show ten columns, and leave out scores before anything else.
-    return [*found, Expectation(name="expected", value=record["expected"], **common)]
+    return found if "about" in record else [*found, Expectation(name="expected", value=record["expected"], **code, **common)]
+
+
+def _of_judge(record: Mapping[str, Any], score: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return whose feedback a judge's is, by its rubric's digest, and where the trace of its calls is."""
+    from mlflow.entities import AssessmentSource
+
+    trace = (record.get("judging") or {}).get("trace_id")
+    more = {"poclab.rubric": score["source"], **({"poclab.judge_trace": trace} if trace else {})}
+    return {"source": AssessmentSource(source_type="LLM_JUDGE", source_id=score["source"][:12]), "metadata": {**metadata, **more}}
 
 
 def _spans(record: Mapping[str, Any], experiment_id: str) -> list[Any]:
-    root = {**record, "id": record["trace_id"][-16:], "kind": "CHAIN", "parent": None, "attributes": {"case": record["case_id"]}}
+    kind = "EVALUATOR" if "about" in record else "CHAIN"
+    root = {**record, "id": record["trace_id"][-16:], "kind": kind, "parent": None, "attributes": {"case": record["case_id"]}}
     return [_span(one, record["trace_id"], root["id"], experiment_id) for one in (root, *record["steps"])]
 
 

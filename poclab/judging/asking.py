@@ -1,0 +1,85 @@
+"""Ask a judge about many replies outside of an evaluation: side by side, through the ledger and a budget, each as a case of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from poclab import runner
+from poclab.cases import Case
+from poclab.ledger import BudgetError
+from poclab.system import Call, CaseContext, Reply, current_case
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question to a judge: about a reply to a case, for the so-manieth time."""
+
+    case: Case
+    reply: Reply
+    repeat: int = 0
+    #: The reply that it is held against, where there are two.
+    other: Reply = field(default_factory=Reply)
+
+
+@dataclass(frozen=True)
+class Answers(Generic[Found]):
+    """What was found, in the order of the questions, and the calls that it took."""
+
+    found: tuple[Found, ...]
+    calls: tuple[Call, ...]
+
+    @property
+    def answered(self) -> tuple[str, ...]:
+        """The models that answered, as the endpoint calls them, with the fingerprint of what serves them."""
+        return tuple(sorted({one.answered_by for one in self.calls} - {""}))
+
+    @property
+    def cost_usd(self) -> float | None:
+        """What the answers cost when they were paid; None where that is unknown."""
+        costs = [one.cost_usd for one in self.calls if one.status // 100 == 2]
+        return None if not costs or any(cost is None for cost in costs) else sum(costs)
+
+
+def ask_all(
+    asked: Sequence[Asked],
+    function: Callable[[Asked], Found],
+    *,
+    late: Found,
+    poc: Path | None = None,
+    budget: str | None = None,
+    workers: int = 8,
+    timeout_s: float = 60.0,
+) -> Answers[Found]:
+    """Return what a function finds by asking a judge; `late` stands where its time ran out.
+
+    Raises:
+        BudgetError: the budget is used up; what was paid for is kept in the ledger.
+    """
+    calls: dict[int, list[Call]] = {}
+
+    def one(job: tuple[int, Asked]) -> Found:
+        place, what = job
+        context = CaseContext(case_id=what.case.id, repeat=what.repeat, poc=poc, budget=budget, purpose="judge")
+        context.deadline = time.monotonic() + timeout_s
+        token = current_case.set(context)
+        try:
+            found = function(what)
+        finally:
+            current_case.reset(token)
+        if isinstance(context.stop, BudgetError):
+            raise context.stop
+        calls[place] = context.calls
+        return found
+
+    found: dict[int, Any] = {}
+    for outcome in runner.run(list(enumerate(asked)), one, workers=workers, timeout_s=timeout_s):
+        if outcome.error and not outcome.timed_out:
+            raise outcome.error
+        found[outcome.index] = late if outcome.timed_out else outcome.value
+    return Answers(tuple(found[place] for place in range(len(asked))), tuple(call for place in sorted(calls) for call in calls[place]))

@@ -1,0 +1,355 @@
+"""How far a judge agrees with people, on the sample that they labelled; what its mean is once its errors are taken off; the gate of `decide`.
+
+    rubrics/correctness.calibration.json    kept in the POC, to be committed with the labels
+
+A calibration is of one rubric (by its digest, the model's name and parameters in it) and of what answered (the model as the endpoint calls
+it, with its fingerprint): an edited rubric or a new model is not calibrated. Without a kappa above the charter's `judges.kappa_at_least`, by
+the lower edge of its interval, no criterion on the judge's score is decided. Verdicts and labels are kept, and every number is worked out
+from them when it is read.
+Not covered: whether people agree among themselves; a judge cannot be held to more than they do.
+"""
+
+from __future__ import annotations
+
+import datetime
+import html
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from poclab import stats
+from poclab.charter import Charter
+from poclab.decision import Judged
+from poclab.errors import InputError, printable
+from poclab.files import RUBRICS, plain, read_json, write_atomic
+from poclab.judging.asking import Asked, ask_all
+from poclab.judging.judge import Judge
+from poclab.judging.labels import read_labels
+from poclab.judging.reading import Verdict
+from poclab.judging.rubric import UNSCORED
+from poclab.redaction import conceal_json
+from poclab.report import Report
+from poclab.stats import Estimate
+from poclab.tables import html_table, money, text_table
+
+SUFFIX = ".calibration.json"
+FORMAT = 1
+#: What a judge gives a case that it does not score, in the correction: any fixed number leaves it unbiased.
+NO_VERDICT = 0.5
+DISAGREEMENTS_SHOWN, WIDEST = 10, 60
+LATE = Verdict(None, "the judge ran out of time")
+FIX_THRESHOLD = "judges: {kappa_at_least: 0.6}"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What a person and the judge say of one reply; `again` is what the judge said when it was asked again."""
+
+    case: str
+    person: str
+    judge: str
+    reason: str = ""
+    reply: str = ""
+    cluster: str | None = None
+    again: tuple[str, ...] = ()
+
+    @property
+    def agree(self) -> bool:
+        return self.person == self.judge
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A judge held against people: `pairs` on the sample, and what the judge says of the `others`, which nobody labelled."""
+
+    name: str
+    rubric: str
+    rubric_version: int | str
+    model: str
+    answered: tuple[str, ...]
+    labels: Mapping[str, float]
+    pairs: tuple[Pair, ...]
+    others: tuple[str, ...]
+    sampled: Mapping[str, Any]
+    labels_digest: str
+    by: tuple[str, ...]
+    on: str
+    repeats: int = 1
+    cost_usd: float | None = None
+    path: Path | None = field(default=None, compare=False)
+
+    @cached_property
+    def _sides(self) -> tuple[list[str], list[str], list[str | None]]:
+        return [one.person for one in self.pairs], [one.judge for one in self.pairs], [one.cluster for one in self.pairs]
+
+    @property
+    def agreement(self) -> Estimate:
+        """The share of the sample of which judge and person say the same."""
+        return self._share(one.agree for one in self.pairs)
+
+    @cached_property
+    def kappa(self) -> Estimate | None:
+        """Cohen's kappa; None where it is undefined, and the judge is not calibrated."""
+        people, judge, clusters = self._sides
+        return stats.paired_kappa(people, judge, clusters=clusters)
+
+    @property
+    def recalls(self) -> dict[str, Estimate]:
+        """For each label that people gave: how often the judge gave it too."""
+        people, judge, clusters = self._sides
+        found = stats.recalls(people, judge, clusters=clusters)
+        return {label: found[label] for label in self.menu if label in found}
+
+    @property
+    def base_rates(self) -> dict[str, Estimate]:
+        """How often people gave each label."""
+        return {
+            label: self._share(one.person == label for one in self.pairs) for label in self.menu if label != UNSCORED or self._uses(label)
+        }
+
+    @property
+    def unscored(self) -> Estimate:
+        """The share of the sample that the judge gave no verdict on."""
+        return self._share(one.judge == UNSCORED for one in self.pairs)
+
+    @property
+    def consistency(self) -> Estimate | None:
+        """The share of the sample of which the judge said the same each time; None when it was asked once."""
+        return self._share(set(one.again) <= {one.judge} for one in self.pairs) if self.repeats > 1 else None
+
+    @property
+    def counts(self) -> dict[tuple[str, str], int]:
+        """How often people and judge gave each pair of labels, people first."""
+        return stats.counted(*self._sides[:2])
+
+    @property
+    def disagreements(self) -> list[Pair]:
+        """The pairs to read."""
+        return [one for one in self.pairs if not one.agree]
+
+    @property
+    def menu(self) -> list[str]:
+        return [*self.labels, UNSCORED]
+
+    @property
+    def naive(self) -> Estimate | None:
+        """The judge's mean over all replies, as it says it; None where it scored none."""
+        scored = [self.labels[label] for label in (*self._sides[1], *self.others) if label != UNSCORED]
+        return stats.mean_estimate(scored) if scored else None
+
+    @property
+    def corrected(self) -> Estimate | None:
+        """The mean that people would give all these replies, by prediction-powered inference; None where a person could not tell of some.
+
+        Source: see `stats.corrected`. The replies that were labelled are not among the others.
+        """
+        people, judge, clusters = self._sides
+        if UNSCORED in people or len(people) < 2 or len(set(clusters) - {None}) < sum(name is not None for name in clusters):
+            return None
+        return stats.corrected_mean(
+            [self.labels[one] for one in people], [self._value(one) for one in judge], [self._value(one) for one in self.others]
+        )
+
+    def _value(self, label: str) -> float:
+        return NO_VERDICT if label == UNSCORED else float(self.labels[label])
+
+    def _uses(self, label: str) -> bool:
+        return any(label in (one.person, one.judge) for one in self.pairs)
+
+    def _share(self, true: Iterator[bool]) -> Estimate:
+        return stats.mean_estimate([float(one) for one in true], clusters=self._sides[2])
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        """Yield what was found, each with its name, in the order to read it."""
+        yield (
+            "judge",
+            f"{self.name}, version {self.rubric_version}, digest {self.rubric[:12]}; {self.model}, answered by {', '.join(self.answered) or '(not told)'}",
+        )
+        split = f" on {self.sampled['split']}" if self.sampled.get("split") else ""
+        yield (
+            "sample",
+            f"{len(self.pairs)} of {self.sampled['of']} replies of {self.sampled['name']}{split}, seed {self.sampled['seed']}; labelled by {', '.join(self.by)}",
+        )
+        yield "agreement", str(self.agreement)
+        yield "kappa", self.kappa_text
+        for label, estimate in self.recalls.items():
+            yield f"recall of {label}", str(estimate)
+        for label, estimate in self.base_rates.items():
+            yield f"people say {label}", str(estimate)
+        yield "unscored", str(self.unscored)
+        if self.consistency:
+            yield "consistency", f"{self.consistency}: the same in all of {self.repeats} times"
+        yield "judge's mean", f"{self.naive}" if self.naive else "none: it scored nothing"
+        yield "corrected", str(self.corrected) if self.corrected else "none: people could not tell of some, or cases are in clusters"
+        if self.cost_usd is not None:
+            yield "cost", money(self.cost_usd)
+
+    @property
+    def kappa_text(self) -> str:
+        if self.kappa is None:
+            said = " and ".join(sorted({one.person for one in self.pairs}))
+            return f"undefined, since people and judge say {said} of all: not calibrated"
+        return str(self.kappa)
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Return the confusion table: a row for what people said, a column for what the judge did."""
+        used = [label for label in self.menu if self._uses(label)]
+        rows = [[one, *(str(self.counts.get((one, other), 0)) for other in used)] for one in used]
+        return ["people \\ judge", *used], rows
+
+    def __repr__(self) -> str:
+        lines = [f"{name}: {printable(text)}" for name, text in self.facts()]
+        shown = [
+            [one.case, one.person, one.judge, _short(one.reply), _short(one.reason)] for one in self.disagreements[:DISAGREEMENTS_SHOWN]
+        ]
+        more = len(self.disagreements) - len(shown)
+        read = ["", f"disagreements to read: {len(self.disagreements)}", text_table(DISAGREED, shown)] if shown else []
+        return "\n".join([*lines, "", text_table(*self.table()), *read, *([f"{more} more in {self.path}"] if more else [])])
+
+    def _repr_html_(self) -> str:
+        shown = [[one.case, one.person, one.judge, one.reply, one.reason] for one in self.disagreements]
+        return (
+            f"<div class='tex2jax_ignore mathjax_ignore'>{html_table([], self.facts())}{html_table(*self.table())}"
+            f"<details><summary>{html.escape(f'disagreements to read: {len(shown)}')}</summary>{html_table(DISAGREED, shown)}</details></div>"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        data = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "path"}
+        numbers = {
+            "agreement": self.agreement,
+            "kappa": self.kappa,
+            "unscored": self.unscored,
+            "naive": self.naive,
+            "corrected": self.corrected,
+        }
+        return {"format": FORMAT, **plain(data), "numbers": plain(numbers)}
+
+    def save(self, path: Path) -> Path:
+        return write_atomic(path, json.dumps(conceal_json(self.to_json()), ensure_ascii=False, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Calibration:
+        """Read a calibration; its numbers are worked out again.
+
+        Raises:
+            InputError: it is none, or of another format.
+        """
+        data = read_json(path)
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise InputError(f"{path}: not a calibration of format {FORMAT}", fix="poclab calibrate")
+        try:
+            known = {
+                name: tuple(value) if isinstance(value, list) else value for name, value in data.items() if name in cls.__dataclass_fields__
+            }
+            pairs = tuple(Pair(**{**one, "again": tuple(one["again"])}) for one in data["pairs"])
+            found = cls(**{**known, "pairs": pairs, "path": path})
+            menu = {*found.labels, UNSCORED}
+            if not pairs or {*found.others, *(label for one in pairs for label in (one.person, one.judge))} - menu:
+                raise ValueError("labels that are not on the menu, or no pairs")
+            return found
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{path}: not a whole calibration: {error!r}", fix="poclab calibrate") from None
+
+    def refusal(self, at_least: float | None) -> str:
+        """Return why the judge is not to be decided by, agreeing with people as it does; nothing when it is. `at_least` is the charter's bound."""
+        if self.kappa is None:
+            return f"the judge {self.name!r} is not calibrated: kappa is {self.kappa_text}"
+        if at_least is None:
+            return f"the charter does not say how far the judge {self.name!r} has to agree with people: {FIX_THRESHOLD}"
+        if self.kappa.low < at_least:
+            return (
+                f"the judge {self.name!r} agrees too little with people: kappa {self.kappa}; its lower edge is to be at least {at_least:g}"
+            )
+        return ""
+
+    def stranger(self, rubrics: set[str], judges: set[tuple[str, str]]) -> str:
+        """Return why this is no calibration of the judge that gave a score; nothing when it is.
+
+        `rubrics` are the digests that its scores were given by, `judges` the models of its calls, as asked for and as answered.
+        """
+        if rubrics != {self.rubric}:
+            now = ", ".join(sorted(one[:12] for one in rubrics))
+            return f"the judge {self.name!r} was calibrated with another rubric or model (digest {self.rubric[:12]}, now {now}): `poclab calibrate`"
+        answered = {answered for model, answered in judges if model == self.model}
+        if unknown := sorted(answered - set(self.answered)):
+            known = ", ".join(self.answered) or "a model that was not told"
+            return f"{', '.join(unknown)} answers as the judge {self.name!r} now, and it was calibrated with {known}: `poclab calibrate`"
+        return ""
+
+
+DISAGREED = ("case", "people", "judge", "reply", "why")
+
+
+def _short(text: str) -> str:
+    folded = " ".join(text.split())
+    return folded if len(folded) <= WIDEST else f"{folded[: WIDEST - 3]}..."
+
+
+def calibration_path(poc: Path | str, name: str) -> Path:
+    """Return the file of a POC that holds the calibration of a rubric of this name."""
+    return Path(poc, RUBRICS, f"{name}{SUFFIX}")
+
+
+def calibrate(poc: Path | str, judge: Judge, *, repeats: int = 1, budget: str | None = None, workers: int = 8) -> Calibration:
+    """Hold a judge against the labels of a POC, and keep what was found there.
+
+    Raises:
+        InputError: no labels, or some are missing; BudgetError: the budget is used up.
+    """
+    rubric, labels = judge.rubric, read_labels(poc, judge.rubric)
+    if labels.missing:
+        raise InputError(
+            f"{labels.path}: {len(labels.missing)} of {len(labels.sample)} replies have no label yet: {', '.join(labels.missing[:8])}",
+            fix=f"fill in label ({', '.join((*rubric.labels, UNSCORED))}), by and on",
+        )
+    asked = [Asked(one.case, one.reply, repeat) for repeat in range(repeats) for one in labels.sample]
+    asked += [Asked(one.case, one.reply) for one in labels.others]
+    answers = ask_all(asked, lambda one: judge.verdict(one.case, one.reply), late=LATE, poc=Path(poc), budget=budget, workers=workers)
+    said = [one.label or UNSCORED for one in answers.found]
+    n = len(labels.sample)
+    pairs = tuple(
+        Pair(
+            one.case.id,
+            one.label,
+            said[place],
+            answers.found[place].reason,
+            one.reply.text,
+            one.case.cluster,
+            tuple(said[place + n : n * repeats : n]),
+        )
+        for place, one in enumerate(labels.sample)
+    )
+    found = Calibration(
+        name=rubric.name,
+        rubric=rubric.digest,
+        rubric_version=rubric.version,
+        model=rubric.model,
+        answered=answers.answered,
+        labels=dict(rubric.labels),
+        pairs=pairs,
+        others=tuple(said[n * repeats :]),
+        sampled=dict(labels.head),
+        labels_digest=labels.digest,
+        by=tuple(dict.fromkeys(one.by for one in labels.sample)),
+        on=datetime.date.today().isoformat(),
+        repeats=repeats,
+        cost_usd=answers.cost_usd,
+    )
+    return replace(found, path=found.save(calibration_path(poc, rubric.name)))
+
+
+def gate(folder: Path, charter: Charter) -> Callable[[str, Report], Judged]:
+    """Return what says of a score that a judge gave whether it is to be decided on, by the calibrations in a POC's folder."""
+
+    def judged(score: str, report: Report) -> Judged:
+        path = calibration_path(folder, score)
+        if not path.is_file():
+            return Judged(f"the judge {score!r} is not calibrated: `poclab calibrate`")
+        found = Calibration.load(path)
+        told = f"kappa {found.kappa_text}; mean of the judge {found.naive}, corrected {found.corrected}, on the {found.sampled['of']} replies of {found.sampled['name']}"
+        return Judged(found.stranger(report.judged_by(score), report.judges) or found.refusal(charter.kappa_at_least), told)
+
+    return judged

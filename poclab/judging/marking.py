@@ -1,0 +1,110 @@
+"""The form in which people label the replies of a sample, in a notebook. It shows no verdict of any judge."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from poclab.errors import PocError, printable
+from poclab.judging.labels import Labelled, read_labels, write
+from poclab.judging.rubric import UNSCORED, Rubric, references
+from poclab.report import first_input
+from poclab.tables import block, folded, paragraph
+
+
+class ReplyLabeler:
+    """The form for the labels of a rubric's sample: `judging.ReplyLabeler(poc, judge.rubric)`.
+
+    A label is saved when its button is pressed, into the file as it is then: what others wrote there since stays. `by` is whose labels
+    these are.
+
+    Raises:
+        InputError: no sample was drawn, or its file cannot be read.
+    """
+
+    def __init__(self, poc: Path | str, rubric: Rubric, *, by: str = "") -> None:
+        import ipywidgets as widgets
+
+        self.poc, self.rubric = poc, rubric
+        self.labels = read_labels(poc, rubric)
+        self.place = self._next(-1)
+        wide = widgets.Layout(width="98%")
+        self.by = widgets.Text(by, description="Your name", layout=wide)
+        self.note = widgets.Text(description="Note", placeholder="why, where it is not plain", layout=wide)
+        self.shown, self.state = widgets.HTML(layout=wide), widgets.HTML(layout=wide)
+        names = {**dict.fromkeys(rubric.labels), UNSCORED: None}
+        self.buttons = {name: _button("cannot tell" if name == UNSCORED else name, partial(self.say, name)) for name in names}
+        steps = [_button("Previous", partial(self.step, -1)), _button("Next", partial(self.step, 1))]
+        self.box = widgets.VBox(
+            [self.by, self.state, self.shown, widgets.HBox([*self.buttons.values()]), self.note, widgets.HBox(steps)], layout=wide
+        )
+        self.show()
+
+    def __repr__(self) -> str:
+        return repr(self.labels)
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        return self.box._repr_mimebundle_(**options)
+
+    @property
+    def open(self) -> Labelled:
+        """The reply that is shown."""
+        return self.labels.sample[self.place]
+
+    def _next(self, place: int) -> int:
+        """Return the place of the next reply without a label, from this one on and around; where none is left, of the next one."""
+        count = len(self.labels.sample)
+        around = [(place + 1 + further) % count for further in range(count)]
+        return next((one for one in around if self.labels.sample[one].label is None), around[0])
+
+    def step(self, by: int) -> None:
+        """Show the reply before or after this one."""
+        self.place = (self.place + by) % len(self.labels.sample)
+        self.show()
+
+    def say(self, label: str) -> None:
+        """Save a label for the reply that is shown, and go on to the next one without."""
+        by = self.by.value.strip()
+        if not by:
+            return self.show("type your name first: a label is somebody's")
+        case, today = self.open.case.id, datetime.date.today().isoformat()
+        try:
+            now = read_labels(self.poc, self.rubric)
+            given = {"label": label, "by": by, "on": today, "note": self.note.value.strip()}
+            lines = tuple(replace(one, **given) if one.case.id == case else one for one in now.lines)
+            self.labels = replace(now, lines=lines)
+            write(self.labels)
+        except PocError as error:
+            return self.show(f"not saved: {error}")
+        self.place = self._next(self.place)
+        return self.show()
+
+    def show(self, trouble: str = "") -> None:
+        """Show the reply with what the rubric shows of its case, and how many are still to label."""
+        one, count, left = self.open, len(self.labels.sample), len(self.labels.missing)
+        done = f"all {count} are labelled: `poclab calibrate`" if not left else f"{count - left} of {count} labelled"
+        self.state.value = block(paragraph(f"{done}; this is {self.place + 1}, case {one.case.id}"), paragraph(trouble))
+        reference = "\n".join(references(one.case)) if "reference" in self.rubric.shows else ""
+        self.shown.value = block(
+            paragraph(first_input(one.case.inputs), name="Question"),
+            paragraph(reference, name="Accepted") if reference else "",
+            paragraph(one.case.rubric, name="For this case") if one.case.rubric else "",
+            *(paragraph(passage.text, name="Passage") for passage in one.reply.contexts),
+            paragraph(one.reply.text, name="Reply"),
+            folded("the rubric", paragraph(self.rubric.instructions)),
+        )
+        self.note.value = one.note
+        for name, button in self.buttons.items():
+            button.button_style = "primary" if name == one.label else ""
+
+
+def _button(said: str, act: Callable[[], None]) -> Any:
+    import ipywidgets as widgets
+
+    button = widgets.Button(description=printable(said), layout=widgets.Layout(width="auto"))
+    button.on_click(lambda _: act())
+    return button
