@@ -53,6 +53,14 @@ def test_a_plan_keeps_its_promise(validity):
     assert beyond(short_form(validity, 4)) == []
 
 
+def test_the_intervals_of_judges_cover_what_they_promise(validity):
+    """The corrected mean and kappa of a judge that errs seldom, or often: at least 93%; the plain interval does not, where errors are few."""
+    results = short_form(validity, 5)
+
+    assert beyond(results) == []
+    assert min(one.value for one in results if one.figure == "plain") < 0.9
+
+
 def test_the_short_form_is_long_enough_to_miss_a_target(validity):
     """Targets relaxed by three standard errors still notice a coverage of 87%, and a false word in every ninth comparison."""
 

@@ -2,13 +2,15 @@
 
     python tests/benchmarks/validity.py               # 4,000 rounds of each series, some minutes on two cores
     python tests/benchmarks/validity.py --quick       # 300 rounds, half a minute
-    python tests/benchmarks/validity.py --table 2     # one table of four
+    python tests/benchmarks/validity.py --table 2     # one table of five
 
     1   two equal versions: better or worse at most 5% of the time
     2   a baseline and eleven trials that are all equal: any better or worse at most 5%, and what naive readings would say
     3   95% intervals: coverage of at least 93%, in clusters 90%, of a p95 latency 95%
     4   power: the share of met and better within three points of what the plan promises, of fractions at least that: a
         plan takes them for 0 or 1, or for steps of a whole case
+    5   judges that err in 2% to 30% of right and of wrong cases, or of wrong ones alone: coverage of at least 93% for the
+        corrected mean, the plain large-sample interval beside it; and for kappa, also with a tenth unscored
 
 Cases differ in difficulty: the chance of a right answer is drawn from a beta distribution of the given mean, mostly near 0
 and 1, and a version draws its answers from it anew. The cases of a cluster share that chance, and half of them the very answer.
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import math
 import time
 import zlib
@@ -36,9 +39,11 @@ from poclab.stats import (
     cases_to_reach,
     cases_to_tell,
     compare_paired,
+    corrected_mean,
     cost_estimate,
     holm,
     mean_estimate,
+    paired_kappa,
     power_to_reach,
     power_to_tell,
     quantile_estimate,
@@ -51,11 +56,15 @@ ALPHA = 0.05
 CLUSTER = 5
 #: How often a case of a cluster repeats the answer of its cluster instead of an own one.
 TOGETHER = 0.5
+#: How often a judge says something else than people: of right and wrong cases alike, or of wrong ones.
+JUDGE_ERRORS = (0.02, 0.05, 0.1, 0.2, 0.3)
+NORMAL = 1.959963984540054
 TABLES = {
     1: "Two equal versions: a false better or worse",
     2: "Sweeps of 12 equal trials: a baseline and eleven others",
     3: "Coverage of 95% intervals",
     4: "Power: what a plan promises and what happens",
+    5: "Judges: coverage of the corrected mean and of kappa",
 }
 Figures = Mapping[str, float]
 
@@ -398,8 +407,55 @@ def _near(promise: float) -> tuple[float, float]:
     return promise - 0.03, promise + 0.03
 
 
+# 5. Judges
+
+
+def judged(source: numpy.random.Generator, people: numpy.ndarray, *, error: float, kind: str) -> numpy.ndarray:
+    """Return what a judge says of cases: the right ones too with `both` it fails, of the wrong ones it passes, an `error` share."""
+    errs = source.random(len(people)) < error
+    return numpy.where(errs & ((people == 0) | (kind == "both")), 1 - people, people)
+
+
+def mean_of_a_judge(source: numpy.random.Generator, *, n: int, ratio: float, rate: float, error: float, kind: str) -> Figures:
+    people = (source.random(n + round(n * ratio)) < rate).astype(float)
+    judge = judged(source, people, error=error, kind=kind)
+    given = people[:n].tolist(), judge[:n].tolist(), judge[n:].tolist()
+    return {"corrected": _covers(corrected_mean(*given), rate)["covered"], "plain": plain_interval_covers(*given, truth=rate)}
+
+
+def plain_interval_covers(people: list[float], judge: list[float], others: list[float], *, truth: float) -> bool:
+    """Tell whether the plain large-sample interval of prediction-powered inference holds the truth: power 1, nothing added, normal."""
+    rectifier = numpy.array(people) - numpy.array(judge)
+    spread = math.sqrt(rectifier.var(ddof=1) / len(people) + numpy.var(others, ddof=1) / len(others))
+    return abs(numpy.mean(others) + rectifier.mean() - truth) <= NORMAL * spread
+
+
+def kappa_of_a_judge(source: numpy.random.Generator, *, n: int, rate: float, error: float, unscored: float) -> Figures:
+    people = (source.random(n) < rate).astype(float)
+    judge = judged(source, people, error=error, kind="both")
+    judge[source.random(n) < unscored] = -1.0
+    right, passed = rate * (1 - error), rate * (1 - error) + (1 - rate) * error
+    chance = (1 - unscored) * (rate * passed + (1 - rate) * (1 - passed))
+    agree = (1 - unscored) * (right + (1 - rate) * (1 - error))
+    found = paired_kappa(people.tolist(), judge.tolist())
+    # Undefined where all of a sample is alike: not calibrated, and no claim.
+    return {"covered": found is None or found.low <= (agree - chance) / (1 - chance) <= found.high}
+
+
+def of_judges() -> Iterator[Series]:
+    for n, ratio, rate, error, kind in itertools.product((50, 100, 200), (0.3, 10), (0.5, 0.8, 0.95), JUDGE_ERRORS, ("both", "wrong")):
+        one = functools.partial(mean_of_a_judge, n=n, ratio=ratio, rate=rate, error=error, kind=kind)
+        name = f"mean {rate}, n = {n}, others {ratio:g} times as many, judge errs in {error:.0%} ({kind})"
+        short = n == 50 and error in (0.02, 0.3) and ratio == 10
+        yield Series(5, name, one, {"corrected": (0.93, 1.0)}, share=0.5, short=short)
+    for n, rate, error, unscored in itertools.product((50, 100, 200), (0.3, 0.5, 0.8, 0.95), JUDGE_ERRORS, (0.0, 0.1)):
+        one = functools.partial(kappa_of_a_judge, n=n, rate=rate, error=error, unscored=unscored)
+        name = f"kappa, people say right of {rate:.0%}, n = {n}, judge errs in {error:.0%}, {unscored:.0%} unscored"
+        yield Series(5, name, one, {"covered": (0.93, 1.0)}, share=0.5, short=n == 50 and error == 0.02 and unscored == 0)
+
+
 def all_series() -> list[Series]:
-    return [*of_equal_versions(), *of_coverage(), *of_power()]
+    return [*of_equal_versions(), *of_coverage(), *of_power(), *of_judges()]
 
 
 # What is printed
