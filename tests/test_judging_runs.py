@@ -1,0 +1,336 @@
+"""Judges in runs: what `decide` takes from them, the command line, their traces, what they cost, and runs that are compared."""
+
+import json
+import shutil
+
+import pytest
+
+import poclab
+from conftest import CHARTER, SIGNED, copy_poc, invoke
+from poclab import freezing, handover, judging, scores
+from poclab.errors import InputError
+from poclab.judging.rubric import TEMPLATES
+from poclab.sweeps import load_sweep
+from poclab.trials import plan
+
+#: Of the eight dev cases half are answered rightly: q01, q02, and the two to abstain from.
+SAID = {
+    "How many hours a day do cats sleep?": "They sleep fifteen hours.",
+    "Where do storks nest?": "On chimneys.",
+    "Who composed the opera Fidelio?": "I don't know.",
+    "What is the capital of Mongolia?": "I don't know.",
+}
+RIGHT = ["q01", "q02", "q09", "q10"]
+ASKS = CHARTER.replace("accuracy, at_least: 0.8, split: test", "correctness, at_least: 0.2, split: dev") + SIGNED
+
+
+def answer(inputs):
+    return SAID.get(inputs["question"], "Under the sea.")
+
+
+@pytest.fixture(scope="module")
+def judged(make_poc, made_once, tmp_path_factory):
+    """A POC with one run that the overlap judge scored, and a sample of all eight replies that nobody labelled; and the run's id."""
+
+    def make(folder):
+        poc = make_poc(folder / "animals", store=True)
+        report = evaluate(poc)
+        judging.draw(poc, poclab.Judge("correctness", poc=poc).rubric, report, sample=8, seed=1)
+        return report.run_id
+
+    return made_once("judged", make)
+
+
+@pytest.fixture
+def poc(judged, tmp_path):
+    """A copy of the judged POC, to be changed."""
+    return copy_poc(judged[0] / "animals", tmp_path / "animals")
+
+
+def evaluate(poc, name="half", split="dev", **more):
+    cases = poclab.TestSet.load(poc / "cases.jsonl").split(split)
+    given = [poclab.Judge("correctness", poc=poc), scores.contains()]
+    return poclab.evaluate(answer, cases, given, version=poclab.Version(name), **more)
+
+
+def label(poc, wrong=()):
+    """Label the sample: correct is what was answered rightly, but of `wrong` the other label."""
+    path = poc / "rubrics/correctness.labels.jsonl"
+    head, *lines = map(json.loads, path.read_text().splitlines())
+    for line in lines:
+        line |= {"label": "correct" if (line["case"] in RIGHT) != (line["case"] in wrong) else "wrong", "by": "Ada"}
+    path.write_text("".join(json.dumps(line) + "\n" for line in (head, *lines)))
+
+
+def charter(poc, kappa=None):
+    """Write a charter that asks for correctness on dev, and for a kappa."""
+    (poc / "charter.yaml").write_text(ASKS + (f"judges: {{kappa_at_least: {kappa}}}\n" if kappa else ""))
+
+
+def verdict(poc, run_id):
+    """Return what `decide` says of the criterion on the judge's score, and why."""
+    (found,) = poclab.decide(poc / "charter.yaml", run_id).verdicts
+    return found.word, found.more
+
+
+class TestGate:
+    """Half of eight are correct: the lower edge of the score is .215, above the .2 asked for. Of kappa, all agreeing, it is (.676 - .5) / .5 = .351."""
+
+    def test_opens_for_a_judge_that_agrees_as_far_as_the_charter_asks(self, poc, judged):
+        """The criterion is decided, and the decision tells kappa and the corrected mean."""
+        charter(poc, 0.35)
+        label(poc)
+        judging.calibrate(poc, poclab.Judge("correctness", poc=poc))
+        found = poclab.decide(poc / "charter.yaml", judged[1])
+
+        assert (found.verdicts[0].word, found.go) == ("met", True)
+        assert "judge correctness: kappa 1.000 (0.351 to 1.000, n = 8); mean of the judge 0.500" in repr(found)
+
+    def test_is_shut_without_a_calibration(self, poc, judged):
+        """And says what to type."""
+        charter(poc, 0.35)
+
+        assert verdict(poc, judged[1]) == ("cannot tell", "the judge 'correctness' is not calibrated: `poclab calibrate`")
+
+    def test_is_shut_while_the_charter_does_not_say_how_far(self, poc, judged):
+        """A bound that nobody set is none that was reached."""
+        charter(poc)
+        label(poc)
+        judging.calibrate(poc, poclab.Judge("correctness", poc=poc))
+
+        assert verdict(poc, judged[1])[0] == "cannot tell"
+        assert "judges: {kappa_at_least: 0.6}" in verdict(poc, judged[1])[1]
+
+    def test_is_shut_by_the_lower_edge(self, poc, judged):
+        """Kappa itself is 1; eight cases do not show more than .351."""
+        charter(poc, 0.4)
+        label(poc)
+        judging.calibrate(poc, poclab.Judge("correctness", poc=poc))
+        word, why = verdict(poc, judged[1])
+
+        assert word == "cannot tell"
+        assert "agrees too little with people: kappa 1.000 (0.351 to 1.000, n = 8); its lower edge is to be at least 0.4" in why
+        assert poclab.decide(poc / "charter.yaml", judged[1]).word == "not yet"
+
+    def test_is_shut_where_kappa_is_undefined(self, poc, judged):
+        """People and judge say wrong of all of the sample: nothing was seen of what the judge can tell apart."""
+        charter(poc, 0.1)
+        path = poc / "rubrics/correctness.labels.jsonl"
+        head, *lines = map(json.loads, path.read_text().splitlines())
+        lines = [{**line, "label": "wrong", "by": "Ada"} for line in lines if line["case"] not in RIGHT]
+        path.write_text("".join(json.dumps(line) + "\n" for line in ({**head, "sample": 4, "of": 4}, *lines)))
+        judging.calibrate(poc, poclab.Judge("correctness", poc=poc))
+
+        assert "is not calibrated: kappa is undefined, since people and judge say wrong of all" in verdict(poc, judged[1])[1]
+
+    def test_shuts_again_when_the_rubric_is_edited(self, poc, judged):
+        """What was calibrated is not what scores from then on, nor the other way round."""
+        charter(poc, 0.35)
+        label(poc)
+        judging.calibrate(poc, poclab.Judge("correctness", poc=poc))
+        rubric = poc / "rubrics/correctness.yaml"
+        rubric.write_text(rubric.read_text().replace("version: 1", "version: 2"))
+        edited = evaluate(poc, "half, judged anew")
+
+        assert verdict(poc, judged[1])[0] == "met"
+        assert "calibrated with another rubric or model" in verdict(poc, edited.run_id)[1]
+
+    def test_shuts_again_when_another_model_answers(self, poc, judged):
+        """The name is the same, what serves it is not: the fingerprint says so."""
+        charter(poc, 0.35)
+        label(poc)
+        path = judging.calibrate(poc, poclab.Judge("correctness", poc=poc)).path
+        path.write_text(path.read_text().replace("(offline-", "(older-"))
+        word, why = verdict(poc, judged[1])
+
+        assert word == "cannot tell"
+        assert why.startswith("offline/overlap-judge (offline-") and "it was calibrated with offline/overlap-judge (older-" in why
+
+    def test_is_for_accuracy_too_where_a_judge_gives_the_first_score(self, poc, judged):
+        """A criterion on accuracy is one on the judge."""
+        (poc / "charter.yaml").write_text(ASKS.replace("{metric: correctness", "{metric: accuracy") + "judges: {kappa_at_least: 0.3}\n")
+
+        assert verdict(poc, judged[1]) == ("cannot tell", "the judge 'correctness' is not calibrated: `poclab calibrate`")
+
+    def test_leaves_other_scores_alone(self, poc, judged):
+        """A score that is exact needs no judge."""
+        (poc / "charter.yaml").write_text(ASKS.replace("{metric: correctness", "{metric: contains"))
+
+        assert verdict(poc, judged[1])[0] == "met"
+
+    def test_holds_in_the_handoff_without_the_poc(self, poc, judged, tmp_path):
+        """The evidence has rubric, labels and calibration; a calibration that was raised there is found out."""
+        charter(poc, 0.35)
+        label(poc)
+        judging.calibrate(poc, poclab.Judge("correctness", poc=poc))
+        folder = handover.handoff(poc, judged[1]).folder
+        calibration = folder / "evidence/rubrics/correctness.calibration.json"
+        kept = sorted(path.name for path in calibration.parent.iterdir())
+
+        assert kept == ["correctness.calibration.json", "correctness.labels.jsonl", "correctness.yaml"]
+        assert "kappa 1.000 (0.351 to 1.000, n = 8)" in (folder / "handoff.md").read_text()
+        assert handover.verify(folder).holds
+        calibration.write_text(calibration.read_text().replace('"judge": "wrong"', '"judge": "correct"', 1))
+        assert not handover.verify(folder).holds
+
+
+class TestCalibrate:
+    """`poclab calibrate` as it is typed."""
+
+    def test_draws_a_sample_of_the_last_run_on_dev(self, poc):
+        """Rubric and labels are the POC's from then on, and what is to be done is said."""
+        shutil.rmtree(poc / "rubrics")
+        done = invoke("calibrate", poc, "correctness", "--sample", 5, "--seed", 3)
+
+        assert (done.returncode, sorted(path.name for path in (poc / "rubrics").iterdir())) == (
+            0,
+            ["correctness.labels.jsonl", "correctness.yaml"],
+        )
+        assert "5 of 8 replies of half, seed 3; 5 to label: fill in label, by and on" in done.stdout
+        assert (poc / "rubrics/correctness.yaml").read_text() == (TEMPLATES / "correctness.yaml").read_text()
+
+    def test_says_what_is_not_labelled_yet(self, poc):
+        """With the labels to choose from; no judge is asked."""
+        done = invoke("calibrate", poc, "correctness")
+
+        assert done.returncode == 2
+        assert "8 of 8 replies have no label yet: " in done.stderr and "correct, wrong, unscored" in done.stderr
+        assert not (poc / "rubrics/correctness.calibration.json").exists()
+
+    def test_tells_all_of_it_and_what_the_drill_found(self, poc):
+        """One reply of which people think otherwise: 7 of 8 agree, and that one is there to be read."""
+        charter(poc, 0.05)
+        label(poc, wrong=["q03"])
+        done = invoke("calibrate", poc, "correctness", "--drill", "--repeats", 2)
+
+        assert done.returncode == 0, done.stderr
+        for told in ("agreement: 0.875 (0.529 to 0.978, n = 8)", "recall of correct: 0.800", "people say wrong: 0.375", "unscored: 0.000"):
+            assert told in done.stdout
+        assert "consistency: 1.000 (0.676 to 1.000, n = 8): the same in all of 2 times" in done.stdout
+        assert "q03   correct  wrong  Under the sea." in done.stdout
+        assert "three times as long" in done.stdout
+        assert f"kept in {poc}/rubrics/correctness.calibration.json" in done.stdout
+
+    def test_ends_with_1_for_a_judge_that_agrees_too_little(self, poc):
+        """A script sees it."""
+        charter(poc, 0.6)
+        label(poc)
+        done = invoke("calibrate", poc, "correctness", "--json")
+
+        assert done.returncode == 1
+        assert "its lower edge is to be at least 0.6" in json.loads(done.stdout)["refused"]
+        assert json.loads(done.stdout)["numbers"]["agreement"]["value"] == 1.0
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["corectness"], "no rubric 'corectness'"),
+            ([], "calibrate takes one RUBRIC, found 0"),
+            (["correctness", "tone"], "calibrate takes one RUBRIC, found 2"),
+            (["correctness", "--sample", "60"], "there is a sample already"),
+            (["tone", "--sample", "60"], "the run has 8 replies to draw from"),
+            (["tone"], "no labels for the rubric 'tone'"),
+            (["tone", "--sample", "5", "--run", "nowhere"], "nowhere"),
+        ],
+    )
+    def test_refuses_in_words(self, poc, arguments, said):
+        """With exit code 2, no traceback, and nothing written."""
+        done = invoke("calibrate", poc, *arguments)
+
+        assert done.returncode == 2
+        assert said in done.stderr and "Traceback" not in done.stderr
+        assert not (poc / "rubrics/tone.labels.jsonl").exists()
+
+    def test_needs_a_run_to_draw_from(self, make_poc, tmp_path):
+        """And says how to make one."""
+        done = invoke("calibrate", make_poc(tmp_path / "new", store=True), "correctness", "--sample", 5)
+
+        assert done.returncode == 2
+        assert "no finished run on the dev cases" in done.stderr and "poclab run" in done.stderr
+
+
+def test_a_judges_calls_are_a_trace_of_their_own(poc, judged):
+    """The feedback names it, and MLflow's sum of the case's trace is without the judge's tokens. It is no case: the run's traces are eight."""
+    import mlflow
+
+    from poclab.tracking import tracking_uri
+
+    client = mlflow.MlflowClient(tracking_uri(poc))
+    experiment = client.get_experiment_by_name("animals").experiment_id
+    cases = client.search_traces(locations=[experiment], run_id=judged[1], max_results=100)
+    (case,) = [one for one in cases if one.info.tags["poclab.case"] == "q02"]
+    feedback = {one.name: one for one in case.info.assessments}["correctness"]
+    trace = client.get_trace(feedback.metadata["poclab.judge_trace"])
+
+    assert len(cases) == 8
+    assert (feedback.value, feedback.source.source_type) == (1.0, "LLM_JUDGE")
+    assert feedback.metadata["poclab.rubric"] == poclab.Judge("correctness", poc=poc).rubric.digest
+    assert case.info.token_usage is None and trace.info.token_usage["input_tokens"] > 100
+    assert trace.info.tags["poclab.judged_trace"] == case.info.trace_id
+    assert [span.span_type for span in trace.data.spans] == ["EVALUATOR", "EVALUATOR", "CHAT_MODEL"]
+    assert {one.name: one.source.source_type for one in case.info.assessments}["contains"] == "CODE"
+
+
+def test_a_judges_answers_are_paid_once(poc):
+    """They are in the ledger as those of the system are: with nothing but replayed answers the same comes out."""
+    first, second = evaluate(poc, mode="replay"), evaluate(poc, mode="replay")
+
+    assert all(call.replayed for one in first.results for call in one.judge_calls)
+    assert first.content_digest() == second.content_digest()
+
+
+def test_a_case_whose_judge_fails_is_unscored(poc):
+    """A judge without an answer leaves its score incomplete; the exact score beside it stands."""
+    shutil.copy(TEMPLATES / "tone.yaml", poc / "rubrics/tone.yaml")
+    (poc / "rubrics/tone.yaml").write_text((poc / "rubrics/tone.yaml").read_text().replace("offline/overlap-judge", "offline/extractive"))
+    cases = poclab.TestSet.load(poc / "cases.jsonl").split("dev")
+    given = [scores.contains(), poclab.Judge("tone", poc=poc)]
+    found = poclab.evaluate(answer, cases, given, version=poclab.Version("half"))
+
+    assert found.estimate("contains").value == 0.5
+    assert len(found.unscored("tone")) == 8
+    with pytest.raises(InputError, match="could not be scored"):
+        found.estimate("tone")
+
+
+class TestCompare:
+    def test_leaves_out_a_score_of_two_rubrics(self, poc, judged):
+        """What differs may be the judge: there is a note instead of a word."""
+        rubric = poc / "rubrics/correctness.yaml"
+        rubric.write_text(rubric.read_text().replace("version: 1", "version: 2"))
+        evaluate(poc, "half, judged anew")
+        found = poclab.compare(judged[1], evaluate(poc, "half, judged anew").run_id, poc=poc)
+
+        assert [one.score for one in found.candidates[0].scores] == ["contains"]
+        assert "correctness was judged by different rubrics or models, and is not compared" in repr(found)
+
+    def test_refuses_two_runs_with_nothing_else_in_common(self, poc):
+        """And says why."""
+        cases = poclab.TestSet.load(poc / "cases.jsonl").split("dev")
+        reports = []
+        for number in (1, 2):
+            rubric = poc / "rubrics/correctness.yaml"
+            rubric.write_text((TEMPLATES / "correctness.yaml").read_text().replace("version: 1", f"version: {number}"))
+            version = poclab.Version(f"judge {number}")
+            reports.append(poclab.evaluate(answer, cases, [poclab.Judge("correctness", poc=poc)], version=version))
+        with pytest.raises(InputError, match="correctness was judged by different rubrics or models"):
+            poclab.compare(*reports)
+
+
+def test_an_edited_rubric_makes_other_trials(poc):
+    """A notebook names a judge, and no file: what ran with another rubric is not taken for done."""
+    before = [trial_id for trial_id, _ in plan(load_sweep(poc))]
+    rubric = poc / "rubrics/correctness.yaml"
+    rubric.write_text(rubric.read_text() + "# a word more\n")
+    after = [trial_id for trial_id, _ in plan(load_sweep(poc))]
+
+    assert len(before) == 3
+    assert not set(before) & set(after)
+
+
+def test_a_notebook_scores_with_a_judge_by_a_parameter(poc):
+    """`poclab run -p judge=correctness` needs no line of code."""
+    done = invoke("run", poc, "-p", "judge=correctness")
+
+    assert done.returncode == 0, done.stderr
+    assert "correctness: 1.000 (0.676 to 1.000, n = 8)" in done.stdout
