@@ -13,6 +13,7 @@ from poclab import checkup, trials
 from poclab.checkup import machine
 from poclab.checkup.findings import Finding
 from poclab.errors import InputError
+from poclab.judging.rubric import TEMPLATES
 from poclab.ledger import LEDGER, Ledger
 from poclab.sweeps import load_sweep
 
@@ -290,16 +291,36 @@ def test_a_file_that_only_the_notebook_names_is_looked_for_too(ready):
     assert found.state == "failed" and "prompt: no file 'prompts/abstain.md'" in found.told
 
 
+def test_judges_are_held_against_the_charter(ready):
+    """One that nobody calibrated is to be looked at, since no criterion on it is decided; its model is one that is asked."""
+    assert finding(ready, "judges").told == "the POC has no rubric of its own"
+    shutil.copytree(TEMPLATES, ready / "rubrics", ignore=lambda _, names: {one for one in names if one != "tone.yaml"})
+    found = {(one.name, one.told): one for one in checkup.examine(ready).findings}
+    undecided = found["judges", "tone is not calibrated: no criterion on its score is decided"]
+
+    assert undecided.state == "warning" and "poclab calibrate" in undecided.fix and "tone --sample 60" in undecided.fix
+    assert found["model", "offline/overlap-judge: answers on this machine"].state == "ok"
+
+
+def test_a_broken_rubric_fails(ready):
+    """With its file; the other checks go on."""
+    (ready / "rubrics").mkdir()
+    (ready / "rubrics/mine.yaml").write_text("name: mine\n")
+    found = finding(ready, "judges")
+
+    assert found.state == "failed" and "mine.yaml: version is missing" in found.told
+
+
 def test_a_notebook_without_parameters_is_no_fault(ready):
     """It may hold the form for labels; the sweep's own is another matter."""
-    assert finding(ready, "notebooks").told == "4 in notebooks/ with parameters"
+    assert finding(ready, "notebooks").told == "5 in notebooks/ with parameters"
     (ready / "notebooks/a.ipynb").write_text(json.dumps(notebook_of("1 + 1")))
     found = finding(ready, "notebooks")
     (ready / "sweep.yaml").write_text("notebook: notebooks/a.ipynb\nparameters: {x: {values: [1, 2]}}\n")
 
     assert (found.state, found.told) == (
         "ok",
-        "4 in notebooks/ with parameters; a.ipynb: no cell is tagged `parameters`, for a person alone",
+        "5 in notebooks/ with parameters; a.ipynb: no cell is tagged `parameters`, for a person alone",
     )
     assert finding(ready, "sweep").state == "failed" and "Property Inspector" in finding(ready, "sweep").fix
 

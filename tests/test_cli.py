@@ -495,6 +495,7 @@ def test_help_lists_the_verbs_in_the_order_of_the_weeks(run_poclab):
         "compare",
         "history",
         "drill",
+        "calibrate",
         "decide",
         "handoff",
         "reproduce",

@@ -7,7 +7,7 @@ import pytest
 
 import poclab
 from conftest import CHARTER, SIGNED, copy_poc, invoke
-from poclab import freezing, handover, judging, scores
+from poclab import handover, judging, scores
 from poclab.errors import InputError
 from poclab.judging.rubric import TEMPLATES
 from poclab.sweeps import load_sweep

@@ -4,7 +4,7 @@ Each check asks the module that would refuse, and yields findings with what to t
 weakens a result is a `warning`. A check that breaks is a finding itself, and the others go on.
 
 findings   what is found, and the POC as the checks see it      machine    Python, packages, disk, git, ledger, store
-agreed     charter and cases                                    asked      sweep, notebooks, endpoint, models, prices
+agreed     charter, cases and judges                            asked      sweep, notebooks, endpoint, models, prices
 
 No model is asked: an endpoint is asked for its list of models, which is free. Not covered: what only an answer shows, such as a quota that
 is used up, or a gateway that shows its list to anybody.
@@ -42,6 +42,7 @@ CHECKS: Mapping[str, Callable[[Subject], Iterator[Finding]]] = {
     "personal data": agreed.personal_data,
     "documents": agreed.documents,
     "evidence": agreed.evidence,
+    "judges": agreed.judges,
     "sweep": asked.sweep,
     "versions": asked.versions,
     "notebooks": asked.notebooks,

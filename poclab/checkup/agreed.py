@@ -1,4 +1,4 @@
-"""What was agreed and is measured on: the charter, personal data, the frozen cases and their evidence."""
+"""What was agreed and is measured on: the charter, personal data, the frozen cases and their evidence, and judges."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from poclab.charter import PII
 from poclab.checkup.findings import FAILED, OK, WARNING, Finding, Subject
 from poclab.errors import InputError
 from poclab.files import read_text
+from poclab.judging import Calibration, calibration_path
 from poclab.redaction import conceal
 
 #: How many hints at personal data are shown.
@@ -85,3 +86,24 @@ def evidence(subject: Subject) -> Iterator[Finding]:
         yield Finding("evidence", WARNING, f"{phrases} phrases, which nobody looked up", "write corpus.yaml")
     else:
         yield Finding("evidence", OK, f"{phrases} phrases, each found in the documents" if phrases else "the cases name none")
+
+
+def judges(subject: Subject) -> Iterator[Finding]:
+    for rubric in subject.rubrics:
+        path, how = calibration_path(subject.poc, rubric.name), f"`poclab calibrate {subject.folder} {rubric.name}"
+        if not path.is_file():
+            undecided = f"{rubric.name} is not calibrated: no criterion on its score is decided"
+            yield Finding("judges", WARNING, undecided, f"{how} --sample 60`, label, and {how}`")
+            continue
+        found = Calibration.load(path)
+        if trouble := found.stranger({rubric.digest}, set()) or found.refusal(subject.charter.kappa_at_least):
+            yield Finding(
+                "judges",
+                WARNING,
+                trouble,
+                f"read what people and judge disagree on, in {path}; then mend the rubric, or take another model",
+            )
+        else:
+            yield Finding("judges", OK, f"{rubric.name}: kappa {found.kappa_text}, with {', '.join(found.answered)}")
+    if not subject.rubrics:
+        yield Finding("judges", OK, "the POC has no rubric of its own")

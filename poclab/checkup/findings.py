@@ -13,6 +13,8 @@ from typing import Any
 from poclab import kernels, models, rag, sweeps
 from poclab.cases import TestSet
 from poclab.charter import Charter
+from poclab.files import RUBRICS
+from poclab.judging import Rubric
 from poclab.offline import PREFIX
 from poclab.rag.dense import LSA
 from poclab.redaction import shown
@@ -54,6 +56,10 @@ class Subject:
         return rag.load_corpus(self.poc) if (self.poc / "corpus.yaml").is_file() else None
 
     @cached_property
+    def rubrics(self) -> list[Rubric]:
+        return [Rubric.load(path) for path in sorted((self.poc / RUBRICS).glob("*.yaml"))]
+
+    @cached_property
     def sweep(self) -> Sweep:
         return sweeps.load_sweep(self.poc)
 
@@ -68,6 +74,7 @@ class Subject:
     def models(self) -> dict[str, str]:
         """The models that will be asked, each with the path of its calls."""
         asked = [(one.get("model"), "/chat/completions") for one in self.settings]
+        asked += [(one.model, "/chat/completions") for one in self.rubrics]
         asked += [(one.get("embedding"), "/embeddings") for one in self.settings if one.get("retrieval") in ("dense", "hybrid")]
         return {name: path for name, path in asked if isinstance(name, str) and name != LSA}
 
