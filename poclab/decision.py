@@ -253,7 +253,7 @@ def _known(criterion: Criterion, report: Report | None, judged: Callable[[str, R
     if report is None or not report.judged_by(criterion.metric):
         return None
     score = report.score_names[0] if criterion.metric == "accuracy" else criterion.metric
-    return judged(score, report) if judged else Judged(f"the judge {score!r} is not calibrated: `poclab calibrate`")
+    return judged(score, report) if judged else Judged(f"no folder of a POC to look for the calibration of {score!r} in")
 
 
 def refuse_unfinished(charter: Charter) -> None:

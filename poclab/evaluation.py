@@ -26,7 +26,7 @@ from poclab.ledger import BudgetError
 from poclab.limits import Breaker, causes, of_service
 from poclab.redaction import conceal, conceal_json
 from poclab.report import CaseResult, Report
-from poclab.scores import Score, Scorer, abstained
+from poclab.scores import NO_RUBRIC, Score, Scorer, abstained
 from poclab.system import CaseContext, Reply, Version, current_case
 
 LONGEST_ERROR = 4000
@@ -158,7 +158,7 @@ class Plan:
         judging.deadline = time.monotonic() + FOR_CALLS * self.timeout_s
         token = current_case.set(judging)
         try:
-            return replace(answer, scores={one.name: _score(one, answer.task.case, answer.given) for one in self.scorers})
+            return replace(answer, scores={one.name: _score(one, answer.task.case, answer.given, judging) for one in self.scorers})
         finally:
             current_case.reset(token)
 
@@ -323,12 +323,15 @@ def user() -> str:
         return "(not known)"
 
 
-def _score(scorer: Scorer, case: Case, reply: Reply) -> Score | None:
+def _score(scorer: Scorer, case: Case, reply: Reply, judging: CaseContext) -> Score | None:
+    asked = len(judging.calls)
     try:
         # A copy: a scorer that changes a label by mistake changes it for nobody else.
         score = scorer(copy.deepcopy(case), reply)
         if score is None and _depends_on_the_reply(scorer, case):
             return Score(None, "", DEPENDS)
+        if score and not score.source and len(judging.calls) > asked:
+            score = replace(score, source=NO_RUBRIC)
         return score and Score(**conceal_json(vars(score)))
     except Exception as error:  # a scorer that fails leaves its score incomplete; it must not make the case right or wrong
         return Score(None, "", conceal(f"the scorer failed: {told(error)}"))

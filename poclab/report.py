@@ -383,10 +383,10 @@ class Report:
         return sorted({call.answered_by for one in self.results for call in (*one.calls, *one.judge_calls)} - {""})
 
     def judged_by(self, metric: str) -> set[str]:
-        """Return the digests of the rubrics that a judge went by in a score, the cases' own left out; none where it is no judge's."""
+        """Return the digests of the rubrics that judges went by in a score, the cases' own left out; none where it is no judge's."""
         score = self.score_names[0] if metric == "accuracy" and self.score_names else metric
         given = (one.scores[score].source for one in self.results if score in one.scores)
-        return {source.partition("+")[0] for source in given if source}
+        return {one.partition("+")[0] for source in given for one in source.split()}
 
     @property
     def judges(self) -> set[tuple[str, str]]:

@@ -51,6 +51,8 @@ _NUMERAL = re.compile(
 _NUMBER = re.compile(r"([-+]?(?:(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?)[^\W\d_]*")
 # A name (CO2, 3b2) or a version (3.12.1) is passed over; a number that can be read in two ways (3,5) is not.
 _PASSED = re.compile(r"[-+]?(?:[^\W\d]\w*.*|\d+(?:\.\d+){2,}|[^\W_]*)", re.DOTALL)
+#: The source of a score for which its function asked a model, and told no rubric.
+NO_RUBRIC = "none"
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -58,7 +60,8 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 class Score:
     """A value in 0..1 or a bool; the answer that was taken out of the reply; why. Value None: it could not be scored.
 
-    `source` is the digest of the rubric that a judge went by; of any other score it is empty.
+    `source` is the digest of the rubric that a judge went by, of several one after the other; `NO_RUBRIC` where a scorer asked a model
+    by itself; of any other score it is empty.
     """
 
     value: float | bool | None
@@ -272,7 +275,8 @@ def every(name: str, *scorers: Any) -> Scorer:
         wrong = [(of, given) for of, given in found if not given.right]
         reason = "; ".join(f"{of}: {given.reason}" for of, given in wrong[:1] or found)
         unknown = any(given.value is None for _, given in found)
-        return Score(None if unknown else not wrong, next((given.answer for _, given in wrong or found), ""), reason)
+        source = " ".join(dict.fromkeys(given.source for _, given in found if given.source))
+        return Score(None if unknown else not wrong, next((given.answer for _, given in wrong or found), ""), reason, source)
 
     return Scorer(name, score, applies=lambda case: any(one.applies(case) for one in known))
 

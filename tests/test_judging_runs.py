@@ -90,7 +90,12 @@ class TestGate:
         """And says what to type."""
         charter(poc, 0.35)
 
-        assert verdict(poc, judged[1]) == ("cannot tell", "the judge 'correctness' is not calibrated: `poclab calibrate`")
+        rubric = poclab.Judge("correctness", poc=poc).rubric.digest[:12]
+
+        assert verdict(poc, judged[1]) == (
+            "cannot tell",
+            f"the judge of 'correctness', digest {rubric}, is not calibrated: `poclab calibrate`",
+        )
 
     def test_is_shut_while_the_charter_does_not_say_how_far(self, poc, judged):
         """A bound that nobody set is none that was reached."""
@@ -133,7 +138,7 @@ class TestGate:
         edited = evaluate(poc, "half, judged anew")
 
         assert verdict(poc, judged[1])[0] == "met"
-        assert "calibrated with another rubric or model" in verdict(poc, edited.run_id)[1]
+        assert "another rubric or model): `poclab calibrate`" in verdict(poc, edited.run_id)[1]
 
     def test_shuts_again_when_another_model_answers(self, poc, judged):
         """The name is the same, what serves it is not: the fingerprint says so."""
@@ -150,7 +155,44 @@ class TestGate:
         """A criterion on accuracy is one on the judge."""
         (poc / "charter.yaml").write_text(ASKS.replace("{metric: correctness", "{metric: accuracy") + "judges: {kappa_at_least: 0.3}\n")
 
-        assert verdict(poc, judged[1]) == ("cannot tell", "the judge 'correctness' is not calibrated: `poclab calibrate`")
+        assert verdict(poc, judged[1])[0] == "cannot tell"
+        assert "is not calibrated: `poclab calibrate`" in verdict(poc, judged[1])[1]
+
+    def test_is_for_a_score_that_is_made_of_judges(self, poc):
+        """Of two judges both have to be calibrated: the score of both is decided when they are."""
+        charter(poc, 0.35)
+        (poc / "charter.yaml").write_text((poc / "charter.yaml").read_text().replace("{metric: correctness", "{metric: both"))
+        shutil.copy(TEMPLATES / "completeness.yaml", poc / "rubrics")
+        names = ("correctness", "completeness")
+        both = scores.every("both", *(poclab.Judge(name, poc=poc) for name in names))
+        cases = poclab.TestSet.load(poc / "cases.jsonl").split("dev")
+        run_id = poclab.evaluate(answer, cases, [both], version=poclab.Version("half")).run_id
+        label(poc)
+        judging.calibrate(poc, poclab.Judge("correctness", poc=poc))
+        word, why = verdict(poc, run_id)
+
+        assert word == "cannot tell"
+        assert poclab.Judge("completeness", poc=poc).rubric.digest[:12] in why
+        assert poclab.Judge("correctness", poc=poc).rubric.digest[:12] not in why
+        text = (poc / "rubrics/correctness.labels.jsonl").read_text().replace('"correct"', '"complete"').replace('"wrong"', '"missing"')
+        (poc / "rubrics/completeness.labels.jsonl").write_text(text.replace('"correctness"', '"completeness"'))
+        judging.calibrate(poc, poclab.Judge("completeness", poc=poc))
+        assert verdict(poc, run_id) == ("met", "")
+
+    def test_is_for_a_function_that_asks_a_model_by_itself(self, poc):
+        """What nobody can calibrate is not decided on."""
+        judge = poclab.Judge("correctness", poc=poc)
+
+        def mine(case, reply):
+            return judge.verdict(case, reply).label == "correct"
+
+        charter(poc, 0.35)
+        (poc / "charter.yaml").write_text((poc / "charter.yaml").read_text().replace("{metric: correctness", "{metric: mine"))
+        cases = poclab.TestSet.load(poc / "cases.jsonl").split("dev")
+        report = poclab.evaluate(answer, cases, [mine], version=poclab.Version("half"))
+
+        assert report.mean("mine") == 0.5
+        assert "'mine' asks a model by itself, which nobody calibrated" in verdict(poc, report.run_id)[1]
 
     def test_leaves_other_scores_alone(self, poc, judged):
         """A score that is exact needs no judge."""

@@ -96,7 +96,8 @@ def judges(subject: Subject) -> Iterator[Finding]:
             yield Finding("judges", WARNING, undecided, f"{how} --sample 60`, label, and {how}`")
             continue
         found = Calibration.load(path)
-        if trouble := found.stranger({rubric.digest}, set()) or found.refusal(subject.charter.kappa_at_least):
+        other = f"{rubric.name} was calibrated with another rubric or model" if found.rubric != rubric.digest else ""
+        if trouble := other or found.refusal(subject.charter.kappa_at_least):
             yield Finding(
                 "judges",
                 WARNING,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import datetime
 import html
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,7 @@ from poclab.judging.reading import Verdict
 from poclab.judging.rubric import UNSCORED
 from poclab.redaction import conceal_json
 from poclab.report import Report
+from poclab.scores import NO_RUBRIC
 from poclab.stats import Estimate
 from poclab.tables import html_table, money, text_table
 
@@ -265,14 +266,11 @@ class Calibration:
             )
         return ""
 
-    def stranger(self, rubrics: set[str], judges: set[tuple[str, str]]) -> str:
-        """Return why this is no calibration of the judge that gave a score; nothing when it is.
+    def stranger(self, judges: set[tuple[str, str]]) -> str:
+        """Return what answers as the judge that did not when it was calibrated; nothing where nothing does.
 
-        `rubrics` are the digests that its scores were given by, `judges` the models of its calls, as asked for and as answered.
+        `judges` are the models of its calls, as asked for and as answered.
         """
-        if rubrics != {self.rubric}:
-            now = ", ".join(sorted(one[:12] for one in rubrics))
-            return f"the judge {self.name!r} was calibrated with another rubric or model (digest {self.rubric[:12]}, now {now}): `poclab calibrate`"
         answered = {answered for model, answered in judges if model == self.model}
         if unknown := sorted(answered - set(self.answered)):
             known = ", ".join(self.answered) or "a model that was not told"
@@ -342,14 +340,23 @@ def calibrate(poc: Path | str, judge: Judge, *, repeats: int = 1, budget: str | 
 
 
 def gate(folder: Path, charter: Charter) -> Callable[[str, Report], Judged]:
-    """Return what says of a score that a judge gave whether it is to be decided on, by the calibrations in a POC's folder."""
+    """Return what says of a score that judges gave whether it is to be decided on, by the calibrations in a POC's folder."""
 
     def judged(score: str, report: Report) -> Judged:
-        path = calibration_path(folder, score)
-        if not path.is_file():
-            return Judged(f"the judge {score!r} is not calibrated: `poclab calibrate`")
-        found = Calibration.load(path)
-        told = f"kappa {found.kappa_text}; mean of the judge {found.naive}, corrected {found.corrected}, on the {found.sampled['of']} replies of {found.sampled['name']}"
-        return Judged(found.stranger(report.judged_by(score), report.judges) or found.refusal(charter.kappa_at_least), told)
+        known = [Calibration.load(path) for path in sorted((folder / RUBRICS).glob(f"*{SUFFIX}"))]
+        said = [_judged_by(rubric, score, report, known, charter) for rubric in sorted(report.judged_by(score))]
+        return Judged("; ".join(one.refusal for one in said if one.refusal), "; ".join(one.told for one in said if one.told))
 
     return judged
+
+
+def _judged_by(rubric: str, score: str, report: Report, known: Sequence[Calibration], charter: Charter) -> Judged:
+    if rubric == NO_RUBRIC:
+        return Judged(f"{score!r} asks a model by itself, which nobody calibrated: make it a rubric and a `poclab.Judge`")
+    found = next((one for one in known if one.rubric == rubric), None)
+    if found is None:
+        other = next((one for one in known if one.name == score), None)
+        then = f" (it was with digest {other.rubric[:12]}: another rubric or model)" if other else ""
+        return Judged(f"the judge of {score!r}, digest {rubric[:12]}, is not calibrated{then}: `poclab calibrate`")
+    told = f"kappa {found.kappa_text}; mean of the judge {found.naive}, corrected {found.corrected}, on the {found.sampled['of']} replies of {found.sampled['name']}"
+    return Judged(found.stranger(report.judges) or found.refusal(charter.kappa_at_least), told)
