@@ -1,13 +1,14 @@
 """Judges in runs: what `decide` takes from them, the command line, their traces, what they cost, and runs that are compared."""
 
 import json
+import os
 import shutil
 
 import pytest
 
 import poclab
-from conftest import CHARTER, SIGNED, copy_poc, invoke
-from poclab import handover, judging, scores
+from conftest import CHARTER, NOTEBOOKS, SIGNED, copy_poc, invoke
+from poclab import handover, judging, kernels, scores
 from poclab.errors import InputError
 from poclab.judging.rubric import TEMPLATES
 from poclab.sweeps import load_sweep
@@ -376,3 +377,17 @@ def test_a_notebook_scores_with_a_judge_by_a_parameter(poc):
 
     assert done.returncode == 0, done.stderr
     assert "correctness: 1.000 (0.676 to 1.000, n = 8)" in done.stdout
+
+
+def test_05_tells_whether_the_judge_may_decide(poc, tmp_path):
+    """The form, the calibration, the drill, and in the last cell the answer."""
+    charter(poc, 0.35)
+    label(poc)
+    output = tmp_path / "05_judge.ipynb"
+    kernels.execute(NOTEBOOKS / "05_judge.ipynb", output, {"poc": "."}, env=os.environ, cwd=poc)
+    text, cells = output.read_text(), json.loads(output.read_text())["cells"]
+
+    assert "three times as long" in text and "disagreements to read: 0" in text
+    assert cells[-1]["outputs"][0]["text"] == [
+        "kappa 1.000 (0.351 to 1.000, n = 8); mean of the judge 0.500 (0.215 to 0.785, n = 8), corrected 0.500 (0.215 to 0.785, n = 8); it may decide\n"
+    ]
