@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 import poclab
-from conftest import CHARTER, NOTEBOOKS, SIGNED, copy_poc, invoke
+from conftest import CHARTER, NOTEBOOKS, PRICES, SIGNED, copy_poc, invoke
 from poclab import handover, judging, kernels, scores
 from poclab.errors import InputError
 from poclab.judging.rubric import TEMPLATES
@@ -391,3 +391,38 @@ def test_05_tells_whether_the_judge_may_decide(poc, tmp_path):
     assert cells[-1]["outputs"][0]["text"] == [
         "kappa 1.000 (0.351 to 1.000, n = 8); mean of the judge 0.500 (0.215 to 0.785, n = 8), corrected 0.500 (0.215 to 0.785, n = 8); it may decide\n"
     ]
+
+
+@pytest.fixture
+def paid(poc, endpoint, monkeypatch):
+    """The judged POC with a judge that costs money: a model of an endpoint, with a price."""
+    monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-judge-0123456789")
+    rubric = (TEMPLATES / "correctness.yaml").read_text().replace("offline/overlap-judge", "m").replace("max_tokens: 300", "max_tokens: 50")
+    (poc / "rubrics/correctness.yaml").write_text(rubric)
+    (poc / "charter.yaml").write_text(CHARTER + PRICES)
+    label(poc)
+    return poc
+
+
+class TestMoney:
+    def test_of_a_judge_is_within_the_budget_of_an_evaluation(self, paid, endpoint):
+        """The system costs nothing here: it is the judge that stops it, and with more money the rest is asked, once."""
+        stopped = evaluate(paid, max_cost_usd=0.003)
+        billed, bill = endpoint.counts()["billed"], endpoint.counts()["bill_usd"]
+        whole = evaluate(paid, max_cost_usd=1.0)
+
+        assert stopped.partial and 0 < billed < 8 and bill <= 0.003
+        assert stopped.judge_cost_usd == pytest.approx(bill) and stopped.total("cost_usd") is None
+        assert endpoint.counts()["billed"] == 8 and not whole.partial
+
+    def test_of_a_calibration_is_within_its_own(self, paid, endpoint):
+        """What is used up ends it in words, with nothing kept but the answers; these are not paid again."""
+        stopped = invoke("calibrate", paid, "correctness", "--max-cost-usd", "0.003")
+        billed = endpoint.counts()["billed"]
+        kept = (paid / "rubrics/correctness.calibration.json").exists()
+        whole = invoke("calibrate", paid, "correctness", "--max-cost-usd", "1")
+
+        assert (stopped.returncode, kept) == (2, False) and "the budget of" in stopped.stderr
+        assert 0 < billed < 8 and endpoint.counts()["billed"] == 8
+        assert f"cost: ${endpoint.counts()['bill_usd']:.4f}" in whole.stdout
