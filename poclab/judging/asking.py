@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from poclab import runner
 from poclab.cases import Case
-from poclab.ledger import BudgetError
+from poclab.errors import EndpointError
 from poclab.system import Call, CaseContext, Reply, current_case
 
 Found = TypeVar("Found")
@@ -60,26 +61,29 @@ def ask_all(
 
     Raises:
         BudgetError: the budget is used up; what was paid for is kept in the ledger.
+        EndpointError: what every further question would meet too, such as a refused key.
     """
     calls: dict[int, list[Call]] = {}
 
     def one(job: tuple[int, Asked]) -> Found:
         place, what = job
         context = CaseContext(case_id=what.case.id, repeat=what.repeat, poc=poc, budget=budget, purpose="judge")
-        context.deadline = time.monotonic() + timeout_s
+        context.deadline, calls[place] = time.monotonic() + timeout_s, context.calls
         token = current_case.set(context)
         try:
             found = function(what)
         finally:
             current_case.reset(token)
-        if isinstance(context.stop, BudgetError):
+        if context.stop:
             raise context.stop
-        calls[place] = context.calls
+        if context.fatal:
+            raise EndpointError(context.fatal[0], fix=context.fatal[1])
         return found
 
     found: dict[int, Any] = {}
-    for outcome in runner.run(list(enumerate(asked)), one, workers=workers, timeout_s=timeout_s):
-        if outcome.error and not outcome.timed_out:
-            raise outcome.error
-        found[outcome.index] = late if outcome.timed_out else outcome.value
+    with contextlib.closing(runner.run(list(enumerate(asked)), one, workers=workers, timeout_s=timeout_s)) as run:
+        for outcome in run:
+            if outcome.error and not outcome.timed_out:
+                raise outcome.error
+            found[outcome.index] = late if outcome.timed_out else outcome.value
     return Answers(tuple(found[place] for place in range(len(asked))), tuple(call for place in sorted(calls) for call in calls[place]))

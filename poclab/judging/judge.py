@@ -18,7 +18,7 @@ from poclab import models, system
 from poclab.cases import Case
 from poclab.errors import PocError, told
 from poclab.files import find_poc
-from poclab.judging.reading import Verdict, read
+from poclab.judging.reading import Verdict, read, short
 from poclab.judging.rubric import PAIR, Rubric, pair_schema
 from poclab.report import reply_text
 from poclab.scores import Score, Scorer
@@ -123,12 +123,14 @@ class Judge(Scorer):
         try:
             return _verdict(self._answer(messages, schema), labels)
         except (openai.OpenAIError, PocError) as error:
-            return Verdict(None, f"the judge failed: {told(error)}")
+            return Verdict(None, f"the judge failed: {short(told(error))}")
 
     def _answer(self, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any]) -> Any:
         import openai
 
-        request = {"model": self.rubric.model, "messages": list(messages), **models.limited(self.client, self.rubric.parameters)}
+        # As a body: the SDK knows some parameters alone, and takes others, such as `timeout`, for its own.
+        parameters = models.limited(self.client, self.rubric.parameters)
+        request = {"model": self.rubric.model, "messages": list(messages), "extra_body": parameters}
         if not self.rubric.structured or self._in_words:
             return self.client.chat.completions.create(**request)
         try:
@@ -141,20 +143,21 @@ class Judge(Scorer):
 
 
 def _verdict(answer: Any, labels: Mapping[str, Any]) -> Verdict:
-    if not answer.choices:
+    choice = next(iter(getattr(answer, "choices", None) or ()), None)
+    message = getattr(choice, "message", None)
+    if message is None:
         return Verdict(None, "the judge answered without choices")
-    choice = answer.choices[0]
-    if choice.message.refusal:
-        return Verdict(None, f"the judge refused: {choice.message.refusal}")
-    if choice.finish_reason in CUT:
+    if message.refusal:
+        return Verdict(None, f"the judge refused: {short(str(message.refusal))}")
+    if str(choice.finish_reason) in CUT:
         return Verdict(None, CUT[choice.finish_reason])
-    return read(choice.message.content or "", labels)
+    return read(message.content if isinstance(message.content, str) else "", labels)
 
 
 def _preference(there: Verdict, back: Verdict) -> Preference:
     reasons = (there.reason, back.reason)
-    words = {"a": FIRST, "b": SECOND, "tie": TIE}, {"a": SECOND, "b": FIRST, "tie": TIE}
     if there.label is None or back.label is None:
         return Preference(None, False, reasons)
-    one, other = words[0][there.label], words[1][back.label]
+    one = {"a": FIRST, "b": SECOND, "tie": TIE}[there.label]
+    other = {"a": SECOND, "b": FIRST, "tie": TIE}[back.label]
     return Preference(one if one == other else TIE, one == other, reasons)

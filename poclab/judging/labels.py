@@ -4,29 +4,35 @@
 
 Each line has the case's question and reference, the reply, and the `label`, `by`, `on` and `note` to fill in; no verdict of any judge.
 The replies that were not drawn stand there too, with `"sampled": false`: the judge's mean is corrected for all of them. A person who cannot
-tell writes `unscored`. A sample is drawn by chance, so that what is found on it holds for the rest; it is not drawn again over labels, and
-a rubric whose examples are among it is refused: a judge would be held against what it was shown.
+tell writes `unscored`. A sample is drawn by chance, so that what is found on it holds for the rest: it is not drawn again over labels, what
+was drawn is sealed in the first line, and a rubric whose examples are among it is refused: a judge would be held against what it was shown.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from poclab.cases import Case, TestSet
-from poclab.errors import InputError, printable, refuse_unknown
-from poclab.files import RUBRICS, digest, read_json_lines, read_text, write_atomic
-from poclab.judging.rubric import UNSCORED, Rubric, references
-from poclab.report import Report, first_input, reply_text
+from poclab.errors import InputError, StoreError, printable, refuse_unknown
+from poclab.files import RUBRICS, digest, read_json_lines, read_text, work_folder, write_atomic
+from poclab.judging.rubric import UNSCORED, Rubric, question, references
+from poclab.report import Report, reply_text
 from poclab.system import Reply
 
 SUFFIX = ".labels.jsonl"
-HEAD_KEYS = ("rubric", "run", "name", "version", "lock", "split", "seed", "sample", "of")
+#: How long to wait for somebody else who writes labels, in seconds.
+PATIENCE_S = 10
+HEAD_KEYS = ("rubric", "run", "name", "version", "lock", "split", "seed", "sample", "of", "seal")
 KEYS = ("case", "digest", "question", "reference", "reply", "passages", "sampled", "label", "by", "on", "note")
+PUT_BACK = "put the file back as it was drawn, with `git checkout`: only label, by, on and note are to be filled in"
+#: What of a line is sealed: question and reference stand in the case, of which it has the digest.
+SEALED = ("case", "digest", "reply", "passages", "sampled")
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,8 @@ def draw(poc: Path | str, rubric: Rubric, report: Report, *, sample: int, seed: 
         InputError: there are labels already, or fewer replies than are to be drawn.
     """
     path = labels_path(poc, rubric)
+    if report.brief:
+        raise InputError("the replies of a brief report are cut", fix="load the whole run")
     if path.exists():
         raise InputError(f"{path}: there is a sample already", fix="label it; or move it away to draw another one")
     cases = _cases(poc)
@@ -101,7 +109,8 @@ def draw(poc: Path | str, rubric: Rubric, report: Report, *, sample: int, seed: 
     head = {"rubric": rubric.name, "run": report.run_id, "name": report.version.name, "version": report.version.digest}
     head |= {"lock": report.lock_digest, "split": report.split, "seed": seed, "sample": sample, "of": len(results)}
     lines = [Labelled(cases[one.case_id], _shown(rubric, one.reply), place in drawn) for place, one in enumerate(results)]
-    found = Labels(path, head, tuple(sorted(lines, key=lambda one: not one.sampled)))
+    lines = sorted(lines, key=lambda one: not one.sampled)
+    found = Labels(path, {**head, "seal": _seal(head, map(_line, lines))}, tuple(lines))
     path.parent.mkdir(exist_ok=True)
     own = path.parent / f"{rubric.name}.yaml"
     if rubric.path and not own.exists():
@@ -129,26 +138,65 @@ def read_labels(poc: Path | str, rubric: Rubric) -> Labels:
             f"{path}: no labels for the rubric {rubric.name!r}", fix=f"poclab calibrate {poc} {rubric.name} --sample 60 --seed 0"
         )
     cases, lines = _cases(poc), list(read_json_lines(path))
-    if not lines or not isinstance(lines[0][1], dict) or "sample" not in lines[0][1]:
-        raise InputError(f"{path}: the first line does not say what was drawn", fix="draw a sample: `poclab calibrate --sample 60`")
-    head = lines[0][1]
-    refuse_unknown(head, HEAD_KEYS, where=f"{path}, line 1")
+    for number, value in lines:
+        if not isinstance(value, dict):
+            raise InputError(f"{path}, line {number}: expected a JSON object, found {type(value).__name__}", fix=PUT_BACK)
+        refuse_unknown(value, HEAD_KEYS if value is lines[0][1] else KEYS, where=f"{path}, line {number}")
+    head, drawn = (lines[0][1], [value for _, value in lines[1:]]) if lines else ({}, [])
+    if head.get("seal") != _seal(head, drawn) or head.get("rubric") != rubric.name:
+        raise InputError(f"{path}: not the replies as they were drawn: a sample that was picked from is none", fix=PUT_BACK)
     found = Labels(path, head, tuple(_read(value, cases, rubric, f"{path}, line {number}") for number, value in lines[1:]))
-    if len({one.case.id for one in found.lines}) < len(found.lines):
-        raise InputError(f"{path}: a case is there twice", fix="put the lines back as they were drawn")
-    if len(found.sample) != head["sample"] or len(found.lines) != head["of"]:
-        said, are = (head["sample"], head["of"]), (len(found.sample), len(found.lines))
-        raise InputError(
-            f"{path}: {said[0]} of {said[1]} replies were drawn, the file has {are[0]} of {are[1]}",
-            fix="put the lines back: a sample that was picked from is none",
-        )
     _refuse_examples(rubric, found)
     return found
 
 
+def label(poc: Path | str, rubric: Rubric, seen: Labelled, **given: str) -> Labels:
+    """Write a label into the file as it is now, and return what it holds then; `seen` is the line as it was shown.
+
+    Raises:
+        InputError: as `read_labels`, or somebody labelled this reply meanwhile; StoreError: somebody else is writing and does not end.
+    """
+    with alone(poc):
+        now = read_labels(poc, rubric)
+        (line,) = (one for one in now.lines if one.case.id == seen.case.id)
+        if line != seen:
+            raise InputError(
+                f"{line.by} said {line.label} of this reply meanwhile", fix="look at it again, and press once more to change it"
+            )
+        found = replace(now, lines=tuple(replace(one, **given) if one is line else one for one in now.lines))
+        write(found)
+    return found
+
+
+@contextlib.contextmanager
+def alone(poc: Path | str) -> Iterator[None]:
+    """Let nobody else write labels meanwhile."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(work_folder(Path(poc)) / "judging.lock", timeout=PATIENCE_S)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise StoreError(f"{poc}: another process has been writing labels for {PATIENCE_S} s", fix="end it, and label again") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _seal(head: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> str:
+    """Return the SHA-256 over what was drawn, and how."""
+    return digest([{**head, "seal": None}, *({key: line.get(key) for key in SEALED} for line in lines)])
+
+
 def _refuse_examples(rubric: Rubric, labels: Labels) -> None:
-    shown = {" ".join(one["reply"].split()) for one in rubric.examples}
-    if seen := [one.case.id for one in labels.sample if " ".join(reply_text(one.reply).split()) in shown]:
+    def told(reply: str, asked: str) -> tuple[str, str]:
+        return " ".join(reply.split()), " ".join(asked.split())
+
+    # The same reply to another question is another answer; where an example shows no question, it may be this one.
+    shown = {told(one["reply"], one.get("question", "")) for one in rubric.examples}
+    texts = [(one.case.id, reply_text(one.reply), question(one.case)) for one in labels.sample]
+    if seen := [name for name, reply, asked in texts if {told(reply, asked), told(reply, "")} & shown]:
         raise InputError(
             f"the rubric {rubric.name!r} has the reply to {', '.join(seen[:5])} as an example, and it is in the sample that the judge is held against",
             fix="take another example: from cases that were not drawn, or made up",
@@ -156,7 +204,7 @@ def _refuse_examples(rubric: Rubric, labels: Labels) -> None:
 
 
 def _line(one: Labelled) -> dict[str, Any]:
-    line: dict[str, Any] = {"case": one.case.id, "digest": one.case.digest, "question": first_input(one.case.inputs)}
+    line: dict[str, Any] = {"case": one.case.id, "digest": one.case.digest, "question": question(one.case)}
     line |= {"reference": references(one.case), "reply": reply_text(one.reply)}
     if one.reply.contexts:
         line["passages"] = [passage.text for passage in one.reply.contexts]
@@ -164,26 +212,17 @@ def _line(one: Labelled) -> dict[str, Any]:
     return {**line, "label": one.label, "by": one.by, "on": one.on, "note": one.note} if one.sampled else line
 
 
-def _read(value: Any, cases: Mapping[str, Case], rubric: Rubric, where: str) -> Labelled:
-    if not isinstance(value, dict):
-        raise InputError(f"{where}: expected a JSON object, found {type(value).__name__}")
-    refuse_unknown(value, KEYS, where=where)
-    passages = value.get("passages") or []
-    if (
-        not isinstance(value.get("reply"), str)
-        or not isinstance(value.get("sampled"), bool)
-        or not isinstance(passages, list)
-        or not all(isinstance(one, str) for one in passages)
-    ):
-        raise InputError(f"{where}: no reply as it was drawn", fix="put the line back; only label, by, on and note are to be filled in")
-    label = value.get("label")
-    if label is not None and label not in (*rubric.labels, UNSCORED):
-        raise InputError(f"{where}: label {label!r}", fix=f"use one of: {', '.join((*rubric.labels, UNSCORED))}")
-    told = {name: str(value.get(name) or "") for name in ("by", "on", "note")}
-    if label is not None and not told["by"].strip():
+def _read(value: Mapping[str, Any], cases: Mapping[str, Case], rubric: Rubric, where: str) -> Labelled:
+    said, menu = value.get("label"), (*rubric.labels, UNSCORED)
+    if said is not None and said not in menu:
+        raise InputError(f"{where}: label {said!r}", fix=f"use one of: {', '.join(menu)}")
+    told = {name: value.get(name, "") for name in ("by", "on", "note")}
+    if not all(isinstance(one, str) for one in told.values()):
+        raise InputError(f"{where}: by, on and note are texts, found {told}", fix='"by": "...", "on": "2026-11-26", "note": ""')
+    if said is not None and not told["by"].strip():
         raise InputError(f"{where}: a label without a name", fix='"by": "..."')
-    case = _same(cases, str(value.get("case")), value.get("digest"), where=where)
-    return Labelled(case, Reply(value["reply"], contexts=passages), value["sampled"], label, **told)
+    case = _same(cases, value["case"], value["digest"], where=where)
+    return Labelled(case, Reply(value["reply"], contexts=value.get("passages", ())), value["sampled"], said, **told)
 
 
 def _shown(rubric: Rubric, reply: Reply) -> Reply:

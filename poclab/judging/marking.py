@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from poclab.errors import PocError, printable
-from poclab.judging.labels import Labelled, read_labels, write
-from poclab.judging.rubric import UNSCORED, Rubric, references
-from poclab.report import first_input
+from poclab.judging.labels import Labelled, label, read_labels
+from poclab.judging.rubric import UNSCORED, Rubric, question, references
 from poclab.tables import block, folded, paragraph
 
 
 class ReplyLabeler:
     """The form for the labels of a rubric's sample: `judging.ReplyLabeler(poc, judge.rubric)`.
 
-    A label is saved when its button is pressed, into the file as it is then: what others wrote there since stays. `by` is whose labels
-    these are.
+    A label is saved when its button is pressed, into the file as it is then: what others wrote there since stays, and who would replace
+    what somebody said of this very reply meanwhile is told first. `by` is whose labels these are.
 
     Raises:
         InputError: no sample was drawn, or its file cannot be read.
@@ -36,8 +35,8 @@ class ReplyLabeler:
         self.by = widgets.Text(by, description="Your name", layout=wide)
         self.note = widgets.Text(description="Note", placeholder="why, where it is not plain", layout=wide)
         self.shown, self.state = widgets.HTML(layout=wide), widgets.HTML(layout=wide)
-        names = {**dict.fromkeys(rubric.labels), UNSCORED: None}
-        self.buttons = {name: _button("cannot tell" if name == UNSCORED else name, partial(self.say, name)) for name in names}
+        names = {**{name: name for name in rubric.labels}, UNSCORED: "cannot tell"}
+        self.buttons = {name: _button(shown, partial(self.say, name)) for name, shown in names.items()}
         steps = [_button("Previous", partial(self.step, -1)), _button("Next", partial(self.step, 1))]
         self.box = widgets.VBox(
             [self.by, self.state, self.shown, widgets.HBox([*self.buttons.values()]), self.note, widgets.HBox(steps)], layout=wide
@@ -66,19 +65,17 @@ class ReplyLabeler:
         self.place = (self.place + by) % len(self.labels.sample)
         self.show()
 
-    def say(self, label: str) -> None:
+    def say(self, said: str) -> None:
         """Save a label for the reply that is shown, and go on to the next one without."""
         by = self.by.value.strip()
         if not by:
             return self.show("type your name first: a label is somebody's")
-        case, today = self.open.case.id, datetime.date.today().isoformat()
+        given = {"label": said, "by": by, "on": datetime.date.today().isoformat(), "note": self.note.value.strip()}
         try:
-            now = read_labels(self.poc, self.rubric)
-            given = {"label": label, "by": by, "on": today, "note": self.note.value.strip()}
-            lines = tuple(replace(one, **given) if one.case.id == case else one for one in now.lines)
-            self.labels = replace(now, lines=lines)
-            write(self.labels)
+            self.labels = label(self.poc, self.rubric, self.open, **given)
         except PocError as error:
+            with contextlib.suppress(PocError):
+                self.labels = read_labels(self.poc, self.rubric)
             return self.show(f"not saved: {error}")
         self.place = self._next(self.place)
         return self.show()
@@ -90,14 +87,15 @@ class ReplyLabeler:
         self.state.value = block(paragraph(f"{done}; this is {self.place + 1}, case {one.case.id}"), paragraph(trouble))
         reference = "\n".join(references(one.case)) if "reference" in self.rubric.shows else ""
         self.shown.value = block(
-            paragraph(first_input(one.case.inputs), name="Question"),
+            paragraph(question(one.case), name="Question"),
             paragraph(reference, name="Accepted") if reference else "",
             paragraph(one.case.rubric, name="For this case") if one.case.rubric else "",
             *(paragraph(passage.text, name="Passage") for passage in one.reply.contexts),
             paragraph(one.reply.text, name="Reply"),
             folded("the rubric", paragraph(self.rubric.instructions)),
         )
-        self.note.value = one.note
+        if not trouble:  # else it is typed, and not saved
+            self.note.value = one.note
         for name, button in self.buttons.items():
             button.button_style = "primary" if name == one.label else ""
 
