@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from conftest import completion, plain_cases
+from conftest import completion
 from endpoint import Endpoint
 from poclab import Judge, evaluate, models
 from poclab.cases import Case
@@ -143,16 +143,17 @@ def test_a_case_that_failed_scores_nothing_and_is_not_asked_about(model):
     assert model.asked == []
 
 
-def test_a_judge_scores_an_evaluation(model, tmp_path):
+def test_a_judge_scores_an_evaluation(model):
     """A case whose system crashes is 0 with the digest; one whose verdict cannot be read has no value, and its reason."""
 
     def system(inputs):
-        if inputs["question"] == "case 00":
+        if inputs["question"] == "case 0":
             raise RuntimeError("no")
         return inputs["question"]
 
-    model.says = lambda body: (200, completion("perhaps" if "case 01" in body["messages"][1]["content"] else verdict("polite")))
-    report = evaluate(system, plain_cases(tmp_path, 3), [Judge(RUBRIC)], version=Version("v"))
+    model.says = lambda body: (200, completion("perhaps" if "case 1" in body["messages"][1]["content"] else verdict("polite")))
+    cases = [Case(f"q{number}", {"question": f"case {number}"}) for number in range(3)]
+    report = evaluate(system, cases, [Judge(RUBRIC)], version=Version("v"))
     found = [one.scores["politeness"] for one in report.results]
     assert [(one.value, one.source) for one in found] == [(0.0, RUBRIC.digest), (None, RUBRIC.digest), (1.0, RUBRIC.digest)]
     assert found[1].reason == "not a label of the menu (polite, plain, rude): perhaps"
