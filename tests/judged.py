@@ -20,7 +20,13 @@ def poc_of(folder, count=12, clusters=(), inputs=(), **more):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "charter.yaml").write_text(CHARTER + PRICES)
     lines = [
-        {"id": f"q{i:02}", "inputs": {"question": f"case {i:02}", **dict(inputs)}, "expected": {"answers": ["alpha"]}, "split": "dev", **more}
+        {
+            "id": f"q{i:02}",
+            "inputs": {"question": f"case {i:02}", **dict(inputs)},
+            "expected": {"answers": ["alpha"]},
+            "split": "dev",
+            **more,
+        }
         for i in range(count)
     ]
     for line, cluster in zip(lines, clusters, strict=False):
