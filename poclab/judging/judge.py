@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from poclab import models, system
 from poclab.cases import Case
-from poclab.errors import PocError, told
+from poclab.errors import PocError, printable, told
 from poclab.files import find_poc
 from poclab.judging.reading import Verdict, read, short
 from poclab.judging.rubric import PAIR, Rubric, pair_schema
@@ -76,7 +76,8 @@ class Judge(Scorer):
         return cls(Path(path), model=model)
 
     def __repr__(self) -> str:
-        return f"Judge({self.rubric.name!r}, version {self.rubric.version}, {self.rubric.model}, digest {self.rubric.digest[:12]})"
+        told = f"{self.rubric.name!r}, version {self.rubric.version}, {self.rubric.model}, digest {self.rubric.digest[:12]}"
+        return printable(f"Judge({told})")
 
     def failed(self, case: Case, reason: str) -> Score | None:
         """Return the score of a case whose system failed: 0, without asking the judge."""

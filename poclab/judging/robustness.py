@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from poclab import stats
+from poclab.errors import printable
 from poclab.files import plain
 from poclab.judging.asking import Asked, ask_all
 from poclab.judging.calibration import LATE
@@ -57,7 +58,7 @@ class JudgeDrill:
     rows: tuple[Row, ...]
 
     def __repr__(self) -> str:
-        return f"judge {self.name} (digest {self.rubric[:12]}, {self.model})\n{text_table(COLUMNS, [one.texts() for one in self.rows])}"
+        return f"judge {self.name} (digest {self.rubric[:12]}, {printable(self.model)})\n{text_table(COLUMNS, [one.texts() for one in self.rows])}"
 
     def _repr_html_(self) -> str:
         return f"<div class='tex2jax_ignore mathjax_ignore'>{html_table(COLUMNS, [one.texts() for one in self.rows])}</div>"
