@@ -94,7 +94,7 @@ OWNERS = {
     "packaging": {"checkup"},
     "tqdm": {"arguments"},
     "distributed": {"executors"},
-    "filelock": {"tracking", "rag", "journal", "labels"},
+    "filelock": {"judging", "tracking", "rag", "journal", "labels"},
     "ipywidgets": {"controls", "judging", "labeling", "workbench"},
     "anywidget": {"labeling"},
     "numpy": {"stats", "rag"},
