@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -54,12 +55,12 @@ def evaluate(poc, name="half", split="dev", **more):
     return poclab.evaluate(answer, cases, given, version=poclab.Version(name), **more)
 
 
-def label(poc, wrong=()):
+def label(poc, wrong=(), name="correctness", menu=("correct", "wrong")):
     """Label the sample: correct is what was answered rightly, but of `wrong` the other label."""
-    path = poc / "rubrics/correctness.labels.jsonl"
+    path = poc / f"rubrics/{name}.labels.jsonl"
     head, *lines = map(json.loads, path.read_text().splitlines())
     for line in lines:
-        line |= {"label": "correct" if (line["case"] in RIGHT) != (line["case"] in wrong) else "wrong", "by": "Ada"}
+        line |= {"label": menu[(line["case"] in RIGHT) == (line["case"] in wrong)], "by": "Ada"}
     path.write_text("".join(json.dumps(line) + "\n" for line in (head, *lines)))
 
 
@@ -121,11 +122,9 @@ class TestGate:
     def test_is_shut_where_kappa_is_undefined(self, poc, judged):
         """People and judge say wrong of all of the sample: nothing was seen of what the judge can tell apart."""
         charter(poc, 0.1)
-        path = poc / "rubrics/correctness.labels.jsonl"
-        head, *lines = map(json.loads, path.read_text().splitlines())
-        lines = [{**line, "label": "wrong", "by": "Ada"} for line in lines if line["case"] not in RIGHT]
-        path.write_text("".join(json.dumps(line) + "\n" for line in ({**head, "sample": 4, "of": 4}, *lines)))
-        judging.calibrate(poc, poclab.Judge("correctness", poc=poc))
+        label(poc)
+        found = judging.calibrate(poc, poclab.Judge("correctness", poc=poc))
+        replace(found, pairs=tuple(one for one in found.pairs if one.case not in RIGHT)).save(found.path)
 
         assert "is not calibrated: kappa is undefined, since people and judge say wrong of all" in verdict(poc, judged[1])[1]
 
@@ -145,8 +144,8 @@ class TestGate:
         """The name is the same, what serves it is not: the fingerprint says so."""
         charter(poc, 0.35)
         label(poc)
-        path = judging.calibrate(poc, poclab.Judge("correctness", poc=poc)).path
-        path.write_text(path.read_text().replace("(offline-", "(older-"))
+        found = judging.calibrate(poc, poclab.Judge("correctness", poc=poc))
+        replace(found, answered=tuple(one.replace("(offline-", "(older-") for one in found.answered)).save(found.path)
         word, why = verdict(poc, judged[1])
 
         assert word == "cannot tell"
@@ -167,7 +166,8 @@ class TestGate:
         names = ("correctness", "completeness")
         both = scores.every("both", *(poclab.Judge(name, poc=poc) for name in names))
         cases = poclab.TestSet.load(poc / "cases.jsonl").split("dev")
-        run_id = poclab.evaluate(answer, cases, [both], version=poclab.Version("half")).run_id
+        report = poclab.evaluate(answer, cases, [both], version=poclab.Version("half"))
+        run_id = report.run_id
         label(poc)
         judging.calibrate(poc, poclab.Judge("correctness", poc=poc))
         word, why = verdict(poc, run_id)
@@ -175,8 +175,8 @@ class TestGate:
         assert word == "cannot tell"
         assert poclab.Judge("completeness", poc=poc).rubric.digest[:12] in why
         assert poclab.Judge("correctness", poc=poc).rubric.digest[:12] not in why
-        text = (poc / "rubrics/correctness.labels.jsonl").read_text().replace('"correct"', '"complete"').replace('"wrong"', '"missing"')
-        (poc / "rubrics/completeness.labels.jsonl").write_text(text.replace('"correctness"', '"completeness"'))
+        judging.draw(poc, poclab.Judge("completeness", poc=poc).rubric, report, sample=8, seed=1)
+        label(poc, name="completeness", menu=("complete", "missing"))
         judging.calibrate(poc, poclab.Judge("completeness", poc=poc))
         assert verdict(poc, run_id) == ("met", "")
 

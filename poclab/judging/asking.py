@@ -64,8 +64,11 @@ def ask_all(
         EndpointError: what every further question would meet too, such as a refused key.
     """
     calls: dict[int, list[Call]] = {}
+    ends: list[Exception] = []  # what every further question would meet
 
     def one(job: tuple[int, Asked]) -> Found:
+        if ends:
+            raise ends[0]
         place, what = job
         context = CaseContext(case_id=what.case.id, repeat=what.repeat, poc=poc, budget=budget, purpose="judge")
         context.deadline, calls[place] = time.monotonic() + timeout_s, context.calls
@@ -74,10 +77,9 @@ def ask_all(
             found = function(what)
         finally:
             current_case.reset(token)
-        if context.stop:
-            raise context.stop
-        if context.fatal:
-            raise EndpointError(context.fatal[0], fix=context.fatal[1])
+        if context.stop or context.fatal:
+            ends.append(context.stop or EndpointError(context.fatal[0], fix=context.fatal[1]))
+            raise ends[0]
         return found
 
     found: dict[int, Any] = {}
