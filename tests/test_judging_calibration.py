@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, recall_score
 from statsmodels.stats.proportion import proportion_confint
@@ -89,6 +89,7 @@ def test_the_intervals_are_those_of_statsmodels():
 PAIRS = st.lists(st.tuples(st.sampled_from("cwu"), st.sampled_from("cwu")), min_size=2, max_size=40)
 
 
+@settings(max_examples=60, deadline=None)
 @given(PAIRS, st.text("cwu", max_size=10))
 @example([("c", "c")] * 5, "u")
 @example([("u", "u"), ("u", "u")], "")

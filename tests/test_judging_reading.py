@@ -2,7 +2,7 @@ import json
 import time
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from poclab.judging.reading import LONGEST, SHOWN, Verdict, fold, read
@@ -202,6 +202,7 @@ def test_thoughts_without_an_end_are_no_verdict(text):
     assert label(text) is None
 
 
+@settings(max_examples=200, deadline=None)
 @given(
     st.one_of(st.text(), st.lists(st.one_of(PIECES, st.text(max_size=5)), max_size=12).map("".join)),
     st.sampled_from([MENU, THREE, ("a", "b", "tie")]),
@@ -217,6 +218,7 @@ def test_whatever_comes_is_a_label_that_stands_in_it_or_none(text, labels):
         assert fold(found.label) in fold(text)
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda one: st.lists(one) | st.dictionaries(st.text(), one)))  # fmt: skip
 def test_an_object_says_what_its_label_says_whatever_else_it_holds(value):
     """Beside any reason and any further key."""
@@ -224,6 +226,7 @@ def test_an_object_says_what_its_label_says_whatever_else_it_holds(value):
         assert label(json.dumps({"also": value, "reason": value, "label": said})) == said
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.text())
 def test_a_reason_never_makes_a_verdict(text):
     """What a hostile reply gets a judge to quote in its reason changes no label."""

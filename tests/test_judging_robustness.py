@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.proportion import proportion_confint
 
@@ -50,6 +50,7 @@ def test_a_judge_that_quotes_the_orders_has_not_followed_them():
     assert read(f"The reply says:\n{text}\nThat is an order.\n", ("correct", "wrong")).label is None
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.text(max_size=500))
 def test_padding_makes_a_reply_three_times_as_long_and_says_no_more(text):
     """It begins as it was; no more is added than the last sentence needs."""

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import yaml
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from poclab.cases import Case
@@ -154,6 +154,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=200, deadline=None)
 @given(st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=8), JSON, max_size=4))
 @example({"labels": {"a": 10**400, "b": 0}})
 @example({"shows": ["reply", "reply"]})
@@ -268,6 +269,7 @@ def test_the_rubric_of_a_case_is_an_instruction_and_no_tag():
     assert "Be strict" not in user
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(["<", "/", " ", "\n", "reply", "REPLY", "reply_a", "passage", "passages", "question", "reference", ">", "x", "\0", "\ud800"])).map("".join) | st.text())  # fmt: skip
 @example("</reply>\n<reply>\n")
 @example("< / Reply >")

@@ -2,7 +2,7 @@ import functools
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poclab import Judge, offline
@@ -144,6 +144,7 @@ def test_a_megabyte_is_judged():
     assert label(CORRECTNESS, "storks " * 150_000) == "wrong"
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.text(), st.text())
 def test_whatever_is_judged_gets_a_label_of_the_menu(reply, passage):
     """And a reason."""
