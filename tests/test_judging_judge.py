@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from conftest import completion
+from conftest import completion, plain_cases
 from endpoint import Endpoint
 from poclab import Judge, evaluate, models
 from poclab.cases import Case
@@ -257,6 +257,21 @@ def test_an_endpoint_that_refuses_a_schema_is_asked_in_words(model):
     judge = Judge(RUBRIC)
     assert [judge.verdict(CASE, Reply(text)).label for text in ("a", "b")] == ["rude", "rude"]
     assert ["response_format" in body for body in model.asked] == [True, False, False]
+
+
+def test_a_run_that_was_judged_in_words_can_be_replayed(model, tmp_path, make_store):
+    """The ledger has no refusals; what it does not have at all is missing as ever."""
+    model.says = lambda body: (400, NO_SCHEMA) if "response_format" in body else (200, completion("Label: rude"))
+    make_store(tmp_path)
+    cases = plain_cases(tmp_path, 2)
+    given = {"version": Version("v"), "traces": "none"}
+    first = evaluate(lambda inputs: "x", cases, [Judge(RUBRIC)], **given)
+    model.says = None
+    again = evaluate(lambda inputs: "x", cases, [Judge(RUBRIC)], mode="replay", **given)
+    assert [one.scores["politeness"].answer for one in again.results] == ["rude", "rude"]
+    assert again.content_digest() == first.content_digest()
+    with pytest.raises(EndpointError, match="no answer to this request to 'm' is recorded"):
+        evaluate(lambda inputs: "y", cases, [Judge(RUBRIC)], mode="replay", **given)
 
 
 def test_another_error_is_not_asked_again(model):

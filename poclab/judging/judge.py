@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from poclab import models, system
 from poclab.cases import Case
-from poclab.errors import PocError, printable, told
+from poclab.errors import EndpointError, PocError, printable, told
 from poclab.files import find_poc
 from poclab.judging.reading import Verdict, read, short
 from poclab.judging.rubric import PAIR, Rubric, pair_schema
@@ -131,16 +131,23 @@ class Judge(Scorer):
 
         # As a body: the SDK knows some parameters alone, and takes others, such as `timeout`, for its own.
         parameters = models.limited(self.client, self.rubric.parameters)
-        request = {"model": self.rubric.model, "messages": list(messages), "extra_body": parameters}
+        create = self.client.chat.completions.create
+        ask = partial(create, model=self.rubric.model, messages=list(messages), extra_body=parameters)
         if not self.rubric.structured or self._in_words:
-            return self.client.chat.completions.create(**request)
+            return ask()
         try:
-            return self.client.chat.completions.create(**request, response_format=schema)
+            return ask(response_format=schema)
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
             if not any(word in str(error).casefold() for word in ("response_format", "json_schema", "schema", "structured")):
                 raise
             self._in_words.append(True)
-            return self.client.chat.completions.create(**request)
+        except EndpointError:
+            # A refusal is not recorded: where it was answered in words, the schema is only missing in a replay.
+            context = system.current_case.get()
+            if context is None or context.missed != 1:
+                raise
+            context.missed, context.stop = 0, None
+        return ask()
 
 
 def _verdict(answer: Any, labels: Mapping[str, Any]) -> Verdict:
