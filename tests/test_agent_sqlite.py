@@ -179,8 +179,72 @@ def test_what_is_no_database_any_more_is_an_error(base, tmp_path):
     copy.close()
     copy.path.write_bytes(b"overwritten" * 1000)
 
-    with pytest.raises(StoreError, match="no database any more"):
+    with pytest.raises(StoreError, match="cannot be read as a database"):
         copy.difference()
+
+
+def test_a_database_that_is_locked_is_an_error(base, tmp_path):
+    """What holds the lock may have written, or not: nobody knows, and the error says so."""
+    copy = base.copy(tmp_path)
+    with contextlib.closing(sqlite3.connect(copy.path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("DELETE FROM codes")
+        with pytest.raises(StoreError, match="locked"):
+            copy.difference()
+    copy.close()
+
+
+def of(tmp_path, script):
+    (tmp_path / "own.sql").write_text(script)
+    return Sqlite.of(tmp_path / "own.sql", tmp_path / "base", scratch=tmp_path / "scratch")
+
+
+def left(base, tmp_path, *statements):
+    """Return the difference that statements leave in a copy of a base."""
+    copy = base.copy(tmp_path)
+    for one in statements:
+        copy.connection.execute(one)
+    copy.connection.commit()
+    found = copy.difference()
+    copy.close()
+    return found
+
+
+def test_a_full_text_table_changes_row_by_row(tmp_path):
+    """What is told is what was written, not the pages of the index; and the table can be asked afterwards."""
+    base = of(tmp_path, "CREATE VIRTUAL TABLE docs USING fts5(title, body); INSERT INTO docs VALUES ('a', 'lamp'), ('b', 'kettle');")
+    found = left(base, tmp_path, "UPDATE docs SET body = 'chair' WHERE title = 'a'", "INSERT INTO docs VALUES ('c', 'rug')")
+
+    assert [str(one) for one in found] == ['docs 1: body "lamp" -> "chair"', 'docs: + title "c", body "rug"']
+    with contextlib.closing(base.after(found)) as after:
+        assert [tuple(row) for row in after.execute("SELECT title FROM docs WHERE docs MATCH 'chair OR rug' ORDER BY title")] == [
+            ("a",),
+            ("c",),
+        ]
+    assert left(base, tmp_path, "INSERT INTO docs (docs) VALUES ('optimize')") == []
+
+
+def test_a_column_that_sqlite_works_out_is_neither_told_nor_written(tmp_path):
+    """It follows from the others; the database afterwards has it all the same."""
+    base = of(
+        tmp_path, "CREATE TABLE t (id INTEGER PRIMARY KEY, a, twice AS (a * 2), half AS (a / 2.0) STORED); INSERT INTO t (a) VALUES (1);"
+    )
+    found = left(base, tmp_path, "UPDATE t SET a = 5")
+
+    assert [one.after for one in found] == [{"a": 5}]
+    with contextlib.closing(base.after(found)) as after:
+        assert [tuple(row) for row in after.execute("SELECT * FROM t")] == [(1, 5, 10, 2.5)]
+
+
+def test_rows_without_a_key_are_told_apart_though_a_column_has_its_name(tmp_path):
+    """Names count whatever the case of their letters; a table that takes all three of them cannot be compared, and says so."""
+    base = of(tmp_path, "CREATE TABLE t (ROWID, v); INSERT INTO t VALUES (1, 'a'), (1, 'b');")
+
+    assert [one.to_json() for one in left(base, tmp_path, "UPDATE t SET v = 'c' WHERE v = 'b'")] == [
+        {"table": "t", "key": {"_rowid_": 2}, "before": {"v": "b"}, "after": {"v": "c"}}
+    ]
+    with pytest.raises(InputError, match="'t' cannot be told apart"):
+        left(of(tmp_path, "CREATE TABLE t (rowid, _rowid_, oid);"), tmp_path, "INSERT INTO t VALUES (1, 2, 3)")
 
 
 def test_the_base_is_private_and_made_once(tmp_path):

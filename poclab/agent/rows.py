@@ -1,7 +1,9 @@
 """What differs between two states of a sqlite database, the schemas `base` and `main` of one connection: definitions, and rows by primary key.
 
+A virtual table (full-text search, R*Tree) is read as the rows that it gives; the tables in which it keeps them are its own.
 Not covered: rows of a table whose definition changed (its definition is a change of `sqlite_schema`), sqlite's own tables, `PRAGMA
-user_version` and the like, and values that are equal to sqlite (1 and 1.0).
+user_version` and the like, texts that a full-text index alone holds, values that are equal to sqlite (1 and 1.0), and, of a table without
+a primary key, that VACUUM numbers its rows anew.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from poclab.changes import Change
+from poclab.errors import InputError
 
 SCHEMA = "sqlite_schema"
 #: How many changes of a table are listed; the others are counted.
@@ -30,13 +33,15 @@ def changes(both: sqlite3.Connection, pages: Mapping[str, frozenset[int]] | None
         if then.get(name) != now.get(name):
             before, after = ({"sql": one[name][1]} if name in one else None for one in (then, now))
             yield Change(SCHEMA, key={"name": name}, before=before, after=after)
-    for name, (kind, sql, _) in sorted(now.items()):
-        if kind != "table" or str(sql).upper().startswith("CREATE VIRTUAL") or (name in then and then[name][1] != sql):
+    kinds = table_kinds(both)
+    for name in sorted(now.keys() & kinds):
+        if kinds[name] == "shadow" or (name in then and then[name][1] != now[name][1]):
             continue
+        parts = [one for one in kinds if kinds[one] == "shadow" and one.startswith(f"{name}_")] if kinds[name] == "virtual" else [name]
         # An unchanged root over unchanged pages is the same tree.
-        if then == now and pages and name in pages and not pages[name] & differing:
+        if then == now and pages and all(one in pages and not pages[one] & differing for one in parts):
             continue
-        table = _Table.of(both, name, ("main", "base") if name in then else ("main",))
+        table = Table.of(both, name, ("main", "base") if name in then else ("main",))
         yield from _first(name, table.joined(both) if name in then else table.all(both))
         if name in then:
             yield from _first(name, table.gone(both))
@@ -47,8 +52,22 @@ def _definitions(both: sqlite3.Connection, schema: str) -> dict[str, tuple[Any, 
     return {name: tuple(rest) for name, *rest in found}
 
 
+def table_kinds(database: sqlite3.Connection) -> dict[str, str]:
+    """Return the tables that can be read, each as `table`, `virtual`, or as the `shadow` of a virtual one. No views."""
+    kinds = {name: kind for _, name, kind, *_ in database.execute("PRAGMA main.table_list") if not name.startswith("sqlite_")}
+    return {name: kind for name, kind in kinds.items() if kind in ("table", "shadow") or (kind == "virtual" and _opens(database, name))}
+
+
+def _opens(database: sqlite3.Connection, name: str) -> bool:
+    try:
+        database.execute(f"SELECT 1 FROM main.{quoted(name)} LIMIT 0")
+    except sqlite3.OperationalError:  # of a module that only the tools load: its rows are seen where it keeps them
+        return False
+    return True
+
+
 @dataclass(frozen=True)
-class _Table:
+class Table:
     """A table of the copy: its columns, and those by which a row is known."""
 
     name: str
@@ -56,14 +75,20 @@ class _Table:
     key: tuple[str, ...]
 
     @classmethod
-    def of(cls, both: sqlite3.Connection, name: str, sides: Sequence[str]) -> _Table:
+    def of(cls, both: sqlite3.Connection, name: str, sides: Sequence[str] = ("main",)) -> Table:
         info = both.execute(f"PRAGMA main.table_info({quoted(name)})").fetchall()
         columns = tuple(column for _, column, *_ in info)
         key = tuple(column for _, column in sorted((row[5], row[1]) for row in info if row[5]))
         # sqlite lets a key of text be NULL, in as many rows as there are: then they are known by their place.
         empty = " OR ".join(f"{quoted(one)} IS NULL" for one in key)
         if not key or any(both.execute(f"SELECT 1 FROM {side}.{quoted(name)} WHERE {empty} LIMIT 1").fetchone() for side in sides):
-            key = (next(one for one in ("rowid", "_rowid_", "oid") if one not in columns),)
+            taken = {column.lower() for column in columns}
+            key = tuple(one for one in ("rowid", "_rowid_", "oid") if one not in taken)[:1]
+        if not key:
+            raise InputError(
+                f"the rows of table {name!r} cannot be told apart: its columns take all names of sqlite's own key",
+                fix="give it a primary key",
+            )
         return cls(name, columns, key)
 
     @property

@@ -111,7 +111,7 @@ class Copy:
         """Return every row that is not as in the base, by table and primary key; what was not committed is undone.
 
         Raises:
-            StoreError: the copy can no longer be read as a database.
+            StoreError: the copy cannot be read as a database: a tool spoilt it, or has it locked.
         """
         with contextlib.suppress(sqlite3.ProgrammingError):  # it was closed
             self.connection.interrupt()  # a tool that hangs in a query would hang whoever rolls back, too
@@ -124,8 +124,8 @@ class Copy:
                 both.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
                 both.execute("ATTACH ? AS base", (_uri(self.base.path),))
                 return list(rows.changes(both, self.base.pages if differing else None, differing or frozenset()))
-        except sqlite3.DatabaseError as error:
-            raise StoreError(f"{self.path.name}: what the case left is no database any more: {error}") from error
+        except (sqlite3.DatabaseError, OSError) as error:
+            raise StoreError(f"{self.path.name}: what the case left cannot be read as a database: {error}") from error
 
     def _differing_pages(self) -> frozenset[int] | None:
         """Return the numbers of the base's pages that are others now; None where that cannot be told by the file alone."""
@@ -191,8 +191,9 @@ def _row_after(made: sqlite3.Connection, change: Change) -> dict[str, Any] | Non
         raise InputError(f"the database afterwards cannot be made again from its changes: {change}", fix="score it by `effects`")
     if change.after is None:
         return None
-    found = made.execute(f"SELECT * FROM {quoted(change.table)} WHERE {where(change.key)}", tuple(change.key.values())).fetchone()
-    return (dict(found) if found else {}) | dict(change.after)
+    stored = listed(rows.Table.of(made, change.table).read)  # not those that sqlite works out
+    found = made.execute(f"SELECT {stored} FROM {quoted(change.table)} WHERE {where(change.key)}", tuple(change.key.values())).fetchone()
+    return (dict(found) if found else dict(change.key)) | dict(change.after)
 
 
 def _uri(path: Path, mode: str = "ro&immutable=1") -> str:
