@@ -3,10 +3,13 @@
 import importlib.util
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -86,8 +89,54 @@ def test_a_link_is_told_and_not_followed(sandbox, tmp_path):
         (world.files / "folder").symlink_to(tmp_path, target_is_directory=True)
         found = {one.file: one.after for one in world.difference()}
 
-    assert found == {"link": {"text": f"link to {secret}"}, "folder": {"text": f"link to {tmp_path}"}}
+    assert found == {"link": {"link": str(secret)}, "folder": {"link": str(tmp_path)}}
     assert secret.exists()
+
+
+def test_a_link_in_place_of_the_folder_is_not_followed(sandbox, tmp_path):
+    """What stands elsewhere on the machine does not get into reports."""
+    with sandbox.open() as world:
+        shutil.rmtree(world.files)
+        world.files.symlink_to("/etc", target_is_directory=True)
+        found = {one.file: one.after for one in world.difference()}
+
+    assert found == {"deep/one.txt": None, "two.bin": None, ".": {"link": "/etc"}}
+    assert worlds(tmp_path) == []
+
+
+def test_what_is_no_file_and_what_fills_memory_is_told_as_what_it_is(sandbox):
+    """A pipe is not waited for, and a file of any size is read in pieces."""
+    with sandbox.open() as world:
+        os.mkfifo(world.files / "pipe")
+        with (world.files / "large").open("wb") as file:
+            file.truncate(300_000_000)
+        tracemalloc.start()
+        found = {one.file: one.after for one in world.difference()}
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+
+    assert found["pipe"] == {"other": "no regular file"}
+    assert found["large"]["bytes"] == 300_000_000 and len(found) == 2
+    assert most < 10_000_000
+
+
+def test_what_is_written_to_the_original_folder_reaches_no_case(tmp_path):
+    """A tool that takes the wrong path spoils the POC's own file, and not the cases that come after it."""
+    sandbox = make(tmp_path)
+    (tmp_path / "files/two.bin").write_text("spoilt")
+    (tmp_path / "files/new.txt").touch()
+    with sandbox.open() as world:
+        assert (world.files / "two.bin").read_bytes() == b"\xff\x00"
+        assert world.difference() == []
+
+
+def test_an_empty_folder_of_the_original_is_there_for_a_case(tmp_path):
+    """It is none of what is compared, and a tool may count on it: also where one without it was made before."""
+    make(tmp_path)
+    (tmp_path / "files/outbox").mkdir()
+    with make(tmp_path).open() as world:
+        (world.files / "outbox/1.txt").touch()
+        assert [one.file for one in world.difference()] == ["outbox/1.txt"]
 
 
 def test_two_hundred_worlds_side_by_side_do_not_meet(sandbox, tmp_path):
@@ -147,6 +196,62 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
     with make(tmp_path).open():
         until(lambda: of_the_other not in worlds(tmp_path), "the dead one's world is gone")
     assert worlds(tmp_path) == []
+
+
+LATE = """
+import sys, threading, time
+from poclab.agent import Sandbox
+sandbox = Sandbox({world!r}, folder={worlds!r})
+opened = threading.Event()
+def hang():
+    with sandbox.open() as world:
+        opened.folder = world.folder
+        opened.set()
+        {then}
+thread = threading.Thread(target=hang, daemon=True)
+thread.start()
+opened.wait()
+"""
+
+
+def run_late(tmp_path, then, after=""):
+    """Run a process with a case in a thread, and return what it prints."""
+    make(tmp_path)
+    code = LATE.format(world=str(tmp_path / "world.sql"), worlds=str(tmp_path / "worlds"), then=then) + after
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def test_a_case_that_nobody_waits_for_is_removed_with_its_process(tmp_path):
+    """A thread that hangs for ever leaves nothing once the process ends."""
+    run_late(tmp_path, "threading.Event().wait()")
+    assert worlds(tmp_path) == []
+
+
+def test_what_a_tool_writes_after_its_case_is_removed_with_the_process(tmp_path):
+    """A tool that hung and wakes up may make the folder again."""
+    told = run_late(tmp_path, "pass", "thread.join()\nopened.folder.mkdir()\nprint(opened.folder.is_dir())")
+    assert told == "True\n"
+    assert worlds(tmp_path) == []
+
+
+def test_a_fork_does_not_remove_the_worlds_of_its_parent(tmp_path):
+    """It inherits what the parent does at its end."""
+    forked = "pid = os.fork()\nif not pid: sys.exit()\nos.waitpid(pid, 0)\nprint(opened.folder.is_dir())"
+    assert run_late(tmp_path, "threading.Event().wait()", f"import os\n{forked}") == "True\n"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody who has no rights")
+def test_rights_that_a_tool_took_away_do_not_keep_a_world():
+    """A folder that can no longer be entered is removed like any other."""
+    taken = "(world.files / 'shut').mkdir(); (world.files / 'shut/x').touch(); (world.files / 'shut').chmod(0)"
+    with tempfile.TemporaryDirectory() as folder:  # one that is its owner's all the way up could not be entered by anybody else
+        make(Path(folder))
+        shutil.rmtree(f"{folder}/worlds")
+        os.chown(folder, 65534, 65534)
+        code = LATE.format(world=f"{folder}/world.sql", worlds=f"{folder}/worlds", then=taken) + "thread.join()"
+        code = code.replace("sandbox = ", "import os; os.setgid(65534); os.setuid(65534)\nsandbox = ", 1)
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+        assert Path(folder, "worlds/base").is_dir() and worlds(Path(folder)) == []
 
 
 def test_worlds_of_other_machines_are_left_alone(tmp_path):

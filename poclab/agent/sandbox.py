@@ -6,13 +6,16 @@
         world.db.commit()
         effects = world.difference()
 
-Copies lie in a folder that carries the name of this process, and are removed when a case ends; those of processes that died are removed
-when the next one opens its first. Any number may be open at once. Another database fits when it does what `Database` says.
-Not covered: protection against the code of the tools, which is the POC's own and runs in this process; rights and times of files, and folders without one.
+Copies lie in a folder that carries the name of this process, and are removed when a case ends, and once more when the process does: a tool
+that hung may have written later. Those of processes that were killed are removed when the next one opens its first. Any number may be
+open at once. Another database fits when it does what `Database` says.
+Not covered: protection against the code of the tools, which is the POC's own and runs in this process: what it writes outside of
+`world.files` is not seen. Nor are rights and times of files, and folders without a file.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import os
@@ -67,7 +70,7 @@ class DatabaseCopy(Protocol):
 class World:
     """What one case can see and change: `db`, a connection to its copy of the database, and `files`, its folder."""
 
-    def __init__(self, folder: Path, database: DatabaseCopy | None, files: Path, before: Mapping[str, bytes]) -> None:
+    def __init__(self, folder: Path, database: DatabaseCopy | None, files: Path, before: Mapping[str, Mapping[str, Any]]) -> None:
         self.folder, self.files = folder, files
         self._database, self._before = database, before
 
@@ -124,26 +127,39 @@ class Sandbox:
         folder: Path | str | None = None,
     ) -> None:
         source = Path(database) if isinstance(database, (str, os.PathLike)) else None
-        self._files = Path(files) if files is not None else None
-        if self._files is not None and not self._files.is_dir():
+        given = Path(files) if files is not None else None
+        if given is not None and not given.is_dir():
             raise InputError(f"{files}: no such folder", fix="files=FOLDER, with what each case is to find there")
-        self.keep, self._folder = keep, Path(folder) if folder else _home(source or self._files)
+        self.keep, self._folder = keep, Path(folder) if folder else _home(source or given)
         self._once, self._process = threading.Lock(), ""
         self.database: Any = Sqlite.of(source, self._folder / "base", scratch=self._fresh()) if source else database
+        self._before = _read(given) if given else {}
+        self._files = self._private(given) if given else None
 
     @cached_property
     def digest(self) -> str:
         """The digest of the world as each case finds it."""
-        files = {name: hashlib.sha256(content).hexdigest() for name, content in self._before.items()}
-        return digest([self.database.digest if self.database else None, files])
+        return digest([self.database.digest if self.database else None, self._before])
 
     @property
     def kept(self) -> Path:
         return self._folder / KEPT
 
-    @cached_property
-    def _before(self) -> dict[str, bytes]:
-        return _read(self._files) if self._files else {}
+    def _private(self, files: Path) -> Path:
+        """Return a copy of the folder that no tool knows of: what is written to the original later does not reach the cases."""
+        folders = sorted(path.relative_to(files).as_posix() for path in files.rglob("*") if path.is_dir())
+        path, scratch = self._folder / "base" / f"{digest([self._before, folders])[:16]}-files", self._fresh()
+        try:
+            if not path.is_dir():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copytree(files, scratch, symlinks=True)
+                with contextlib.suppress(FileExistsError):  # another process has made it
+                    scratch.rename(path)
+        except (OSError, shutil.Error) as error:
+            raise unwritable(path, error, f"make {path.parent} writable, and {files} readable") from None
+        finally:
+            _remove(scratch)
+        return path
 
     @contextlib.contextmanager
     def open(self) -> Iterator[World]:
@@ -160,7 +176,7 @@ class Sandbox:
             if self.keep and folder.is_dir():
                 self._put_aside(folder)
             else:
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
 
     def _made(self, folder: Path) -> World:
         files = folder / "files"
@@ -185,6 +201,7 @@ class Sandbox:
         with self._once:
             if self._process != owner:  # also after a fork
                 _sweep(self._folder)
+                atexit.register(_sweep, self._folder, own=owner)
                 self._process = owner
         return self._folder / f"{_prefix()}{owner.replace(' ', '_')}-{uuid.uuid4().hex}"
 
@@ -206,34 +223,50 @@ def _prefix() -> str:
     return f"of-{platform.node() or 'here'}-"
 
 
-def _sweep(folder: Path) -> None:
+def _sweep(folder: Path, own: str = "") -> None:
+    """Remove the worlds of processes that are no more; at the end of this one, which `own` names, those that are left of it."""
     for path in folder.glob("of-*"):
         named = re.fullmatch(rf"{re.escape(_prefix())}(\d+_(?:\d+_\w+)?)-[0-9a-f]{{32}}", path.name)
-        if named and not lives(named[1].replace("_", " ")):
-            shutil.rmtree(path, ignore_errors=True)
+        owner = named[1].replace("_", " ") if named else ""
+        if named and (not lives(owner) or owner == own == me()):  # a fork inherits what is to be done at the end
+            _remove(path)
 
 
-def _read(folder: Path) -> dict[str, bytes]:
-    """Return the content of each file below a folder; of a link, where it leads to, which is not followed."""
-    found: dict[str, bytes] = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
+def _remove(folder: Path) -> None:
+    """Remove a folder whatever a tool did to the rights of what is in it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.is_dir():
+        for root, folders, _ in os.walk(folder):
+            for path in (os.path.join(root, name) for name in folders):
+                if not os.path.islink(path):
+                    os.chmod(path, 0o700)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return what each file below a folder holds, as a change tells it. Links are not followed, the folder itself included."""
+    paths = [folder] if folder.is_symlink() else sorted(folder.rglob("*"))
+    return {path.relative_to(folder).as_posix(): _content(path) for path in paths if path.is_symlink() or not path.is_dir()}
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Return a short text as such, another file by its digest, and of what is no file what it is."""
+    try:
         if path.is_symlink():
-            found[name] = b"link to " + os.fsencode(os.readlink(path))
-        elif path.is_file():
-            found[name] = path.read_bytes()
-    return found
+            return {"link": os.fsencode(os.readlink(path)).decode("utf-8", "replace")}
+        if not path.is_file():
+            return {"other": "no regular file"}
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            with contextlib.suppress(UnicodeDecodeError):
+                if size <= LONGEST_FILE:
+                    return {"text": file.read().decode("utf-8")}
+            file.seek(0)
+            return {"bytes": size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    except OSError as error:
+        return {"other": f"not readable: {error.strerror}"}
 
 
-def _file_changes(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> Sequence[Change]:
+def _file_changes(before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]) -> Sequence[Change]:
     differ = sorted(name for name in before.keys() | after if before.get(name) != after.get(name))
-    return [Change("", name.encode("utf-8", "replace").decode(), {}, _shown(before.get(name)), _shown(after.get(name))) for name in differ]
-
-
-def _shown(content: bytes | None) -> dict[str, Any] | None:
-    if content is None:
-        return None
-    with contextlib.suppress(UnicodeDecodeError):
-        if len(content) <= LONGEST_FILE:
-            return {"text": content.decode("utf-8")}
-    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return [Change("", name.encode("utf-8", "replace").decode(), {}, before.get(name), after.get(name)) for name in differ]
