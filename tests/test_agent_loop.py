@@ -289,12 +289,50 @@ def test_the_cost_of_a_case_is_bounded(make):
         current_case.reset(token)
 
 
+def test_ten_calls_of_ten_cents_are_a_dollar(make):
+    """Added one by one in Python they are less, and there would be an eleventh."""
+    script = Script("Closed.")
+    case = CaseContext(calls=[poclab.system.Call("m", "/chat/completions", 0.1, 200, cost_usd=0.1)] * 10)
+    token = current_case.set(case)
+    try:
+        with pytest.raises(agent.loop.Stopped, match=r"has spent \$1.0000 of \$1;"):
+            make(script, max_cost_usd=1.0)({"task": "Close ticket 1."})
+    finally:
+        current_case.reset(token)
+    assert script.bodies == []
+
+
+def given(**message):
+    """Return an answer of a model with other things in its message."""
+    answer = calls(("close_ticket", {"ticket_id": 1}))
+    answer["choices"][0]["message"] |= message
+    return answer
+
+
+CALL = {"type": "function", "function": {"name": "close_ticket", "arguments": {"ticket_id": 1}}}
+
+
+@pytest.mark.parametrize("asked", [[CALL], [{**CALL, "id": None}]])
+def test_a_call_without_an_id_or_with_plain_arguments_is_made(make, asked):
+    """Some servers leave the id out, and do not write arguments as a text: what goes back to them has both."""
+    found, script = result(make, given(tool_calls=asked), "Closed.")
+
+    assert found.outcome == "ok"
+    made, answered = script.bodies[-1]["messages"][-2:]
+    assert made["tool_calls"] == [{"id": "call_1_0", "type": "function", "function": {**CALL["function"], "arguments": '{"ticket_id": 1}'}}]
+    assert answered["tool_call_id"] == "call_1_0"
+
+
 @pytest.mark.parametrize(
     ("answer", "outcome"),
     [
         (completion(""), "malformed_output"),
         ({**completion("x"), "choices": []}, "malformed_output"),
+        ({**completion("x"), "choices": None}, "malformed_output"),
+        ({**completion("x"), "choices": [{"index": 0, "message": None, "finish_reason": "stop"}]}, "malformed_output"),
+        (completion([{"type": "text", "text": "a"}]), "malformed_output"),
         (completion("", "length"), "truncated"),
+        (completion("", "content_filter"), "refused"),
         (completion(None, refusal="No."), "refused"),
         (calls(("", "{}")), "truncated"),
     ],

@@ -1,5 +1,6 @@
 """Tools are typed functions: the signature is the schema, and what does not fit it never reaches the function."""
 
+import dataclasses
 import datetime
 from typing import Annotated, Literal
 
@@ -89,6 +90,19 @@ async def later(a: int):
     """Later."""
 
 
+async def events(a: int):
+    """Nobody waits for these."""
+    yield a
+
+
+def größe(a: int):
+    """No endpoint takes this name."""
+
+
+def two_worlds(world: World, other: World):
+    """A case has one."""
+
+
 @pytest.mark.parametrize(
     ("function", "found"),
     [
@@ -99,12 +113,91 @@ async def later(a: int):
         (later, "is no tool"),
         (3, "is no tool"),
         (lambda a: a, "is no tool"),
+        (events, "is no tool"),
+        (größe, "is no tool"),
+        (two_worlds, "tool 'two_worlds'"),
     ],
 )
 def test_what_is_no_tool_is_refused_before_a_model_is_asked(function, found):
     """With what is missing."""
     with pytest.raises(InputError, match=found):
         Tool.of(function)
+
+
+def test_any_name_that_python_takes_can_be_a_parameter():
+    """Also one that a pydantic model has for itself, without a word of warning."""
+
+    def take(copy: int, model_config: str, _hidden: bool, json: str = "none") -> list:
+        """Take."""
+        return [copy, model_config, _hidden, json]
+
+    tool = Tool.of(take)
+
+    assert list(tool.schema["function"]["parameters"]["properties"]) == ["copy", "model_config", "_hidden", "json"]
+    assert tool.call(tool.check('{"copy": 1, "model_config": "a", "_hidden": true}'), None) == [1, "a", True, "none"]
+    with pytest.raises(ToolError, match="copy: Field required"):
+        tool.check('{"model_config": "a", "_hidden": true}')
+
+
+@dataclasses.dataclass
+class Box:
+    id: int
+    on: datetime.date
+
+
+@pytest.mark.parametrize(
+    ("result", "as_json"),
+    [
+        (lambda world: world.db.execute("SELECT * FROM t"), [{"id": 1}]),
+        (lambda world: world.db.execute("SELECT * FROM t").fetchall(), [{"id": 1}]),
+        (lambda world: [Box(3, datetime.date(2026, 11, 20))], [{"id": 3, "on": "2026-11-20"}]),
+        (lambda world: (one for one in range(3)), [0, 1, 2]),
+        (lambda world: {(1, 2): b"ab"}, {"1,2": "ab"}),
+    ],
+)
+def test_a_result_is_what_json_has(counted, result, as_json):
+    """Rows, dataclasses, days and generators are told by their values: an address in memory would be another text each time."""
+    with counted.open() as world:
+        assert tool_of(result).call({}, world) == as_json
+
+
+@pytest.mark.parametrize("result", [lambda: object(), lambda: b"\xff", lambda: circle(), lambda: half_way()])
+def test_a_result_that_json_has_no_form_for_is_an_error_and_undone(counted, result):
+    """The model is told that the call failed: then it must not have changed anything."""
+
+    def act(world):
+        world.db.execute("INSERT INTO t VALUES (2)")
+        return result()
+
+    with counted.open() as world:
+        with pytest.raises((TypeError, ValueError)):
+            tool_of(act).call({}, world)
+        assert world.difference() == []
+
+
+@pytest.fixture
+def counted(tmp_path):
+    (tmp_path / "world.sql").write_text("CREATE TABLE t (id INTEGER PRIMARY KEY); INSERT INTO t VALUES (1);")
+    return Sandbox(tmp_path / "world.sql", folder=tmp_path / "worlds")
+
+
+def tool_of(function):
+    def act(world: World):
+        """Act."""
+        return function(world)
+
+    return Tool.of(act)
+
+
+def circle():
+    one = []
+    one.append(one)
+    return one
+
+
+def half_way():
+    yield 1
+    raise ValueError("the power went")
 
 
 def test_two_tools_of_one_name_are_refused():
@@ -161,5 +254,5 @@ def test_a_result_is_told_as_text_within_its_room():
     """Texts as they are, nothing as done, all else as JSON; a megabyte is cut, and the model is told so."""
     assert told("fine", room=100) == "fine"
     assert told(None, room=100) == "done"
-    assert told([{"day": datetime.date(2026, 11, 20)}], room=100) == '[{"day": "2026-11-20"}]'
+    assert told([{"day": "20 März"}], room=100) == '[{"day": "20 März"}]'
     assert told("x" * 1_000_000, room=100) == "x" * 100 + "\n[cut: these are the first 100 of 1000000 characters]"

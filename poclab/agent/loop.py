@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "seed": ("a whole number >= 0", lambda value: type(value) is int and value >= 0),
 }
 DEFAULTS = {"model": "offline/rules", "max_turns": 12, "max_tokens": 1000, "tool_timeout_s": 10.0, "result_chars": 10_000}
+#: The class of a case whose model said nothing, by the reason that the endpoint gave.
+NOTHING_SAID = {"length": "truncated", "content_filter": "refused"}
 #: What `build` adds to a version, so that other tools or another world are another version.
 BUILT = ("tool_names", "tools_digest", "world_digest")
 
@@ -112,17 +115,17 @@ class _Talk:
     def run(self) -> str:
         """Return what the model says when it calls no further tool."""
         for turn in range(1, self.parameters["max_turns"] + 1):
-            message = self._ask()
-            if not message.tool_calls:
-                return message.content.strip()
-            asked = [{"id": one.id, "type": "function", "function": _asked(one)} for one in message.tool_calls]
-            self.messages.append({"role": "assistant", "content": whole(message.content or "") or None, "tool_calls": asked})
+            said, asked = self._ask(turn)
+            if not asked:
+                return said
+            self.messages.append({"role": "assistant", "content": whole(said) or None, "tool_calls": asked})
             for one in asked:
                 result = self._call(turn, **one["function"])
                 self.messages.append({"role": "tool", "tool_call_id": one["id"], "content": result})
         raise Stopped(f"the agent used up its {self.parameters['max_turns']} turns", "truncated", fix="raise max_turns")
 
-    def _ask(self) -> Any:
+    def _ask(self, turn: int) -> tuple[str, list[dict[str, Any]]]:
+        """Return what the model says, and the calls that it makes."""
         self._check_cost()
         # OpenAI's newer models refuse `max_tokens`; many compatible servers ignore its successor.
         limit = "max_completion_tokens" if self.agent.client.base_url.host == "api.openai.com" else "max_tokens"
@@ -132,13 +135,16 @@ class _Talk:
         answer = self.agent.client.chat.completions.create(
             model=self.parameters["model"], messages=self.messages, **{limit: self.parameters["max_tokens"]}, **optional
         )
-        if not answer.choices:
-            raise Stopped("the endpoint answered without choices", "malformed_output")
-        choice = answer.choices[0]
-        if not choice.message.tool_calls and not (choice.message.content or "").strip():
-            trouble = "refused" if choice.message.refusal else "truncated" if choice.finish_reason == "length" else "malformed_output"
+        try:
+            choice = answer.choices[0]
+            said = (choice.message.content or "").strip()
+            asked = [_asked(one, f"call_{turn}_{number}") for number, one in enumerate(choice.message.tool_calls or ())]
+        except (AttributeError, IndexError, TypeError):
+            raise Stopped("the endpoint's answer is none of a chat: no choice with a message in it", "malformed_output") from None
+        if not said and not asked:
+            trouble = "refused" if choice.message.refusal else NOTHING_SAID.get(choice.finish_reason, "malformed_output")
             raise Stopped(f"the model neither said anything nor called a tool (finish_reason {choice.finish_reason!r})", trouble)
-        return choice.message
+        return said, asked
 
     def _check_cost(self) -> None:
         most, case = self.parameters.get("max_cost_usd"), system.current_case.get()
@@ -149,8 +155,8 @@ class _Talk:
             raise Stopped(
                 "max_cost_usd is set, and what a call cost is not known", "truncated", fix="add the model to `prices` of charter.yaml"
             )
-        if sum(costs) >= most:
-            raise Stopped(f"the agent has spent ${sum(costs):.4f} of ${most:g}", "truncated", fix="raise max_cost_usd")
+        if (spent := math.fsum(costs)) >= most:
+            raise Stopped(f"the agent has spent ${spent:.4f} of ${most:g}", "truncated", fix="raise max_cost_usd")
 
     def _call(self, turn: int, name: str, arguments: str) -> str:
         """Make one call and return what the model is told of it."""
@@ -212,11 +218,16 @@ def _task(inputs: Mapping[str, Any]) -> str:
     raise InputError(f"an agent does {{'task': text}}, found {found}", fix="name the input `task` in cases.jsonl")
 
 
-def _asked(call: Any) -> dict[str, str]:
-    """Return the name and arguments of a call as the endpoint gave them; of one of another kind what there is of them."""
+def _asked(call: Any, number: str) -> dict[str, Any]:
+    """Return a call as it goes back to the endpoint; of one of another kind what there is of it, with a `number` where it has none."""
     function = getattr(call, "function", None)
-    name, arguments = (str(getattr(function, one, None) or "") for one in ("name", "arguments"))
-    return {"name": whole(name) or "(none)", "arguments": whole(arguments)}
+    name, arguments = (getattr(function, one, None) or "" for one in ("name", "arguments"))
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments)  # some servers give them as they are
+    return {
+        "id": getattr(call, "id", None) or number,
+        "type": "function",
+        "function": {"name": whole(str(name)) or "(none)", "arguments": whole(text)},
+    }
 
 
 def _parsed(arguments: str) -> Any:

@@ -6,15 +6,18 @@
         return f"ticket {ticket_id} is closed"
 
 A parameter that is annotated with `World` gets the world of the case, and the model does not see it. Arguments are checked as JSON against
-the types, without bending them: "12" is no number. What goes wrong is told to the model as a text; nothing that a model writes is run.
+the types, without bending them: "12" is no number. A result is what JSON has, rows and dataclasses included; one that it has no form for
+is an error, as if the tool had raised it. What goes wrong is told to the model as a text; nothing that a model writes is run.
 Not covered: coroutine functions, and tools of other protocols.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
 import json
+import re
 import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 
 #: Characters of what went wrong in a tool that a model is told.
 LONGEST_ERROR = 500
+#: Names that endpoints take.
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
 class ToolError(Exception):
@@ -58,7 +63,8 @@ class Tool:
         if isinstance(function, cls):
             return function
         name = getattr(function, "__name__", "")
-        if not inspect.isroutine(function) or inspect.iscoroutinefunction(function) or not name.isidentifier():
+        awaited = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+        if not inspect.isroutine(function) or awaited or not NAME.fullmatch(name):
             raise InputError(f"{function!r} is no tool", fix='def my_tool(world: World, order_id: int) -> dict: """What it does."""')
         description = inspect.getdoc(function) or ""
         if not description:
@@ -93,14 +99,18 @@ class Tool:
             checked = self.arguments.model_validate_json(arguments or "{}", strict=True)
         except pydantic.ValidationError as error:
             raise ToolError("; ".join(_problem(one) for one in error.errors(include_url=False))) from None
-        return {name: getattr(checked, name) for name in type(checked).model_fields}
+        return {field.alias: getattr(checked, name) for name, field in type(checked).model_fields.items()}
 
     def call(self, arguments: Mapping[str, Any], world: World | None) -> Any:
-        """Call the function with checked arguments; what it did to the world's database stays if it ends without an error."""
-        if world is None:
-            return self.function(**arguments)
-        with world.transaction():
-            return self.function(**arguments, **({self.world: world} if self.world else {}))
+        """Call the function with checked arguments, and return its result as JSON has it.
+
+        What it did to the world's database stays if all of that ends without an error.
+        """
+        import pydantic_core
+
+        with world.transaction() if world else contextlib.nullcontext():
+            result = self.function(**arguments, **({self.world: world} if self.world else {}))
+            return pydantic_core.to_jsonable_python(result, fallback=_row)
 
 
 def load_tools(path: Path | str) -> list[Tool]:
@@ -141,7 +151,7 @@ def named(tools: Iterable[Any]) -> dict[str, Tool]:
 
 def told(result: Any, *, room: int) -> str:
     """Return what a tool gave as the model is told it, cut to `room` characters with a word on that."""
-    text = whole(result if isinstance(result, str) else "done" if result is None else json.dumps(result, ensure_ascii=False, default=str))
+    text = whole(result if isinstance(result, str) else "done" if result is None else json.dumps(result, ensure_ascii=False))
     return text if len(text) <= room else f"{text[:room]}\n[cut: these are the first {room} of {len(text)} characters]"
 
 
@@ -159,12 +169,14 @@ def _arguments(function: Any, name: str) -> tuple[type[pydantic.BaseModel], str 
         hints = typing.get_type_hints(function, include_extras=True)
         for parameter in inspect.signature(function).parameters.values():
             hint = hints.get(parameter.name)
-            if hint is World:
+            if hint is World and world is None:
                 world = parameter.name
             elif hint is None or parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 raise InputError(f"tool {name!r}: parameter {parameter.name!r} needs a type and a name", fix=f"{parameter.name}: int")
             else:
-                fields[parameter.name] = (_described(hint), ... if parameter.default is parameter.empty else parameter.default)
+                # By an alias: of its own a model has names, too, such as `copy`, and takes none that begin with an underscore.
+                named = Annotated[_described(hint), pydantic.Field(alias=parameter.name)]
+                fields[f"given_{parameter.name}"] = (named, ... if parameter.default is parameter.empty else parameter.default)
         model = pydantic.create_model(name, __config__=pydantic.ConfigDict(extra="forbid"), **fields)
         model.model_json_schema()
     except (pydantic.PydanticUserError, NameError) as error:
@@ -181,6 +193,13 @@ def _described(hint: Any) -> Any:
         return hint
     kind, *more = typing.get_args(hint)
     return Annotated[(kind, *(pydantic.Field(description=one) if isinstance(one, str) else one for one in more))]
+
+
+def _row(value: Any) -> Any:
+    """Return what JSON has no form for as one that it has: rows of a database are objects with keys."""
+    if hasattr(value, "keys"):
+        return dict(value)
+    raise TypeError(f"the tool returned {type(value).__name__}, for which JSON has no form")
 
 
 def _problem(error: Mapping[str, Any]) -> str:
