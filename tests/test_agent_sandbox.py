@@ -288,6 +288,51 @@ def interrupted(world, ended):
     return ended.is_set()
 
 
+WRITING = """
+import threading, time
+from poclab.agent import Sandbox
+sandbox = Sandbox({world!r}, folder={worlds!r})
+many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 2000) INSERT INTO t (v) SELECT i FROM n"
+def write(world):
+    try:
+        while True:
+            world.db.execute(many)
+            world.db.commit()
+    except Exception as error:
+        ended.append(str(error))
+ended, threads = [], []
+def case():
+    with sandbox.open() as world:
+        threads.append(threading.Thread(target=write, args=(world,), daemon=True))
+        threads[-1].start()
+        time.sleep(0.02)
+for _ in range(20):
+    cases = [threading.Thread(target=case) for _ in range(4)]
+    for one in cases: one.start()
+    for one in cases: one.join()
+for one in threads: one.join(10)
+print(len(ended))
+"""
+
+
+def test_a_tool_that_goes_on_writing_does_not_bring_the_process_down(tmp_path):
+    """Python crashes when a database is closed under a thread that uses it. Each of 80 such threads ends, by an error of its own."""
+    make(tmp_path)
+    code = WRITING.format(world=str(tmp_path / "world.sql"), worlds=str(tmp_path / "worlds"))
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+
+    assert (ended.returncode, ended.stdout) == (0, "80\n"), ended.stderr
+    assert worlds(tmp_path) == []
+
+
+def test_a_database_is_gone_when_its_case_is_over(sandbox):
+    """Who kept the world is told so, and not that something is wrong with Python."""
+    with sandbox.open() as world:
+        pass
+    with pytest.raises(InputError, match="the case is over"):
+        world.rows("SELECT 1")
+
+
 def test_a_sandbox_of_a_poc_lies_in_its_work_folder(poc):
     """Git ignores it there."""
     (poc / "world.sql").write_text(SCRIPT)

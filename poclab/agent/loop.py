@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from poclab import runner, system
 from poclab.agent.sandbox import Sandbox, World
 from poclab.agent.tools import LONGEST_ERROR, Tool, ToolError, named, told, whole
-from poclab.errors import InputError, PocError, refuse_unknown
+from poclab.errors import InputError, PocError, StoreError, refuse_unknown
 from poclab.files import check_json, digest
 from poclab.redaction import conceal
 from poclab.system import Prompt, Reply, Version
@@ -78,8 +78,9 @@ class Agent:
             try:
                 text = talk.run()
             except Stopped as stopped:
-                done = "; ".join(map(str, world.difference())) or "nothing"
-                raise Stopped(f"{stopped.message}; by then it had changed: {done}", stopped.poclab_trouble, fix=stopped.fix) from None
+                raise Stopped(
+                    f"{stopped.message}; by then it had changed: {_done(world)}", stopped.poclab_trouble, fix=stopped.fix
+                ) from None
             return Reply(text, effects=[one.to_json() for one in world.difference()], tools=talk.calls)
 
 
@@ -203,6 +204,13 @@ def _complete(version: Version) -> dict[str, Any]:
         raise InputError(f"{where}: no prompt", fix='prompt=poclab.Prompt.load("prompts/policy.md")')
     used["prompt"].check(("task",))
     return used
+
+
+def _done(world: World) -> str:
+    try:
+        return "; ".join(map(str, world.difference())) or "nothing"
+    except StoreError as error:  # a tool that hangs may be writing
+        return f"nobody knows what ({error.message})"
 
 
 def _messages(prompt: Prompt, task: str) -> list[dict[str, Any]]:

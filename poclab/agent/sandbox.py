@@ -54,7 +54,7 @@ class Database(Protocol):
 
 
 class DatabaseCopy(Protocol):
-    """The database of one case: `connection` is what tools get, with `commit` and `rollback`."""
+    """The database of one case: `connection` is what tools get, with `commit` and `rollback`; None once it is closed."""
 
     connection: Any
 
@@ -78,6 +78,8 @@ class World:
     def db(self) -> Any:
         if self._database is None:
             raise InputError("this sandbox has no database", fix='agent.Sandbox("world.sql")')
+        if self._database.connection is None:
+            raise InputError("the case is over, and its database is gone", fix="take what you need of it within `with sandbox.open()`")
         return self._database.connection
 
     def rows(self, query: str, *values: Any) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import sys
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from poclab.agent.rows import SCHEMA, listed, quoted, where
 from poclab.changes import Change
 from poclab.errors import InputError, StoreError
 from poclab.files import digest, read_text, unwritable
+
+#: The references to an object that a variable and the call that counts them have.
+UNUSED = 2
 
 
 @dataclass(frozen=True)
@@ -91,11 +95,11 @@ class Sqlite:
 
 
 class Copy:
-    """The database of one case. `connection` is what tools use; it may be used by one thread at a time."""
+    """The database of one case. `connection` is what tools use, by one thread at a time; None when the case is over."""
 
     def __init__(self, base: Sqlite, path: Path) -> None:
         self.base, self.path = base, path
-        self.connection = sqlite3.connect(path, check_same_thread=False)
+        self.connection: Any = sqlite3.connect(path, check_same_thread=False)
         self.connection.row_factory = sqlite3.Row
         # Nobody needs the copy after a power cut.
         for setting in ("journal_mode = MEMORY", "synchronous = OFF", "foreign_keys = ON"):
@@ -103,9 +107,12 @@ class Copy:
 
     def close(self) -> None:
         """End what is under way, undo what was not committed, and let go of the file."""
-        with contextlib.suppress(sqlite3.Error):
-            self.connection.interrupt()
-            self.connection.close()
+        connection, self.connection = self.connection, None
+        with contextlib.suppress(sqlite3.Error, AttributeError):  # it was closed
+            connection.interrupt()
+            # Python crashes when a connection is closed under a thread that uses it: then it ends when that one lets go of it.
+            if sys.getrefcount(connection) == UNUSED:
+                connection.close()
 
     def difference(self) -> list[Change]:
         """Return every row that is not as in the base, by table and primary key; what was not committed is undone.
@@ -113,14 +120,15 @@ class Copy:
         Raises:
             StoreError: the copy cannot be read as a database: a tool spoilt it, or has it locked.
         """
-        with contextlib.suppress(sqlite3.ProgrammingError):  # it was closed
-            self.connection.interrupt()  # a tool that hangs in a query would hang whoever rolls back, too
-            self.connection.rollback()
+        if connection := self.connection:
+            with contextlib.suppress(sqlite3.Error, SystemError):  # a tool has closed it, or goes on using it
+                connection.interrupt()  # a tool that hangs in a query would hang whoever rolls back, too
+                connection.rollback()
         try:
             differing = self._differing_pages()
             if differing == frozenset():
                 return []
-            with contextlib.closing(sqlite3.connect(_uri(self.path, "rw"), uri=True)) as both:
+            with contextlib.closing(sqlite3.connect(_uri(self.path, "rw"), uri=True, timeout=1.0)) as both:
                 both.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
                 both.execute("ATTACH ? AS base", (_uri(self.base.path),))
                 return list(rows.changes(both, self.base.pages if differing else None, differing or frozenset()))
