@@ -22,6 +22,7 @@ Not covered: the order in which things were changed, and what was changed and ch
 from __future__ import annotations
 
 import json
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +30,10 @@ from typing import Any
 from poclab.errors import InputError, refuse_unknown
 
 KINDS = ("added", "changed", "removed")
-MATCHERS = ("contains", "one_of")
+#: What may stand for a value, and of which type its own is.
+MATCHERS = {"contains": str, "one_of": list}
+#: What a change tells of a file: a short text, any other content, where a link leads to, and that it is neither.
+FILE = ("text", "bytes", "sha256", "link", "other")
 EXAMPLE = '{"table": "tickets", "key": {"id": 3}, "changed": {"status": "closed"}}'
 #: Characters of a value that is shown to a person.
 SHOWN = 80
@@ -115,8 +119,13 @@ class Expectation:
         if kinds == ["changed"] and place == ["table"] and not key:
             raise InputError(f"{where}: which row of {data['table']!r} is changed?", fix=f'add "key": {{"id": ...}}, as in {EXAMPLE}')
         for column, value in (*values.items(), *key.items()):
-            if isinstance(value, dict) and len(set(value) & {*MATCHERS}) and len(value) != 1:
-                raise InputError(f"{where}: {column}: one of {' and '.join(MATCHERS)}, found {_short(value)}")
+            found = set(value) & set(MATCHERS) if isinstance(value, dict) else ()
+            if found and (len(value) != 1 or not isinstance(value[min(found)], MATCHERS[min(found)])):
+                raise InputError(f'{where}: {column}: {{"contains": text}} or {{"one_of": [...]}}, found {_short(value)}')
+        if place == ["file"]:
+            refuse_unknown((*values, *ignore), FILE, where=f"{where}, file")
+            if data["file"] != posixpath.normpath(data["file"]) or data["file"].startswith(("/", "..")):
+                raise InputError(f"{where}: {data['file']!r} is no path within the folder of files", fix=posixpath.basename(data["file"]))
         return cls(kinds[0], values, data.get("table", ""), data.get("file", ""), key, tuple(ignore))
 
     def fits(self, change: Change, ignored: Sequence[str] = ()) -> bool:
@@ -125,7 +134,7 @@ class Expectation:
 
     def _same_place(self, change: Change) -> bool:
         place = (change.table, change.file, change.kind) == (self.table, self.file, self.kind) and not change.more
-        return place and all(_equal(value, change.key.get(column)) for column, value in self.key.items())
+        return place and all(equal(value, change.key.get(column)) for column, value in self.key.items())
 
     def differs(self, change: Change, ignored: Sequence[str] = ()) -> list[str]:
         """Return in which columns a change of this kind is not as expected, in words."""
@@ -133,7 +142,7 @@ class Expectation:
         wrong = [
             f"{column} {_short(row.get(column))}, expected {_short(value)}"
             for column, value in self.values.items()
-            if column not in row or not _equal(value, row[column])
+            if column not in row or not equal(value, row[column])
         ]
         if self.kind == "removed":
             return wrong
@@ -218,12 +227,13 @@ def _ignores(ignored: Sequence[str], change: Change, column: str) -> bool:
     return column in ignored or bool(change.table and f"{change.table}.{column}" in ignored)
 
 
-def _equal(wanted: Any, given: Any) -> bool:
+def equal(wanted: Any, given: Any) -> bool:
+    """Tell whether a value is the one that is expected."""
     if isinstance(wanted, dict) and len(wanted) == 1:
         if "contains" in wanted:
-            return isinstance(given, str) and str(wanted["contains"]).casefold() in given.casefold()
+            return isinstance(given, str) and wanted["contains"].casefold() in given.casefold()
         if "one_of" in wanted:
-            return any(_equal(one, given) for one in wanted["one_of"])
+            return any(equal(one, given) for one in wanted["one_of"])
     # In Python True == 1; in JSON they are different values.
     return wanted == given and isinstance(wanted, bool) == isinstance(given, bool)
 

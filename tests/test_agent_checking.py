@@ -40,6 +40,21 @@ def test_the_labels_of_the_ticket_desk_can_come_about(sandbox):
         ),
         ({"table": "tickets", "key": {"id": 99}, "changed": {"status": "closed"}}, "no row of tickets has {'id': 99}", "look at the world"),
         ({"table": "tickets", "removed": {"id": 99}}, "no row of tickets has {'id': 99}", "look at the world"),
+        ({"table": "tickets", "key": {"id": 99}, "removed": {}}, "no row of tickets has {'id': 99}", "look at the world"),
+        (
+            {"table": "tickets", "key": {"order_id": 3}, "changed": {"status": "closed"}},
+            "rows of tickets are not known by 'order_id'",
+            "there are: id",
+        ),
+        ({"table": "tickets", "key": {"id": "3"}, "changed": {"status": "closed"}}, "tickets.id holds 3, never '3'", "write 3"),
+        ({"table": "refunds", "added": {"cents": {"one_of": [1, "2"]}}}, "refunds.cents holds 2, never '2'", "write 2"),
+        ({"table": "refunds", "added": {"cents": True}}, "refunds.cents holds 1, never True", "write 1"),
+        (
+            {"table": "refunds", "added": {"reason": {"contain": "x"}}},
+            "refunds.reason: no value is {'contain': 'x'}",
+            '{"contains": "..."}',
+        ),
+        ({"table": "tickets", "added": {"id": 3}}, "a row of tickets has {'id': 3}", "look at the world"),
         ({"table": "tickets", "key": {"id": 10}, "changed": {"status": "closed"}}, "is so already: {'status': 'closed'}", '"effects": []'),
     ],
 )
@@ -64,6 +79,8 @@ def test_a_question_that_cannot_be_asked_is_refused(sandbox, done):
     [
         {"effects": [{"table": "tickets", "key": {"id": 3}, "changed": {"status": {"one_of": ["closed"]}}}]},
         {"effects": [{"file": "nowhere.txt", "removed": {}}]},
+        {"effects": [{"table": "refunds", "added": {"id": {"one_of": [7, 8]}, "cents": 1}, "ignore": ["order_id", "reason"]}]},
+        {"effects": [{"table": "tickets", "key": {"id": 3}, "changed": {"order_id": None, "text": {"contains": "x"}}}]},
         {"effects": [], "done": "SELECT count(*) FROM tickets"},
         {"answers": ["x"]},
     ],
@@ -71,6 +88,21 @@ def test_a_question_that_cannot_be_asked_is_refused(sandbox, done):
 def test_what_can_come_about_is_let_through(sandbox, expected):
     """Files and values that are matched are not looked up."""
     check(sandbox, **expected)
+
+
+def test_files_are_looked_up_where_there_are_some(tmp_path):
+    """One that is to be changed or removed is there, one that is to be added is not; a row without a key is known by its place."""
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/a.txt").touch()
+    (tmp_path / "w.sql").write_text("CREATE TABLE t (a, b); INSERT INTO t VALUES (1, 2);")
+    sandbox = Sandbox(tmp_path / "w.sql", files=tmp_path / "files", folder=tmp_path / "worlds")
+    check(sandbox, effects=[{"file": "a.txt", "removed": {}}, {"file": "b.txt", "added": {"text": ""}}])
+    check(sandbox, effects=[{"table": "t", "key": {"rowid": 1}, "changed": {"b": 3}}])
+    for wrong in ({"file": "b.txt", "removed": {}}, {"file": "b.txt", "changed": {"text": "x"}}, {"file": "a.txt", "added": {"text": ""}}):
+        with pytest.raises(InputError, match=r"effect 1: file '[ab].txt' is .*there"):
+            check(sandbox, effects=[wrong])
+    with pytest.raises(InputError, match="no row of t has"):
+        check(sandbox, effects=[{"table": "t", "key": {"rowid": 2}, "changed": {"b": 3}}])
 
 
 def test_freeze_and_doctor_look_at_the_world(tmp_path):

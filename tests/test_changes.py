@@ -152,7 +152,12 @@ def test_what_is_no_change_is_refused(data):
         ({"table": "t", "add": {}}, "unknown key 'add'"),
         ({"table": "t", "added": [1]}, "map columns to values"),
         ({"table": "t", "changed": {"a": 1}}, "which row of 't' is changed?"),
-        ({"table": "t", "added": {"a": {"contains": "x", "one_of": []}}}, "a: one of contains and one_of"),
+        ({"table": "t", "added": {"a": {"one_of": "xy"}}}, 'found {"one_of": "xy"}'),
+        ({"table": "t", "added": {"a": {"contains": 5}}}, 'found {"contains": 5}'),
+        ({"file": "f", "added": {"txt": "x"}}, "unknown key 'txt'"),
+        ({"file": "../f", "removed": {}}, "'../f' is no path within the folder"),
+        ({"file": "./f", "removed": {}}, "'./f' is no path within the folder"),
+        ({"table": "t", "added": {"a": {"contains": "x", "one_of": []}}}, 'a: {"contains": text} or {"one_of": [...]}'),
     ],
 )
 def test_an_expectation_that_says_nothing_is_refused_when_cases_are_read(effect, found):

@@ -1,22 +1,25 @@
-"""Whether what cases expect can come about in their world: tables, columns and rows that are there, and questions that can be asked.
+"""Whether what cases expect can come about in their world: tables, columns, rows and files that are there, values that a column can hold.
 
-A slip in a label is a wrong answer of every version, so it is looked for when a set is frozen. Not covered: files, and databases other
-than sqlite; whether an expectation is what somebody wants is for a second reader.
+A slip in a label is a wrong answer of every version, so it is looked for when a set is frozen, and by the notebook before a model is
+asked. Not covered: databases other than sqlite; whether an expectation is what somebody wants is for a second reader.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from poclab.agent.rows import quoted, where
+from poclab.agent.rows import Table, listed, quoted, table_kinds, where
 from poclab.agent.sandbox import Sandbox, World
 from poclab.cases import Case
-from poclab.changes import Expectation, expectations
+from poclab.changes import Expectation, equal, expectations
 from poclab.errors import InputError
 
+#: What stands for a value: a part of it, a choice, and how a difference tells bytes, a long text, and infinity.
+FORMS = ({"contains"}, {"one_of"}, {"bytes", "sha256"}, {"characters", "sha256"}, {"real"})
 #: The file of a POC that makes the database its tasks find.
 WORLD = "world.sql"
 
@@ -25,41 +28,83 @@ def check_labels(cases: Iterable[Case], sandbox: Sandbox) -> None:
     """Refuse a label that cannot come about.
 
     Raises:
-        InputError: names the case: an unknown table or column, a row that is not there or is so already, or a `done` that is no SQL.
+        InputError: names the case: an unknown table, column or key, a row or file that is not there or is so already, a value that its
+            column cannot hold, or a `done` that is no SQL.
     """
     with sandbox.open() as world:
-        if not isinstance(world.db, sqlite3.Connection):
-            return
         for case in cases:
             for number, one in enumerate(expectations(case.expected.get("effects", ()), where=f"case {case.id!r}"), start=1):
-                if one.table:
-                    _check(one, world, f"case {case.id!r}, effect {number}")
-            if case.expected.get("done"):
+                place = f"case {case.id!r}, effect {number}"
+                if one.file:
+                    if sandbox.files:  # a label may be checked where they are not known
+                        _check_file(one, world, place)
+                elif isinstance(world.db, sqlite3.Connection):
+                    _check_row(one, world, place)
+            if case.expected.get("done") and isinstance(world.db, sqlite3.Connection):
                 _check_question(case, world.db)
 
 
-def _check(one: Expectation, world: World, where_it_is: str) -> None:
-    tables = [row["name"] for row in world.rows("SELECT name FROM sqlite_schema WHERE type = 'table'")]
-    _known(one.table, tables, f"{where_it_is}: no table")
-    columns = [row["name"] for row in world.rows(f"PRAGMA table_info({quoted(one.table)})")]
-    for name in (*one.values, *one.key, *one.ignore):
-        _known(name, columns, f"{where_it_is}: {one.table} has no column")
-    known = one.values if one.kind == "removed" else one.key
-    plain = {name: value for name, value in known.items() if not isinstance(value, dict)}
-    if one.kind == "added" or not plain:
-        return
-    found = world.rows(f"SELECT * FROM {quoted(one.table)} WHERE {where(plain)}", *plain.values())
-    if not found:
-        raise InputError(f"{where_it_is}: no row of {one.table} has {plain!r}", fix="look at the world that each case finds")
-    if one.kind == "changed" and all(row[name] == value for row in found for name, value in one.values.items()):
+def _check_file(one: Expectation, world: World, place: str) -> None:
+    if (world.files / one.file).exists() == (one.kind == "added"):
         raise InputError(
-            f"{where_it_is}: {one.table} {plain!r} is so already: {dict(one.values)!r}", fix='"effects": [] if nothing is to change'
+            f"{place}: file {one.file!r} is {'there already' if one.kind == 'added' else 'not there'}, and cannot be {one.kind}"
         )
 
 
-def _known(name: str, names: list[str], what: str) -> None:
+def _check_row(one: Expectation, world: World, place: str) -> None:
+    _known(one.table, [name for name, kind in table_kinds(world.db).items() if kind != "shadow"], f"{place}: no table")
+    table = Table.of(world.db, one.table)
+    for name in (*one.values, *one.ignore):
+        _known(name, table.columns, f"{place}: {one.table} has no column")
+    for name in one.key:
+        _known(name, table.key, f"{place}: rows of {one.table} are not known by")
+    given = {**one.values, **one.key}
+    for name in given.keys() & set(table.columns):
+        for wanted in _meant(given[name], f"{place}: {one.table}.{name}"):
+            if not equal(wanted, held := _held(world.db, one.table, name, wanted)):
+                raise InputError(f"{place}: {one.table}.{name} holds {held!r}, never {wanted!r}", fix=f"write {json.dumps(held)}")
+    _check_there(one, world, table, {name: value for name, value in given.items() if not isinstance(value, dict)}, place)
+
+
+def _check_there(one: Expectation, world: World, table: Table, given: Mapping[str, Any], place: str) -> None:
+    """Refuse a row that is to be added and is there, or is to be changed or removed and is not, or is as it is to be already."""
+    key = {name: given[name] for name in table.key if name in given}
+    known = given if one.kind == "removed" else key
+    if not known or (one.kind == "added" and len(key) < len(table.key)):
+        return
+    found = world.rows(f"SELECT {listed(table.read)} FROM {quoted(one.table)} WHERE {where(known)}", *known.values())
+    if bool(found) == (one.kind == "added"):
+        what = "a row" if found else "no row"
+        raise InputError(f"{place}: {what} of {one.table} has {known!r}", fix="look at the world that each case finds")
+    if one.kind == "changed" and one.values and all(row[name] == value for row in found for name, value in one.values.items()):
+        raise InputError(f"{place}: {one.table} {known!r} is so already: {dict(one.values)!r}", fix='"effects": [] if nothing is to change')
+
+
+def _meant(value: Any, place: str) -> list[Any]:
+    """Return the values that an expected one stands for, if they are told.
+
+    Raises:
+        InputError: it is none that a column of sqlite can have.
+    """
+    if isinstance(value, list) or (isinstance(value, dict) and set(value) not in FORMS):
+        raise InputError(f"{place}: no value is {value!r}", fix='a text, a number, null, {"contains": "..."} or {"one_of": [...]}')
+    return value.get("one_of", []) if isinstance(value, dict) else [value]
+
+
+def _held(database: sqlite3.Connection, table: str, column: str, value: Any) -> Any:
+    """Return what a column makes of a value: of "12" the number where it holds numbers, and 1 of true."""
+    database.execute("BEGIN")
+    try:
+        database.execute(f"CREATE TEMP TABLE held AS SELECT {quoted(column)} AS one FROM main.{quoted(table)} WHERE 0")
+        database.execute("INSERT INTO temp.held VALUES (?)", (value,))
+        return database.execute("SELECT one FROM temp.held").fetchone()[0]
+    finally:
+        database.rollback()
+
+
+def _known(name: str, names: Iterable[str], what: str) -> None:
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
+        near = difflib.get_close_matches(name.lower(), names, n=1)
         raise InputError(f"{what} {name!r}", fix=f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names)}")
 
 

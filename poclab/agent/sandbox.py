@@ -136,7 +136,7 @@ class Sandbox:
         self._once, self._process = threading.Lock(), ""
         self.database: Any = Sqlite.of(source, self._folder / "base", scratch=self._fresh()) if source else database
         self._before = _read(given) if given else {}
-        self._files = self._private(given) if given else None
+        self.files = self._private(given) if given else None
 
     @cached_property
     def digest(self) -> str:
@@ -183,8 +183,8 @@ class Sandbox:
     def _made(self, folder: Path) -> World:
         files = folder / "files"
         try:
-            if self._files:
-                shutil.copytree(self._files, files, symlinks=True)
+            if self.files:
+                shutil.copytree(self.files, files, symlinks=True)
             else:
                 files.mkdir(parents=True)
             return World(folder, self.database.copy(folder) if self.database else None, files, self._before)
