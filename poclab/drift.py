@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,15 +36,15 @@ class State:
     files: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def now(cls, poc: Path, notebook: Path, files: Iterable[str] = ()) -> State:
-        """Return the state of a POC, with the files that parameters name."""
+    def now(cls, poc: Path, notebook: Path, files: Mapping[str, str]) -> State:
+        """Return the state of a POC, with the digests of the files that parameters name."""
         return cls(
             code=code_digests(poc),
             notebook=notebook_digest(notebook),
             corpus=corpus_digest(poc),
             **dict(zip(("python", "packages"), environment(), strict=True)),
             lock=TestSet.load(poc / "cases.jsonl").digest,
-            files={**{name: digest(read_text(poc / name)) for name in files}, **rubric_digests(poc)},
+            files={**files, **rubric_digests(poc)},
         )
 
     def save(self, path: Path) -> None:

@@ -20,7 +20,7 @@ from poclab.errors import InputError, StoreError
 from poclab.files import canonical, parse_json, unwritable
 from poclab.redaction import conceal_json, shown
 from poclab.results import HAS_RESULT, Record
-from poclab.sweeps import Sweep, Trial, is_file_name
+from poclab.sweeps import Sweep, Trial, file_digests
 
 #: What a sweep depends on, as it was when it began: a `State`.
 BEGUN = "begun.json"
@@ -75,9 +75,8 @@ class Journal:
     def _state(self) -> State:
         space = self.sweep.space
         parameters = [trial.parameters for trial in self.sweep.all_trials] + (space.edges() if space else [])
-        named = {name for one in parameters for name in {**self.sweep.defaults, **one}.values() if is_file_name(name)}
-        files = sorted(name for name in named if (self.sweep.poc / name).is_file())
-        return State.now(self.sweep.poc, self.sweep.notebook, files)
+        files = [file_digests({**self.sweep.defaults, **one}, self.sweep.poc) for one in parameters]
+        return State.now(self.sweep.poc, self.sweep.notebook, dict(pair for one in files for pair in one.items()))
 
     def refuse_drift(self, *, allowed: bool) -> None:
         """Refuse to go on with a sweep of what is no longer as it was when it began, unless that is allowed: then it is noted."""

@@ -35,6 +35,7 @@ from poclab.recording import TRIAL_FOLDER, TRIAL_RUN
 from poclab.redaction import CONCEALED, conceal, conceal_json
 from poclab.report import CaseResult, Report
 from poclab.requests import BUDGET, FORCED_MODE, RETRY
+from poclab.sweeps import content_digest
 from poclab.tables import block, cut, html_table, paragraph, text_table
 from poclab.trials import TRIAL_FILE
 
@@ -167,7 +168,9 @@ def _reproduce(folder: Path, archive: Archive, run_id: str, home: Path, live: bo
     restored = tuple(_restore(folder, recorded, copy, report, trial))
     causes = [*_keys(report, trial, restored)]
     causes += list(
-        _then(recorded, trial, report).changes(State(drift.code_digests(folder), "", drift.corpus_digest(copy), *drift.environment()))
+        _then(recorded, trial, report).changes(
+            State(drift.code_digests(folder), "", drift.corpus_digest(copy), *drift.environment(), files=_files(trial, copy))
+        )
     )
     names = _answers(report)
     budget = f"reproduction {home.name}" if live and max_cost_usd is not None else ""
@@ -276,7 +279,12 @@ def _plain(text: str, name: str) -> Any:
 def _then(recorded: Path, trial: Mapping[str, Any], report: Report) -> State:
     """Return what the run says of what cannot be restored."""
     environment = read_json(recorded / "environment.json")
-    return State(trial["code"], "", report.corpus_digest, environment["python"], environment["packages"])
+    return State(trial["code"], "", report.corpus_digest, environment["python"], environment["packages"], files=trial.get("files", {}))
+
+
+def _files(trial: Mapping[str, Any], copy: Path) -> dict[str, str]:
+    """Return the digests of the files that the run's parameters named as they are in the copy, its prompts restored."""
+    return {name: content_digest(copy / name) for name in trial.get("files", {}) if os.path.exists(copy / name)}
 
 
 def _serve(folder: Path, copy: Path, names: list[str]) -> list[str]:

@@ -234,13 +234,28 @@ def is_file_name(value: Any) -> bool:
     return isinstance(value, str) and bool(re.fullmatch(r"[^\n]{1,200}\.(?:md|txt|sql)", value))
 
 
-def file_digests(parameters: Mapping[str, Any], poc: Path) -> dict[str, str]:
-    """Return the digest of each file that a parameter names: a trial is another one when its prompt was edited.
+def named_paths(parameters: Mapping[str, Any], poc: Path) -> tuple[str, ...]:
+    """Return the files and folders within a POC that parameters name: prompts, and the world and the tools of an agent.
 
-    A notebook's default may name a file that this POC does not have.
+    A notebook's default may name one that this POC does not have.
     """
-    found = {name: poc / value for name, value in parameters.items() if is_file_name(value)}
-    return {name: digest(read_text(path)) for name, path in found.items() if path.is_file()}
+    within = f"{os.path.abspath(poc)}{os.sep}"
+    texts = {value for value in parameters.values() if isinstance(value, str) and 0 < len(value) <= 200 and value.isprintable()}
+    return tuple(sorted(one for one in texts if os.path.abspath(poc / one).startswith(within) and os.path.exists(poc / one)))
+
+
+def file_digests(parameters: Mapping[str, Any], poc: Path) -> dict[str, str]:
+    """Return the digest of each file and folder that parameters name: a trial is another one when its prompt or its world was edited."""
+    return {one: content_digest(poc / one) for one in named_paths(parameters, poc)}
+
+
+def content_digest(path: Path) -> str:
+    """Return the digest of a text, of any other file with the log that a database has beside it, or of all files of a folder."""
+    if is_file_name(path.name):
+        return digest(read_text(path))
+    log = path.with_name(f"{path.name}-wal")
+    files = [path, log] if path.is_file() else path.rglob("*")
+    return digest({one.relative_to(path.parent).as_posix(): digest(one.read_bytes()) for one in files if one.is_file()})
 
 
 def _points(data: Mapping[str, Any], path: Path) -> tuple[list[dict[str, Any]], int]:

@@ -538,6 +538,7 @@ class _Driver:
             "parameters": trial.parameters,
             "endpoint": shown(os.environ.get("OPENAI_BASE_URL", "")),
             "code": self.code,
+            "files": file_digests({**self.sweep.defaults, **trial.parameters}, self.sweep.poc),
         }
         return write_atomic(folder / TRIAL_FILE, json.dumps(conceal_json(needs), ensure_ascii=False, indent=1) + "\n")
 

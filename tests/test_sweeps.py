@@ -364,5 +364,19 @@ def test_an_edited_file_is_another_input(folder):
     finally:
         prompt.write_text(text)
 
-    assert set(before) == set(after) == {"prompt"}
+    assert set(before) == set(after) == {"prompts/plain.md"}
     assert before != after
+
+
+def test_an_edited_world_is_another_input(tmp_path):
+    """A database counts with the log beside it, a folder with all files in it; what lies outside of the POC does not count."""
+    (tmp_path / "poc/files/deep").mkdir(parents=True)
+    (tmp_path / "outside.db").touch()
+    parameters = {"world": "shop.db", "files": "files", "poc": ".", "other": "../outside.db", "model": "", "split": "dev", "n": 3}
+    seen = []
+    for written in ("shop.db", "shop.db-wal", "files/deep/a.bin", "files/b.txt"):
+        (tmp_path / "poc" / written).write_bytes(b"\xff\x00")
+        seen.append(sweeps.file_digests(parameters, tmp_path / "poc"))
+
+    assert [set(one) for one in seen] == [{"shop.db", "files"}] * 4
+    assert len({str(one) for one in seen}) == 4

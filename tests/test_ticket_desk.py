@@ -10,10 +10,11 @@ import pytest
 
 import poclab
 from conftest import NOTEBOOKS
-from poclab import agent, kernels, scores
+from poclab import agent, handover, kernels, reproduction, scores, sweeps, trials
 from poclab.agent import Sandbox
 from poclab.changes import expectations, hold
 from poclab.charter import Charter
+from poclab.errors import InputError
 from poclab.system import Reply
 from poclab.tracking import store, tracking_uri
 
@@ -158,6 +159,30 @@ def test_the_tools_do_not_keep_the_rules(desk):
     with sandbox.open() as world:
         refund.call({"order_id": 1006, "reason": "x", "amount_cents": 1_000_000}, world)
         assert [one.after["cents"] for one in world.difference()] == [1_000_000]
+
+
+def test_a_handoff_holds_the_world_and_the_tools_and_an_edited_world_is_named(desk, make_store, tmp_path):
+    """Who takes over can run it again; and another world is another run, no difference that nobody can explain."""
+    folder = shutil.copytree(desk[0], tmp_path / "ticket_desk", ignore=LEFT)
+    make_store(folder)
+    one_run = sweeps.single(folder, NOTEBOOKS / "06_agent.ipynb", {"split": "test"})
+    assert not trials.run_sweep(one_run).errors
+    before = trials.plan(one_run)
+    handed = handover.handoff(folder)
+    kept = handed.folder / "evidence/files"
+
+    assert [path.relative_to(kept).as_posix() for path in sorted(kept.rglob("*"))] == ["desk.py", "world.sql"]
+    assert (kept / "world.sql").read_bytes() == (folder / "world.sql").read_bytes()
+    assert handover.verify(handed.folder).holds
+    assert "evidence/files: desk.py, world.sql" in (handed.folder / "handoff.md").read_text()
+
+    assert reproduction.reproduce(handed.run_id, folder).holds
+    world = folder / "world.sql"
+    world.write_text(world.read_text().replace("'Hugo Ball'", "'Emmy Hennings'"))
+    assert "world.sql was edited" in reproduction.reproduce(handed.run_id, folder).causes
+    with pytest.raises(InputError, match="world.sql is not what the run on test found"):
+        handover.handoff(folder)
+    assert trials.plan(one_run)[0][0] != before[0][0]
 
 
 def test_notebook_06_goes_from_the_task_to_the_difference(desk, make_store, tmp_path):

@@ -429,6 +429,7 @@ def _reproduce(evidence: Evidence) -> Iterator[Block]:
             ),
             ("cases (lock)", report.lock_digest),
             ("documents (corpus)", report.corpus_digest or NOT_KNOWN),
+            *((("files", f"evidence/files: {', '.join(inputs)}"),) if (inputs := evidence.inputs) else ()),
             ("version", report.version.digest),
             ("answers (content)", report.content_digest()),
             *((f"run on {split}", run) for split, run in evidence.facts["runs"].items()),

@@ -4,6 +4,7 @@
     rubrics/                                            of each judge the rubric, the labels and the calibration
     reviews.jsonl                                       what second labellers said of the cases, and how disagreements were settled
     test/ dev/                                          what the run on each split holds: report, version, prompts, notebook, packages, git
+    files/                                              what the runs' parameters name besides prompts: the world and the tools of an agent
     trials/                                             the results of each trial of the sweep, case by case, replies cut
     decision.json history.json comparison.json facts.json     what was worked out from them
     history.png forest.png                              charts
@@ -17,6 +18,7 @@ import contextlib
 import dataclasses
 import datetime
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,7 +36,9 @@ from poclab.files import CHARTER, RUBRICS, read_json, read_text
 from poclab.judging.calibration import gate
 from poclab.redaction import conceal, conceal_json
 from poclab.report import Report
+from poclab.sweeps import content_digest
 from poclab.system import Version
+from poclab.trials import TRIAL_FILE
 
 #: A run's artifacts that say nothing that the others do not.
 LEFT_OUT = ("brief.json",)
@@ -118,6 +122,12 @@ class Evidence:
         # Some notes are of what else is in the store.
         return dataclasses.replace(found, notes=(*found.notes, *[note for note in said["notes"] if note not in found.notes]))
 
+    @property
+    def inputs(self) -> list[str]:
+        """What was copied of the files that the runs' parameters name."""
+        files = self.folder / "files"
+        return sorted(path.relative_to(files).as_posix() for path in files.rglob("*") if path.is_file())
+
     def of_run(self, name: str) -> Mapping[str, Any] | None:
         """Return a JSON artifact of the run on the first split, where it has one."""
         path = f"{self.facts['splits'][0]}/{name}"
@@ -147,6 +157,7 @@ def collect(folder: Path, decision: Decision, archive: Archive, comparison: Comp
         archive.download(run_id, folder / split)
         for name in LEFT_OUT:
             (folder / split / name).unlink(missing_ok=True)
+        _copy_inputs(folder, split, poc)
         if (kept := folder / split / CHARTER).is_file():  # a run keeps it as it was written
             kept.write_text(conceal(read_text(kept)), encoding="utf-8")
     history = timeline.of_runs(archive.finished, decision.charter)
@@ -169,6 +180,26 @@ def collect(folder: Path, decision: Decision, archive: Archive, comparison: Comp
     whole = weigh(found.charter, list(found.reports.values()), **told, judged=gate(folder, found.charter))
     _write(folder, "decision.json", whole.to_json())
     return Evidence(folder)
+
+
+def _copy_inputs(folder: Path, split: str, poc: Path) -> None:
+    """Copy the files and folders that a run's parameters name, but for its prompts, which the run holds, and for links.
+
+    Raises:
+        InputError: one of them is no longer what the run found.
+    """
+    version = Version.from_json(read_json(folder / split / "version.json"))
+    trial = read_json(folder / split / TRIAL_FILE) if (folder / split / TRIAL_FILE).is_file() else {}
+    for name, then in trial.get("files", {}).items():
+        if name in {one.name for one in version.prompts.values()}:
+            continue
+        if not (poc / name).exists() or content_digest(poc / name) != then:
+            raise InputError(f"{name} is not what the run on {split} found there", fix="put it back, or run again")
+        for path in (poc / name).rglob("*") if (poc / name).is_dir() else (poc / name, poc / f"{name}-wal"):
+            if path.is_file() and not path.is_symlink():
+                target = folder / "files" / path.relative_to(poc)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
 
 
 def _write(folder: Path, name: str, value: Any) -> None:
