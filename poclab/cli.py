@@ -97,14 +97,15 @@ def main() -> None:
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--docs", type=click.Path(path_type=Path), help="A folder of Markdown and text files to answer from, instead of the example.")
-def new(folder: Path, docs: Path | None) -> None:
+@click.option("--agent", is_flag=True, help="An example of an agent: tools and a database instead of documents.")
+def new(folder: Path, docs: Path | None, agent: bool) -> None:
     """Make a new POC in FOLDER, with an example in it.
 
     That is a charter, a corpus, cases, prompts, a sweep and notebooks.
     """
     from poclab.starter import make_poc
 
-    _say("\n".join(make_poc(folder, docs)))
+    _say("\n".join(make_poc(folder, docs, agent=agent)))
 
 
 @main.command()

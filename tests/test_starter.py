@@ -8,6 +8,7 @@ import stat
 import pytest
 
 from poclab import Charter, TestSet, rag
+from poclab.agent import Sandbox, check_labels, load_tools
 from poclab.errors import InputError, StoreError
 from poclab.freezing import freeze
 from poclab.starter import make_poc, notebooks
@@ -29,12 +30,29 @@ def test_a_new_poc_is_ready_to_freeze_and_to_sweep(tmp_path):
 
 
 def test_its_notebooks_look_at_the_folder_above_them(tmp_path):
-    """A copied notebook opens its own POC, not the one that the project came with; that of agents needs tools and a world, and is left out."""
-    make_poc(tmp_path / "mine")
-    copies = sorted((tmp_path / "mine" / "notebooks").glob("*.ipynb"))
+    """A copied notebook opens its own POC, not the one that the project came with; that of the other kind of POC is left out."""
+    for agent, other in ((False, "06_agent.ipynb"), (True, "02_evaluate.ipynb")):
+        make_poc(tmp_path / f"{agent}", agent=agent)
+        copies = sorted((tmp_path / f"{agent}" / "notebooks").glob("*.ipynb"))
 
-    assert [one.name for one in copies] == sorted(one.name for one in notebooks().glob("*.ipynb") if one.name != "06_agent.ipynb")
-    assert all('poc: str = \\"..\\"' in one.read_text() and "python_help" not in one.read_text() for one in copies)
+        assert [one.name for one in copies] == sorted(one.name for one in notebooks().glob("*.ipynb") if one.name != other)
+        assert all('poc: str = \\"..\\"' in one.read_text() and "../experiments" not in one.read_text() for one in copies)
+
+
+def test_an_agent_is_ready_to_freeze_and_to_sweep(tmp_path):
+    """The example of an agent is nobody's yet; its labels come about in its world, and its sweep runs notebook 06."""
+    folder = tmp_path / "mine"
+    said = make_poc(folder, agent=True)
+
+    assert freeze(folder / "cases.jsonl").test_set.name == "mine"
+    check_labels(TestSet.load(folder), Sandbox(folder / "world.sql"))
+    assert len(load_tools(folder / "desk.py")) == 15
+    swept = load_sweep(folder)
+    assert (len(swept.trials), swept.notebook) == (2, folder / "notebooks/06_agent.ipynb")
+    assert Charter.load(folder).missing == ("owner", "sponsor", "signed")
+    assert "cases.jsonl, world.sql and desk.py: an example" in said[1]
+    with pytest.raises(InputError, match="--docs and --agent"):
+        make_poc(tmp_path / "both", tmp_path, agent=True)
 
 
 def test_it_answers_from_ones_own_documents(tmp_path):
