@@ -20,7 +20,7 @@ from conftest import until
 from poclab.agent import Sandbox, effects
 from poclab.cases import Case
 from poclab.changes import Change
-from poclab.errors import InputError
+from poclab.errors import InputError, StoreError
 from poclab.system import Reply
 
 SCRIPT = "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT); INSERT INTO t VALUES (1, 'a'), (2, 'b');"
@@ -137,6 +137,28 @@ def test_an_empty_folder_of_the_original_is_there_for_a_case(tmp_path):
     with make(tmp_path).open() as world:
         (world.files / "outbox/1.txt").touch()
         assert [one.file for one in world.difference()] == ["outbox/1.txt"]
+
+
+def test_a_world_that_cannot_be_made_ends_the_evaluation(sandbox, tmp_path):
+    """A full disk is no wrong answer of the agent: no number comes out."""
+    shutil.rmtree(tmp_path / "worlds/base")
+    cases = [Case(f"q{number}", {"task": "x"}, {"effects": []}) for number in range(20)]
+
+    def system(inputs):
+        with sandbox.open():
+            return "done"
+
+    with pytest.raises(StoreError, match="cannot be written"):
+        poclab.evaluate(system, cases, [effects()])
+    assert worlds(tmp_path) == []
+
+
+def test_a_disk_that_is_full_is_said_to_be_full(tmp_path):
+    """Not that something is wrong with the database."""
+    (tmp_path / "w.sql").write_text("PRAGMA max_page_count = 2; CREATE TABLE t (a); INSERT INTO t VALUES (zeroblob(100000));")
+    with pytest.raises(StoreError, match="No space left"):
+        Sandbox(tmp_path / "w.sql", folder=tmp_path / "worlds")
+    assert worlds(tmp_path) == []
 
 
 def test_two_hundred_worlds_side_by_side_do_not_meet(sandbox, tmp_path):

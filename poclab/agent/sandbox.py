@@ -189,7 +189,10 @@ class Sandbox:
                 files.mkdir(parents=True)
             return World(folder, self.database.copy(folder) if self.database else None, files, self._before)
         except OSError as error:
-            raise unwritable(folder, error, f"make {self._folder} writable") from None
+            told = unwritable(folder, error, f"make {self._folder} writable")
+            if case := system.current_case.get():  # that is no fault of the agent, and the next case would meet it, too
+                case.stop = case.stop or told
+            raise told from None
 
     def _put_aside(self, folder: Path) -> None:
         case = system.current_case.get()

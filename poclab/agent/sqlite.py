@@ -7,6 +7,7 @@ primary key in SQL (`rows`), and a table none of whose pages differ is not read.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import sqlite3
@@ -164,6 +165,8 @@ def _make(source: Path, path: Path, scratch: Path) -> None:
             made.execute("PRAGMA journal_mode = DELETE")
         (scratch / path.name).replace(path)
     except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            raise unwritable(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "") from None
         raise InputError(f"{source}: no database can be made of it: {error}", fix="try it: sqlite3 :memory: < FILE") from None
     except OSError as error:
         raise unwritable(path, error, f"make {path.parent} writable") from None
