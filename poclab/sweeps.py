@@ -214,6 +214,10 @@ def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+#: A file that a run depends on, when a parameter names it; and the parameter that names a folder of such files.
+INPUT, FILES = r"[^\n]{1,200}\.(?:md|txt|sql|py|db|sqlite3?)", "files"
+
+
 def check_files(parameters: Mapping[str, Any], known: Mapping[str, kernels.Parameter], poc: Path, *, where: str) -> None:
     """Refuse a parameter that looks like a file of the POC and is none: a text that ends in .md, .txt or .sql."""
     for name, value in parameters.items():
@@ -235,13 +239,16 @@ def is_file_name(value: Any) -> bool:
 
 
 def named_paths(parameters: Mapping[str, Any], poc: Path) -> tuple[str, ...]:
-    """Return the files and folders within a POC that parameters name: prompts, and the world and the tools of an agent.
+    """Return what parameters name of a POC's files: texts, tools and databases by their endings, and the folder of `files`.
 
-    A notebook's default may name one that this POC does not have.
+    Other folders may be where a notebook writes to. A notebook's default may name a file that this POC does not have.
     """
     within = f"{os.path.abspath(poc)}{os.sep}"
-    texts = {value for value in parameters.values() if isinstance(value, str) and 0 < len(value) <= 200 and value.isprintable()}
-    return tuple(sorted(one for one in texts if os.path.abspath(poc / one).startswith(within) and os.path.exists(poc / one)))
+    texts = {
+        name: value for name, value in parameters.items() if isinstance(value, str) and os.path.abspath(poc / value).startswith(within)
+    }
+    named = {value for value in texts.values() if re.fullmatch(INPUT, value) and (poc / value).is_file()}
+    return tuple(sorted(named | {value for name, value in texts.items() if name == FILES and (poc / value).is_dir()}))
 
 
 def file_digests(parameters: Mapping[str, Any], poc: Path) -> dict[str, str]:
@@ -254,8 +261,9 @@ def content_digest(path: Path) -> str:
     if is_file_name(path.name):
         return digest(read_text(path))
     log = path.with_name(f"{path.name}-wal")
-    files = [path, log] if path.is_file() else path.rglob("*")
-    return digest({one.relative_to(path.parent).as_posix(): digest(one.read_bytes()) for one in files if one.is_file()})
+    found = {one: one.read_bytes() for one in ([path, log] if path.is_file() else path.rglob("*")) if one.is_file()}
+    # An empty log comes and goes with whoever reads.
+    return digest({one.relative_to(path.parent).as_posix(): digest(content) for one, content in found.items() if content or one != log})
 
 
 def _points(data: Mapping[str, Any], path: Path) -> tuple[list[dict[str, Any]], int]:

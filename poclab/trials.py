@@ -255,6 +255,8 @@ class _Driver:
         #: Whether what comes of a trial decides if the next one begins.
         self.counts = sweep.max_cost_usd is not None or sweep.stop_after_failures is not None
         self.code = code_digests(sweep.poc)
+        #: What the files that its parameters name were when a trial began, by its id.
+        self.files: dict[str, Mapping[str, str]] = {}
         self.budget: str | None = None
         #: Whether kernels are to be forked, and where they are to run.
         self.warm, self.where = True, "local"
@@ -458,6 +460,7 @@ class _Driver:
         tags |= {"poclab.attempt": str(attempt)} if attempt > 1 else {}
         tags |= {"poclab.screen": str(self.screening)} if self.screening else {}
         begun = self._begin(conceal(trial.name), tags, folder)
+        self.files[trial_id] = self._files_of(trial)
         order = Order(
             self.sweep.notebook,
             folder,
@@ -487,14 +490,14 @@ class _Driver:
         recorder, run_id = tracking.recorder(), begun["run_id"]
         common = {"trial_id": trial_id, "name": trial.name, "parameters": dict(trial.parameters), **begun}
         source = kernels.concealed(self.sweep.notebook, folder / "source" / self.sweep.notebook.name)
-        files = {str(source): "notebook/source", str(self._needs(trial, folder)): ""}
+        files = {str(source): "notebook/source", str(self._needs(trial_id, trial, folder)): ""}
         files |= {str(path): "notebook" for path in (folder / "executed.ipynb",) if path.exists()}
         try:
             recorder.send("artifacts", uri=self.uri, run_id=run_id, files=files).result()
             if failure:
                 told = failure.message if failure.poclab_error else f"{failure} (see {folder / 'executed.ipynb'})"
                 raise _Failed(told, failure.outcome, failure.traceback)
-            self._refuse_edited()
+            self._refuse_edited(trial_id, trial)
             report = _valid_report(folder, trial, run_id, self.lock_digest)
             if report.stopped:
                 recorder.send("end", uri=self.uri, run_id=run_id, status="KILLED").result()
@@ -529,7 +532,10 @@ class _Driver:
             **common,
         )
 
-    def _needs(self, trial: Trial, folder: Path) -> Path:
+    def _files_of(self, trial: Trial) -> dict[str, str]:
+        return file_digests({**self.sweep.defaults, **trial.parameters}, self.sweep.poc)
+
+    def _needs(self, trial_id: str, trial: Trial, folder: Path) -> Path:
         """Write what it takes to run a trial again, beside its notebook and its report."""
         notebook = self.sweep.notebook
         needs = {
@@ -538,14 +544,14 @@ class _Driver:
             "parameters": trial.parameters,
             "endpoint": shown(os.environ.get("OPENAI_BASE_URL", "")),
             "code": self.code,
-            "files": file_digests({**self.sweep.defaults, **trial.parameters}, self.sweep.poc),
+            "files": self.files[trial_id],
         }
         return write_atomic(folder / TRIAL_FILE, json.dumps(conceal_json(needs), ensure_ascii=False, indent=1) + "\n")
 
-    def _refuse_edited(self) -> None:
-        """Refuse a trial during which code was edited: it is of neither version, nor are those before and after it of one."""
-        now = code_digests(self.sweep.poc)
-        if edited := sorted(name for name in {*now, *self.code} if now.get(name) != self.code.get(name)):
+    def _refuse_edited(self, trial_id: str, trial: Trial) -> None:
+        """Refuse a trial during which code was edited, or a file that it names: it is of neither version, nor are others of one."""
+        then, now = {**self.code, **self.files[trial_id]}, {**code_digests(self.sweep.poc), **self._files_of(trial)}
+        if edited := sorted(name for name in {*now, *then} if now.get(name) != then.get(name)):
             raise InputError(f"{', '.join(edited[:3])}: edited while the sweep ran", fix="run it again: no trial of two versions is kept")
 
     def end(self, results: Results) -> None:

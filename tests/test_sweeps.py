@@ -369,10 +369,20 @@ def test_an_edited_file_is_another_input(folder):
 
 
 def test_an_edited_world_is_another_input(tmp_path):
-    """A database counts with the log beside it, a folder with all files in it; what lies outside of the POC does not count."""
+    """A database counts with the log beside it, `files` with all in it; what lies outside of the POC, or is written to, does not count."""
     (tmp_path / "poc/files/deep").mkdir(parents=True)
+    (tmp_path / "poc/results").mkdir()
     (tmp_path / "outside.db").touch()
-    parameters = {"world": "shop.db", "files": "files", "poc": ".", "other": "../outside.db", "model": "", "split": "dev", "n": 3}
+    parameters = {
+        "world": "shop.db",
+        "files": "files",
+        "poc": ".",
+        "other": "../outside.db",
+        "out": "results",
+        "model": "\0",
+        "split": "dev",
+        "n": 3,
+    }
     seen = []
     for written in ("shop.db", "shop.db-wal", "files/deep/a.bin", "files/b.txt"):
         (tmp_path / "poc" / written).write_bytes(b"\xff\x00")

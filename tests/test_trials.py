@@ -467,6 +467,18 @@ def test_a_trial_during_which_code_was_edited_is_refused(make_poc, tmp_path, mon
     assert [one.outcome for one in again.records] == ["ok"]
 
 
+def test_a_trial_during_which_its_world_was_written_to_is_refused(make_poc, tmp_path, monkeypatch):
+    """A tool may take the wrong path, and write to the database that all tasks find: no number comes of that."""
+    monkeypatch.setenv("ZOO_TOKEN", ENV_KEY)
+    poc = _ways_poc(make_poc, tmp_path, "  - {way: goes well}\n")
+    (poc / "shop.db").write_bytes(b"as it was")
+    writes = "pathlib.Path(world).write_bytes(b'spoilt')"
+    parameters = f"{PARAMETERS}\nworld: str = 'shop.db'"
+    (poc / "notebooks/ways.ipynb").write_text(json.dumps(notebook_of((parameters, "parameters"), *CELLS, writes)))
+
+    assert "shop.db: edited while the sweep ran" in trials.run_sweep(load_sweep(poc)).records[0].error
+
+
 SLOW = "if way.startswith('slow') and not pathlib.Path('tried').exists():\n    pathlib.Path('tried').touch()\n    time.sleep(600)"
 
 
