@@ -130,6 +130,23 @@ def test_what_is_written_to_the_original_folder_reaches_no_case(tmp_path):
         assert world.difference() == []
 
 
+def test_the_private_copy_may_be_made_by_several_at_once(tmp_path):
+    """Trials of a sweep begin together; one of them makes it, and all have it."""
+    make(tmp_path)
+    shutil.rmtree(tmp_path / "worlds")
+    for number in range(50):
+        (tmp_path / f"files/{number}").touch()
+
+    def one(_):
+        with Sandbox(files=tmp_path / "files", folder=tmp_path / "worlds").open() as world:
+            return len(list(world.files.iterdir())), world.difference()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(one, range(16))) == [(52, [])] * 16
+    assert [path.name.endswith("-files") for path in (tmp_path / "worlds/base").iterdir()] == [True]
+    assert worlds(tmp_path) == []
+
+
 def test_an_empty_folder_of_the_original_is_there_for_a_case(tmp_path):
     """It is none of what is compared, and a tool may count on it: also where one without it was made before."""
     make(tmp_path)

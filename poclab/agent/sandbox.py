@@ -155,9 +155,10 @@ class Sandbox:
             if not path.is_dir():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copytree(files, scratch, symlinks=True)
-                with contextlib.suppress(FileExistsError):  # another process has made it
-                    scratch.rename(path)
-        except (OSError, shutil.Error) as error:
+                scratch.rename(path)
+        except OSError as error:
+            if path.is_dir():  # somebody else has made it meanwhile
+                return path
             raise unwritable(path, error, f"make {path.parent} writable, and {files} readable") from None
         finally:
             _remove(scratch)

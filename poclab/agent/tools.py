@@ -8,7 +8,7 @@
 A parameter that is annotated with `World` gets the world of the case, and the model does not see it. Arguments are checked as JSON against
 the types, without bending them: "12" is no number. A result is what JSON has, rows and dataclasses included; one that it has no form for
 is an error, as if the tool had raised it. What goes wrong is told to the model as a text; nothing that a model writes is run.
-Not covered: coroutine functions, and tools of other protocols.
+Not covered: coroutine functions, tools of other protocols, and to undo what a tool has committed itself.
 """
 
 from __future__ import annotations
