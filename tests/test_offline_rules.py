@@ -218,3 +218,29 @@ def test_what_it_cannot_do_is_refused(more):
 
     assert status == 400
     assert answer["error"]["param"] == next(iter(more))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"tools": [{"function": {"name": 5}}]},
+        {"tools": [{"function": {"name": "get_x", "parameters": {"properties": {"a": 5}, "required": ["a"]}}}]},
+        {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [{}]}]},
+        {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": 5}]},
+        {"messages": [{"role": "user", "content": "x"}, {"role": "tool", "tool_call_id": [], "content": "1"}]},
+    ],
+)
+def test_tools_and_calls_of_another_shape_are_refused(more):
+    """An agent of somebody's own that gets them wrong is told so, with status 400, by an endpoint that stays up."""
+    body = {"model": "offline/rules", "messages": [{"role": "user", "content": "x"}], "tools": TOOLS, **more}
+
+    assert offline.answer("/chat/completions", body)[0] == 400
+
+
+def test_a_value_that_json_does_not_have_is_not_known():
+    """A tool that gives NaN does not end the case: what would be filled from it is missing."""
+    result = [{"id": "a", "function": {"name": "get_order", "arguments": "{}"}}]
+    told = [{"role": "assistant", "tool_calls": result}, {"role": "tool", "tool_call_id": "a", "content": '{"ticket_id": NaN}'}]
+    message = complete([{"role": "user", "content": "Close the ticket."}, *told], TOOLS)["choices"][0]["message"]
+
+    assert message["content"] == "I did not do that: not all that close_ticket takes is known."

@@ -31,7 +31,7 @@ from poclab.offline.protocol import Refused, completion, messages, refuse_parame
 
 LOOK_UPS = ("get", "find", "list", "search", "read")
 RULE = re.compile(r'^\s*[-*]\s*`?(\w+)`?:\s*only if\s+`?(\w+)`?\s+is\s+(.+?);\s*else say\s+"([^"]+)"', re.MULTILINE | re.IGNORECASE)
-EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 MONEY = re.compile(
     r"(?:(?:EUR|USD|[€$])\s*(\d+(?:\.\d{1,2})?)|(\d+(?:\.\d{1,2})?)\s*(?:EUR|euros?|USD|dollars?|[€$]))(?!\w)", re.IGNORECASE
 )
@@ -69,13 +69,14 @@ class Notes:
 def answer(body: dict[str, Any]) -> dict[str, Any]:
     """Return the chat completion that answers `body`."""
     refuse_parameters(body, "functions", "response_format")
-    tools, notes = _tools(body), _notes(body)
-    if not tools:
-        return completion(body, NO_TOOLS)
-    calls = list(_look_ups(tools, notes))
-    said = ""
-    if not calls:
-        said, calls = _act(tools, notes)
+    said, calls = NO_TOOLS, []
+    try:
+        if tools := _tools(body):
+            notes = _notes(body)
+            calls = list(_look_ups(tools, notes))
+            said, calls = ("", calls) if calls else _act(tools, notes)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise Refused(f"tools, or calls of them, are not as chat completions have them: {error!r}", param="messages") from None
     return completion(body, said, tool_calls=[_call(number, *one, body) for number, one in enumerate(calls)] or None)
 
 
@@ -108,7 +109,7 @@ def _notes(body: dict[str, Any]) -> Notes:
 def _learn(known: dict[str, Any], result: str) -> None:
     """Add the values of a result; of a list only where it has one entry. What was known first stays."""
     try:
-        value = json.loads(result)
+        value = json.loads(result, parse_constant=lambda name: None)  # NaN, which no call could carry
     except (ValueError, RecursionError):
         return
     if isinstance(value, list):
