@@ -215,7 +215,7 @@ def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 #: A file that a run depends on, when a parameter names it; and the parameter that names a folder of such files.
-INPUT, FILES = r"[^\n]{1,200}\.(?:md|txt|sql|py|db|sqlite3?)", "files"
+INPUT, FILES = r"[^\n]+\.(?:md|txt|sql|py|db|sqlite3?)", "files"
 
 
 def check_files(parameters: Mapping[str, Any], known: Mapping[str, kernels.Parameter], poc: Path, *, where: str) -> None:
@@ -239,14 +239,11 @@ def is_file_name(value: Any) -> bool:
 
 
 def named_paths(parameters: Mapping[str, Any], poc: Path) -> tuple[str, ...]:
-    """Return what parameters name of a POC's files: texts, tools and databases by their endings, and the folder of `files`.
+    """Return the files that parameters name, from the POC's folder: texts, tools and databases by their endings, and the folder of `files`.
 
     Other folders may be where a notebook writes to. A notebook's default may name a file that this POC does not have.
     """
-    within = f"{os.path.abspath(poc)}{os.sep}"
-    texts = {
-        name: value for name, value in parameters.items() if isinstance(value, str) and os.path.abspath(poc / value).startswith(within)
-    }
+    texts = {name: value for name, value in parameters.items() if isinstance(value, str) and 0 < len(value) <= 200}
     named = {value for value in texts.values() if re.fullmatch(INPUT, value) and (poc / value).is_file()}
     return tuple(sorted(named | {value for name, value in texts.items() if name == FILES and (poc / value).is_dir()}))
 

@@ -544,7 +544,7 @@ class _Driver:
             "parameters": trial.parameters,
             "endpoint": shown(os.environ.get("OPENAI_BASE_URL", "")),
             "code": self.code,
-            "files": self.files[trial_id],
+            "files": {name: one for name, one in self.files[trial_id].items() if os.path.normpath(name)[:1] not in ("/", ".")},
         }
         return write_atomic(folder / TRIAL_FILE, json.dumps(conceal_json(needs), ensure_ascii=False, indent=1) + "\n")
 

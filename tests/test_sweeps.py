@@ -369,7 +369,7 @@ def test_an_edited_file_is_another_input(folder):
 
 
 def test_an_edited_world_is_another_input(tmp_path):
-    """A database counts with the log beside it, `files` with all in it; what lies outside of the POC, or is written to, does not count."""
+    """A database counts with the log beside it, `files` with all in it, a file beside the POC, too; a folder to write to does not."""
     (tmp_path / "poc/files/deep").mkdir(parents=True)
     (tmp_path / "poc/results").mkdir()
     (tmp_path / "outside.db").touch()
@@ -388,5 +388,5 @@ def test_an_edited_world_is_another_input(tmp_path):
         (tmp_path / "poc" / written).write_bytes(b"\xff\x00")
         seen.append(sweeps.file_digests(parameters, tmp_path / "poc"))
 
-    assert [set(one) for one in seen] == [{"shop.db", "files"}] * 4
+    assert [set(one) for one in seen] == [{"shop.db", "files", "../outside.db"}] * 4
     assert len({str(one) for one in seen}) == 4

@@ -39,7 +39,7 @@ def changes(both: sqlite3.Connection, pages: Mapping[str, frozenset[int]] | None
             continue
         parts = [one for one in kinds if kinds[one] == "shadow" and one.startswith(f"{name}_")] if kinds[name] == "virtual" else [name]
         # An unchanged root over unchanged pages is the same tree.
-        if then == now and pages and all(one in pages and not pages[one] & differing for one in parts):
+        if then == now and pages and parts and all(one in pages and not pages[one] & differing for one in parts):
             continue
         table = Table.of(both, name, ("main", "base") if name in then else ("main",))
         yield from _first(name, table.joined(both) if name in then else table.all(both))
@@ -55,6 +55,9 @@ def _definitions(both: sqlite3.Connection, schema: str) -> dict[str, tuple[Any, 
 def table_kinds(database: sqlite3.Connection) -> dict[str, str]:
     """Return the tables that can be read, each as `table`, `virtual`, or as the `shadow` of a virtual one. No views."""
     kinds = {name: kind for _, name, kind, *_ in database.execute("PRAGMA main.table_list") if not name.startswith("sqlite_")}
+    if not kinds:  # before sqlite 3.37 nobody tells: then virtual tables are seen where they keep their rows
+        query = f"SELECT name FROM main.{SCHEMA} WHERE type = 'table' AND name NOT LIKE 'sqlite^_%' ESCAPE '^' AND rootpage > 0"
+        kinds = {name: "table" for (name,) in database.execute(query)}
     return {name: kind for name, kind in kinds.items() if kind in ("table", "shadow") or (kind == "virtual" and _opens(database, name))}
 
 
