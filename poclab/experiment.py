@@ -27,7 +27,7 @@ from poclab.decision import Decision
 from poclab.errors import FrozenError, InputError, Stopped
 from poclab.evaluation import Plan, Rehearsed, Task, Watch
 from poclab.files import find_poc, require_poc, work_folder, write_bytes
-from poclab.judging import calibration
+from poclab.judging.gate import gate
 from poclab.ledger import Ledger
 from poclab.recording import Recording
 from poclab.report import DRILL_FILE, RETRIED, CaseResult, Report
@@ -242,7 +242,7 @@ def decide(charter: Charter | Path | str | None = None, *runs: Any, today: datet
     if not runs:
         runs = (archive.candidate()["run_id"],)
     reports = _reports(runs, archive)
-    judged = calibration.gate(charter.path.parent, charter) if charter.path else None
+    judged = gate(charter.path.parent, charter) if charter.path else None
     if archive is None:
         return decision.weigh(charter, reports, today=today, judged=judged)
     for one in reports:

@@ -151,11 +151,11 @@ def test_there_is_no_corrected_mean_where_people_could_not_tell_or_cases_hang_to
     assert calibration("cuw", "ccw").corrected is None
     found = calibration(*TEN)
     pairs = tuple(replace(one, cluster="a") if place < 2 else one for place, one in enumerate(found.pairs))
-    assert replace(found, pairs=pairs).corrected is None
+    assert replace(found, clustered=True).corrected is None
     assert (
         replace(found, pairs=pairs).agreement.high - replace(found, pairs=pairs).agreement.low > found.agreement.high - found.agreement.low
     )
-    assert "none: people could not tell of some, or cases are in clusters" in repr(replace(found, pairs=pairs))
+    assert "none: people could not tell of some, or cases are in clusters" in repr(replace(found, clustered=True))
 
 
 # --- whether it may decide
@@ -274,7 +274,7 @@ def test_a_judge_is_held_against_people(judging, endpoint):
     ]
     assert found.others == tuple(verdicts[one.case.id] for one in lines.others)
     assert (found.rubric, found.model, found.answered) == (ASKED.digest, "m", ("m (fp_tests)",))
-    assert (found.labels_digest, found.by) == (lines.digest, ("Ada",))
+    assert (found.stale, found.by) == ("", ("Ada",))
     assert found.cost_usd > 0
     assert Calibration.load(calibration_path(poc, "correctness")) == found
     assert endpoint.counts()["answered"] == 12
@@ -414,4 +414,4 @@ def test_the_calibrations_of_the_example_are_of_its_judges_as_they_are(name):
     lines = read_labels(poc, rubric)
     assert rubric.path.parent == poc / "rubrics"
     assert (found.rubric, found.model, found.answered) == (rubric.digest, rubric.model, (model,))
-    assert (found.labels_digest, found.sampled, lines.missing) == (lines.digest, lines.head, [])
+    assert (found.stale, found.sampled, lines.missing) == ("", lines.head, [])

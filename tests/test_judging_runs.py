@@ -151,6 +151,15 @@ class TestGate:
         assert word == "cannot tell"
         assert why.startswith("offline/overlap-judge (offline-") and "it was calibrated with offline/overlap-judge (older-" in why
 
+    def test_shuts_again_when_a_label_is_changed(self, poc, judged):
+        """Kappa is what it was held against; the labels of today are other ones."""
+        charter(poc, 0.35)
+        label(poc)
+        judging.calibrate(poc, poclab.Judge("correctness", poc=poc))
+        label(poc, wrong=["q03"])
+
+        assert "the labels are not those that the judge 'correctness' was held against" in verdict(poc, judged[1])[1]
+
     def test_is_for_accuracy_too_where_a_judge_gives_the_first_score(self, poc, judged):
         """A criterion on accuracy is one on the judge."""
         (poc / "charter.yaml").write_text(ASKS.replace("{metric: correctness", "{metric: accuracy") + "judges: {kappa_at_least: 0.3}\n")
@@ -231,6 +240,15 @@ class TestCalibrate:
         )
         assert "5 of 8 replies of half, seed 3; 5 to label: fill in label, by and on" in done.stdout
         assert (poc / "rubrics/correctness.yaml").read_text() == (TEMPLATES / "correctness.yaml").read_text()
+
+    def test_draws_from_no_run_on_held_out_cases(self, poc):
+        """Who labels a reply has seen its case."""
+        shutil.rmtree(poc / "rubrics")
+        run_id = evaluate(poc, "looked", split="test").run_id
+        done = invoke("calibrate", poc, "correctness", "--sample", 3, "--run", run_id)
+
+        assert done.returncode == 2
+        assert "the run is on test cases: who labels them sees held-out ones" in done.stderr
 
     def test_says_what_is_not_labelled_yet(self, poc):
         """With the labels to choose from; no judge is asked."""

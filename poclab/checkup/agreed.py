@@ -97,7 +97,7 @@ def judges(subject: Subject) -> Iterator[Finding]:
             continue
         found = Calibration.load(path)
         other = f"{rubric.name} was calibrated with another rubric or model" if found.rubric != rubric.digest else ""
-        if trouble := other or found.refusal(subject.charter.kappa_at_least):
+        if trouble := other or found.stale or found.refusal(subject.charter.kappa_at_least):
             yield Finding(
                 "judges",
                 WARNING,

@@ -33,7 +33,7 @@ from poclab.comparison import Comparison, compare
 from poclab.decision import Decision, Edit, Look, weigh
 from poclab.errors import InputError
 from poclab.files import CHARTER, RUBRICS, read_json, read_text
-from poclab.judging.calibration import gate
+from poclab.judging.gate import gate
 from poclab.redaction import conceal, conceal_json
 from poclab.report import Report
 from poclab.sweeps import content_digest

@@ -7,7 +7,8 @@ asking        many questions to a judge, outside of an evaluation
 pairs         two runs, reply against reply
 labels        the sample that people label
 marking       the form for it
-calibration   how far a judge agrees with them; its mean, corrected; what `decide` makes of it
+calibration   how far a judge agrees with them; its mean, corrected
+gate          what `decide` makes of it
 robustness    whether a verdict flips when a reply gives orders, or is padded
 """
 

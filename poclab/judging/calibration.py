@@ -12,29 +12,25 @@ Not covered: whether people agree among themselves; a judge cannot be held to mo
 from __future__ import annotations
 
 import datetime
-import html
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from poclab import stats
-from poclab.charter import Charter
-from poclab.decision import Judged
 from poclab.errors import InputError, printable
-from poclab.files import RUBRICS, digest, plain, read_json, write_atomic
+from poclab.files import RUBRICS, digest, plain, read_json, read_text, write_atomic
 from poclab.judging.asking import Asked, ask_all
 from poclab.judging.judge import Judge
+from poclab.judging.labels import SUFFIX as LABELS
 from poclab.judging.labels import read_labels
 from poclab.judging.reading import Verdict
 from poclab.judging.rubric import UNSCORED
 from poclab.redaction import conceal_json
-from poclab.report import Report
-from poclab.scores import NO_RUBRIC
 from poclab.stats import Estimate
-from poclab.tables import html_table, money, text_table
+from poclab.tables import block, folded, html_table, money, text_table
 
 SUFFIX = ".calibration.json"
 FORMAT = 1
@@ -80,6 +76,8 @@ class Calibration:
     on: str
     repeats: int = 1
     cost_usd: float | None = None
+    #: Whether several replies of the run belong together: then they are worth fewer than they are.
+    clustered: bool = False
     path: Path | None = field(default=None, compare=False)
 
     @cached_property
@@ -147,8 +145,8 @@ class Calibration:
 
         Source: see `stats.corrected`. The replies that were labelled are not among the others.
         """
-        people, judge, clusters = self._sides
-        if UNSCORED in people or len(people) < 2 or len(set(clusters) - {None}) < sum(name is not None for name in clusters):
+        people, judge, _ = self._sides
+        if UNSCORED in people or len(people) < 2 or self.clustered:
             return None
         return stats.corrected_mean(
             [self.labels[one] for one in people], [self._value(one) for one in judge], [self._value(one) for one in self.others]
@@ -212,10 +210,8 @@ class Calibration:
 
     def _repr_html_(self) -> str:
         shown = [[one.case, one.person, one.judge, one.reply, one.reason] for one in self.disagreements]
-        return (
-            f"<div class='tex2jax_ignore mathjax_ignore'>{html_table([], self.facts())}{html_table(*self.table())}"
-            f"<details><summary>{html.escape(f'disagreements to read: {len(shown)}')}</summary>{html_table(DISAGREED, shown)}</details></div>"
-        )
+        read = folded(f"disagreements to read: {len(shown)}", html_table(DISAGREED, shown))
+        return block(html_table([], self.facts()), html_table(*self.table()), read)
 
     def to_json(self) -> dict[str, Any]:
         data = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "path"}
@@ -262,6 +258,14 @@ class Calibration:
             )
         return ""
 
+    @property
+    def stale(self) -> str:
+        """Why the labels are not those that the judge was held against; nothing where they are."""
+        labels = self.path.with_name(f"{self.name}{LABELS}") if self.path else None
+        if labels is None or (labels.is_file() and digest(read_text(labels)) == self.labels_digest):
+            return ""
+        return f"{labels}: the labels are not those that the judge {self.name!r} was held against: `poclab calibrate`"
+
     def stranger(self, judges: set[tuple[str, str]]) -> str:
         """Return what answers as the judge that did not when it was calibrated; nothing where nothing does.
 
@@ -303,7 +307,7 @@ def calibrate(poc: Path | str, judge: Judge, *, repeats: int = 1, budget: str | 
     asked += [Asked(one.case, one.reply) for one in labels.others]
     answers = ask_all(asked, lambda one: judge.verdict(one.case, one.reply), late=LATE, poc=Path(poc), budget=budget, workers=workers)
     said = [one.label or UNSCORED for one in answers.found]
-    n = len(labels.sample)
+    n, clusters = len(labels.sample), [one.case.cluster for one in labels.lines if one.case.cluster]
     pairs = tuple(
         Pair(
             one.case.id,
@@ -326,33 +330,11 @@ def calibrate(poc: Path | str, judge: Judge, *, repeats: int = 1, budget: str | 
         pairs=pairs,
         others=tuple(said[n * repeats :]),
         sampled=dict(labels.head),
-        labels_digest=labels.digest,
+        labels_digest=digest(read_text(labels.path)),
         by=tuple(dict.fromkeys(one.by for one in labels.sample)),
         on=datetime.date.today().isoformat(),
         repeats=repeats,
         cost_usd=answers.cost_usd,
+        clustered=len(set(clusters)) < len(clusters),
     )
     return replace(found, path=found.save(calibration_path(poc, rubric.name)))
-
-
-def gate(folder: Path, charter: Charter) -> Callable[[str, Report], Judged]:
-    """Return what says of a score that judges gave whether it is to be decided on, by the calibrations in a POC's folder."""
-
-    def judged(score: str, report: Report) -> Judged:
-        known = [Calibration.load(path) for path in sorted((folder / RUBRICS).glob(f"*{SUFFIX}"))]
-        said = [_judged_by(rubric, score, report, known, charter) for rubric in sorted(report.judged_by(score))]
-        return Judged("; ".join(one.refusal for one in said if one.refusal), "; ".join(one.told for one in said if one.told))
-
-    return judged
-
-
-def _judged_by(rubric: str, score: str, report: Report, known: Sequence[Calibration], charter: Charter) -> Judged:
-    if rubric == NO_RUBRIC:
-        return Judged(f"{score!r} asks a model by itself, which nobody calibrated: make it a rubric and a `poclab.Judge`")
-    found = next((one for one in known if one.rubric == rubric), None)
-    if found is None:
-        other = next((one for one in known if one.name == score), None)
-        then = f" (it was with digest {other.rubric[:12]}: another rubric or model)" if other else ""
-        return Judged(f"the judge of {score!r}, digest {rubric[:12]}, is not calibrated{then}: `poclab calibrate`")
-    told = f"kappa {found.kappa_text}; mean of the judge {found.naive}, corrected {found.corrected}, on the {found.sampled['of']} replies of {found.sampled['name']}"
-    return Judged(found.stranger(report.judges) or found.refusal(charter.kappa_at_least), told)

@@ -69,11 +69,6 @@ class Labels:
         """The cases of the sample that nobody labelled yet."""
         return [one.case.id for one in self.sample if one.label is None]
 
-    @property
-    def digest(self) -> str:
-        """The SHA-256 over what was labelled, and how."""
-        return digest([[one.case.digest, one.reply.to_json(), one.label] for one in self.sample])
-
     def __repr__(self) -> str:
         drawn = f"{len(self.sample)} of {len(self.lines)} replies of {printable(str(self.head['name']))}, seed {self.head['seed']}"
         return f"{self.path}: {drawn}; {len(self.missing)} to label: fill in label, by and on"
@@ -90,9 +85,11 @@ def draw(poc: Path | str, rubric: Rubric, report: Report, *, sample: int, seed: 
     A case that failed has no reply, and is not drawn; of repeats the first counts.
 
     Raises:
-        InputError: there are labels already, or fewer replies than are to be drawn.
+        InputError: there are labels already, fewer replies than are to be drawn, or a run on held-out cases.
     """
     path = labels_path(poc, rubric)
+    if report.split != "dev":
+        raise InputError(f"the run is on {report.split or 'all'} cases: who labels them sees held-out ones", fix="draw from a run on dev")
     if report.brief:
         raise InputError("the replies of a brief report are cut", fix="load the whole run")
     if path.exists():

@@ -23,7 +23,7 @@ from poclab.judging.labels import read_labels
 from poclab.judging.rubric import UNSCORED
 from poclab.report import reply_text
 from poclab.stats import Estimate
-from poclab.tables import html_table, text_table
+from poclab.tables import block, html_table, text_table
 
 #: Says nothing, so that a judge that reads finds the same reply in it.
 PADDING = (
@@ -61,7 +61,7 @@ class JudgeDrill:
         return f"judge {self.name} (digest {self.rubric[:12]}, {printable(self.model)})\n{text_table(COLUMNS, [one.texts() for one in self.rows])}"
 
     def _repr_html_(self) -> str:
-        return f"<div class='tex2jax_ignore mathjax_ignore'>{html_table(COLUMNS, [one.texts() for one in self.rows])}</div>"
+        return block(html_table(COLUMNS, [one.texts() for one in self.rows]))
 
     def to_json(self) -> dict[str, Any]:
         return plain(self)

@@ -1,0 +1,40 @@
+"""The gate of `decide`: whether a score that judges gave is to be decided on, by their calibrations in a POC's folder.
+
+A calibration counts while rubric, model and labels are what it was made with, and no other model answers under that name; and where the
+lower edge of its kappa reaches what the charter asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from poclab.charter import Charter
+from poclab.decision import Judged
+from poclab.files import RUBRICS
+from poclab.judging.calibration import SUFFIX, Calibration
+from poclab.report import Report
+from poclab.scores import NO_RUBRIC
+
+
+def gate(folder: Path, charter: Charter) -> Callable[[str, Report], Judged]:
+    """Return what says of a score that judges gave whether it is to be decided on, by the calibrations in a POC's folder."""
+
+    def judged(score: str, report: Report) -> Judged:
+        known = [Calibration.load(path) for path in sorted((folder / RUBRICS).glob(f"*{SUFFIX}"))]
+        said = [_judged_by(rubric, score, report, known, charter) for rubric in sorted(report.judged_by(score))]
+        return Judged("; ".join(one.refusal for one in said if one.refusal), "; ".join(one.told for one in said if one.told))
+
+    return judged
+
+
+def _judged_by(rubric: str, score: str, report: Report, known: Sequence[Calibration], charter: Charter) -> Judged:
+    if rubric == NO_RUBRIC:
+        return Judged(f"{score!r} asks a model by itself, which nobody calibrated: make it a rubric and a `poclab.Judge`")
+    found = next((one for one in known if one.rubric == rubric), None)
+    if found is None:
+        other = next((one for one in known if one.name == score), None)
+        then = f" (it was with digest {other.rubric[:12]}: another rubric or model)" if other else ""
+        return Judged(f"the judge of {score!r}, digest {rubric[:12]}, is not calibrated{then}: `poclab calibrate`")
+    told = f"kappa {found.kappa_text}; mean of the judge {found.naive}, corrected {found.corrected}, on the {found.sampled['of']} replies of {found.sampled['name']}"
+    return Judged(found.stranger(report.judges) or found.stale or found.refusal(charter.kappa_at_least), told)
