@@ -27,6 +27,8 @@ KEYS = ("notebook", "metric", "method", "run_cap", "seed", "fixed", "repeat", "p
 #: The parameter of a notebook that says how often each case is asked.
 REPEATS = "repeats"
 GOALS = ("maximize", "minimize")
+#: The calls that make a score of a name.
+MADE = ("Scorer", "Judge")
 #: The limits of a sweep: default, what else is allowed, and an example.
 LIMITS: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
     "jobs": (1, lambda value: _is_count(value) and 1 <= value <= 256, "2"),
@@ -158,8 +160,8 @@ def load_sweep(source: Path | str | Mapping[str, Any], poc: Path | str | None = 
     for point in found + (space.edges() if space else []):
         kernels.check_parameters(point, known, where=str(path))
         check_files(point, known, poc, where=str(path))
-    metric, maximize = _metric(data.get("metric"), notebook, path)
     trials = _trials(found, known, poc)
+    metric, maximize = _metric(data.get("metric"), _scores(notebook, trials, known), path)
     if not trials or (space and not space.count):
         raise InputError(f"{path}: no trial is left", fix="give `parameters` with `values`, or `include`, and look at `where`")
     limits, fixed = _limits(data.get("limits"), path), data.get("fixed") or {}
@@ -323,7 +325,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _metric(data: Any, notebook: Path, path: Path) -> tuple[str, bool]:
+def _metric(data: Any, scores: Sequence[str], path: Path) -> tuple[str, bool]:
     if data is None:
         return "accuracy", True
     if not isinstance(data, dict) or not isinstance(data.get("name"), str):
@@ -331,16 +333,18 @@ def _metric(data: Any, notebook: Path, path: Path) -> tuple[str, bool]:
     refuse_unknown(data, ("name", "goal"), where=f"{path}: metric")
     goal = data.get("goal", "maximize")
     refuse_unknown([goal], GOALS, where=f"{path}: metric", what="goal")
-    refuse_unknown([data["name"]], [*METRICS, *_scores(notebook)], where=str(path), what="metric")
+    refuse_unknown([data["name"]], [*METRICS, *scores], where=str(path), what="metric")
     return data["name"], goal == "maximize"
 
 
-def _scores(notebook: Path) -> list[str]:
+def _scores(notebook: Path, trials: Sequence[Trial], known: Mapping[str, kernels.Parameter]) -> list[str]:
     """Return what a notebook may score by, from its source: what stands in a list, called or by name, and what it defines.
 
-    `[scores.exact(), mine]` gives exact and mine; `def mine(...)` and `Scorer("mine", ...)` give mine.
+    `[scores.exact(), mine]` gives exact and mine; `def mine(...)`, `Scorer("mine", ...)` and `Judge("mine")` give mine, and `Judge(name)`
+    what the parameter `name` is in these trials.
     """
     found: list[str] = []
+    values = [{**{name: one.default for name, one in known.items()}, **trial.parameters} for trial in trials]
     for source, _ in kernels.code_cells(notebook):
         try:
             tree = ast.parse(kernels.MAGIC.sub("", source))
@@ -351,10 +355,11 @@ def _scores(notebook: Path) -> list[str]:
                 found += [_name(one.func if isinstance(one, ast.Call) else one) for one in node.elts]
             elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 found.append(node.name)
-            elif isinstance(node, ast.Call) and _name(node.func) == "Scorer":
-                given = [*node.args[:1], *(one.value for one in node.keywords if one.arg == "name")]
+            elif isinstance(node, ast.Call) and _name(node.func) in MADE:
+                given = [*node.args[:1], *(one.value for one in node.keywords if one.arg in ("name", "rubric"))]
                 found += [one.value for one in given if isinstance(one, ast.Constant)]
-    return [name for name in dict.fromkeys(found) if name]
+                found += [Path(str(setting.get(one.id) or "")).stem for one in given if isinstance(one, ast.Name) for setting in values]
+    return [name for name in dict.fromkeys(found) if name and name not in MADE]
 
 
 def _name(node: ast.expr) -> str:

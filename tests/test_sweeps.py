@@ -248,6 +248,14 @@ def test_a_metric_of_the_notebook_may_be_ranked_by(load):
     assert (sweep.metric, sweep.maximize) == ("evidence_recall", True)
 
 
+def test_the_score_of_a_judge_may_be_ranked_by(load):
+    """By the name of its rubric, which is a parameter of notebook 02; where no trial has a judge there is no such score."""
+    judged = SWEEP.replace("accuracy, goal: maximize", "correctness")
+    assert load(judged.replace("split: dev", "split: dev, judge: correctness")).metric == "correctness"
+    with pytest.raises(InputError, match="unknown metric 'correctness'"):
+        load(judged)
+
+
 @pytest.mark.parametrize(
     ("name", "fits"),
     [("exact", True), ("brief", True), ("kind", True), ("polite", True), ("number", False), ("scores", False), ("loud", False)],
