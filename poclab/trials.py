@@ -26,7 +26,7 @@ from poclab.charter import METRICS
 from poclab.drift import code_digests, corpus_digest, rubric_digests
 from poclab.errors import InputError, PocError, Stopped
 from poclab.evaluation import user
-from poclab.executors import LOST, PRELOADED, STORE, Executor, Order, chosen
+from poclab.executors import DENSE, LOST, PRELOADED, STORE, Executor, Order, chosen
 from poclab.files import digest, plain, read_json, read_text, work_folder, write_atomic
 from poclab.journal import Journal
 from poclab.ledger import LEDGER, Ledger, Spent
@@ -333,7 +333,7 @@ class _Driver:
     def _begin_sweep(self, count: int) -> None:
         """Before the first trial: the process with the imports, which takes its time beside the rest, the sweep's run, its budget."""
         if self.warm and count > 1:
-            self.imports = (*PRELOADED, *kernels.imported(self.sweep.notebook))
+            self.imports = _imports(self.sweep)
         self.executor = chosen(self.where, self.sweep.poc, self.sweep.jobs, imports=self.imports, env=self._env(), say=self.say)
         if left := self.journal.left_open():
             tracking.recorder().send("close", uri=self.uri, run_ids=left).result()
@@ -563,6 +563,13 @@ class _Driver:
         finally:
             status = "FAILED" if results.errors else "FINISHED"
             tracking.recorder().send("end", uri=self.uri, run_id=self.parent, status=status).result()
+
+
+def _imports(sweep: Sweep) -> tuple[str, ...]:
+    """Return what the kernels of a sweep are forked with."""
+    asked = [{**sweep.defaults, **trial.parameters}.get("retrieval") for trial in sweep.trials]
+    dense = DENSE if sweep.space or "dense" in asked or "hybrid" in asked else ()
+    return (*PRELOADED, *dense, *kernels.imported(sweep.notebook))
 
 
 def report_of(sweep: Sweep, record: Record) -> Report:

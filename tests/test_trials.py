@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import DEADLINE_S, ENV_KEY, PROMPTS, invoke, notebook_of, until
-from poclab import Report, projection, trials
+from poclab import Report, executors, projection, trials
 from poclab.errors import FrozenError, StoreError
 from poclab.ledger import LEDGER
 from poclab.sweeps import load_sweep, single
@@ -429,6 +429,25 @@ def test_forked_kernels_find_what_started_ones_find(make_poc, tmp_path):
     assert all(one.outcome == "ok" for results in found for one in results.records)
     parents = [{_parent(poc, record) for record in results.records} for poc, results in zip((warm, cold), found, strict=True)]
     assert len(parents[0]) == 1 and parents[0] != {os.getpid()} == parents[1]
+
+
+def test_only_a_trial_that_searches_by_vectors_has_what_that_takes_imported(poc):
+    """Half of the imports, which every sweep would wait for; a search may come to it."""
+    searched = {
+        "notebook": "notebooks/02_evaluate.ipynb", "method": "tpe", "run_cap": 2, "seed": 1,
+        "parameters": {"retrieval": {"values": ["bm25", "dense"]}},
+    }  # fmt: skip
+    plain, dense, search = (
+        trials._imports(load_sweep(source, poc))
+        for source in (
+            poc / "sweep.yaml",
+            {"notebook": "notebooks/02_evaluate.ipynb", "include": [{"retrieval": "none"}, {"retrieval": "hybrid"}]},
+            searched,
+        )
+    )
+
+    assert not any(name.startswith("sklearn") for name in plain)
+    assert set(executors.DENSE) < set(dense) and set(dense) == set(search) > set(plain)
 
 
 def _parent(poc, record):
