@@ -18,7 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from conftest import notebook_of, plain_cases, until
+from conftest import invoke, notebook_of, plain_cases, until
 from endpoint import Endpoint
 from poclab import executors, trials
 from poclab.errors import InputError
@@ -86,23 +86,30 @@ def cluster(served, tmp_path_factory):
         process.wait()
 
 
-def make(folder, include, more=""):
-    folder.mkdir(parents=True)
-    plain_cases(folder, COUNT)
-    (folder / "notebooks").mkdir()
-    (folder / "notebooks/asking.ipynb").write_text(json.dumps(notebook_of(*CELLS)))
-    lines = "".join(f"  - {one}\n" for one in include)
-    (folder / "sweep.yaml").write_text(f"notebook: notebooks/asking.ipynb\ninclude:\n{lines}limits: {{jobs: 2{more}}}\n")
-    return folder
+@pytest.fixture
+def make(make_store):
+    """Return a function that makes a POC with these trials, and an empty store."""
+
+    def made(folder, include, more=""):
+        folder.mkdir(parents=True)
+        plain_cases(folder, COUNT)
+        (folder / "notebooks").mkdir()
+        (folder / "notebooks/asking.ipynb").write_text(json.dumps(notebook_of(*CELLS)))
+        lines = "".join(f"  - {one}\n" for one in include)
+        (folder / "sweep.yaml").write_text(f"notebook: notebooks/asking.ipynb\ninclude:\n{lines}limits: {{jobs: 2{more}}}\n")
+        make_store(folder)
+        return folder
+
+    return made
 
 
 @pytest.fixture
-def sweep(served, cluster, run_poclab):
+def sweep(served, cluster):
     """Return a function that runs a sweep on the cluster."""
 
     def run(poc, *more, **env):
         env = {"OPENAI_BASE_URL": served.url, "OPENAI_API_KEY": DRIVERS_KEY, **env}
-        return run_poclab("sweep", poc, "--executor", f"dask={cluster.address}", *more, **env)
+        return invoke("sweep", poc, "--executor", f"dask={cluster.address}", *more, **env)
 
     return run
 
@@ -133,7 +140,7 @@ def alive(pid):
     return False
 
 
-def test_two_hosts_give_what_one_machine_gives_and_all_is_taken_over(sweep, cluster, served, run_poclab, tmp_path):
+def test_two_hosts_give_what_one_machine_gives_and_all_is_taken_over(make, sweep, cluster, served, run_poclab, tmp_path):
     """Each host has a ledger of its own; in the end the POC's has every answer, the budget what they cost, and no host's is left.
 
     Without an address it is one worker in the driver's process, and the POC's ledger takes the answers at once.
@@ -164,7 +171,7 @@ def test_two_hosts_give_what_one_machine_gives_and_all_is_taken_over(sweep, clus
     assert WORKERS_KEY not in logs and DRIVERS_KEY not in logs and "Traceback" not in logs
 
 
-def test_what_a_share_is_too_small_for_gets_all_that_is_left(sweep, served, tmp_path):
+def test_what_a_share_is_too_small_for_gets_all_that_is_left(make, sweep, served, tmp_path):
     """A call may cost $0.004, and half of $0.006 is less: that trial runs again, by itself. One that may cost $0.008 has no room then, too."""
     fits = make(tmp_path / "fits" / "animals", ["{way: asks}", "{way: asks much}"], ", max_cost_usd: 0.006")
     served.reset()
@@ -181,7 +188,7 @@ def test_what_a_share_is_too_small_for_gets_all_that_is_left(sweep, served, tmp_
     assert statuses(too_much)["KILLED"] == 2
 
 
-def test_a_stopped_driver_leaves_no_kernel_and_the_next_one_goes_on(sweep, cluster, served, tmp_path):
+def test_a_stopped_driver_leaves_no_kernel_and_the_next_one_goes_on(make, sweep, cluster, served, tmp_path):
     """After Ctrl-C and `kill -9` workers end the kernels that nobody waits for; what was answered is not paid again."""
     poc = make(tmp_path / "animals", ["{way: waits}"], ", max_cost_usd: 1")
     served.reset()
@@ -208,7 +215,7 @@ def test_a_stopped_driver_leaves_no_kernel_and_the_next_one_goes_on(sweep, clust
     assert "RUNNING" not in statuses(poc)
 
 
-def test_a_trial_whose_worker_dies_is_run_once_more(cluster, served, tmp_path):
+def test_a_trial_whose_worker_dies_is_run_once_more(make, cluster, served, tmp_path):
     """On another one, or the same begun anew: then it is as good as any, and of what it was to spend nothing stays set aside."""
     poc = make(tmp_path / "animals", ["{way: waits}"], ", max_cost_usd: 1")
     driver = started(cluster, served, poc, "--jobs", "1")
@@ -224,7 +231,7 @@ def test_a_trial_whose_worker_dies_is_run_once_more(cluster, served, tmp_path):
     assert spent.settled_usd > 0 and spent.in_flight_usd == spent.unanswered_usd == 0
 
 
-def test_a_trial_whose_worker_dies_twice_has_failed(tmp_path, monkeypatch):
+def test_a_trial_whose_worker_dies_twice_has_failed(make, tmp_path, monkeypatch):
     """Whatever `retries` says it is run once more, and no more often; the sweep goes on."""
 
     class Deadly(executors.Local):
@@ -240,7 +247,7 @@ def test_a_trial_whose_worker_dies_twice_has_failed(tmp_path, monkeypatch):
     assert statuses(poc) == {"FAILED": 5}
 
 
-def test_another_endpoint_on_a_worker_is_refused(sweep, tmp_path):
+def test_another_endpoint_on_a_worker_is_refused(make, sweep, tmp_path):
     """The same model name at another address is another model."""
     poc = make(tmp_path / "animals", ["{number: 0}"])
     done = sweep(poc, OPENAI_BASE_URL="http://127.0.0.1:9/v1")
@@ -335,7 +342,7 @@ def test_a_failure_travels_whole():
     assert str(other) == "cell 3: ValueError: no such thing"
 
 
-def test_a_scheduler_that_dies_ends_the_sweep_in_words(cluster, served, tmp_path):
+def test_a_scheduler_that_dies_ends_the_sweep_in_words(make, cluster, served, tmp_path):
     """Nothing more can be run there: it says so, gives back what nobody spent, and leaves no run open. The last test here: it ends the cluster."""
     poc = make(tmp_path / "animals", ["{way: waits}", "{number: 1}", "{number: 2}"], ", max_cost_usd: 1")
     driver = started(cluster, served, poc, "--jobs", "3")
