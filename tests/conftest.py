@@ -23,6 +23,11 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 #: How long a test waits for what must happen.
 DEADLINE_S = 90
 NAMES = ("MLFLOW_", "OPENAI_", "POCLAB_")
+#: The files that take longest. They begin first, so that what is left in the end are short ones, and all workers end together.
+LONGEST = (
+    "executors browser trials journal cli secrets reproduction browser_labeler drills paid_once survival progress handover readme notebooks "
+    "evaluation screen kernels zygote archive"
+).split()
 
 DOCUMENTS = {
     "cats.md": "# Cats\n\nCats sleep about fifteen hours a day. They purr when they are content.\n",
@@ -85,6 +90,11 @@ def _case_lines():
 def pytest_configure(config):
     # MLflow 3.17 asks SQLAlchemy 2.1 for this; no line of ours can change it.
     config.addinivalue_line("filterwarnings", "ignore:The ``noload`` loader strategy is deprecated")
+
+
+def pytest_collection_modifyitems(items):
+    rank = {f"test_{name}": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 @pytest.fixture(scope="module")
