@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import signal
 import socket
 import subprocess
@@ -397,8 +398,14 @@ def test_a_setting_that_does_not_exist_is_an_error(endpoint, settings, message):
         endpoint.configure(**settings)
 
 
+def processor_s(pid):
+    """Return the seconds that a process has had of a processor."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def test_it_is_fast_enough_to_measure_others(endpoint, capsys):
-    """Eight connections of this process get at least 500 answers a second on a busy machine; the figure is printed."""
+    """An answer takes the endpoint less than 2 ms of a processor, whatever else the machine does; the figure is printed."""
 
     def drive(name):
         with socket.create_connection(("127.0.0.1", endpoint.port)) as connection, connection.makefile("rb") as answers:
@@ -409,7 +416,7 @@ def test_it_is_fast_enough_to_measure_others(endpoint, capsys):
                 answers.read(length)
 
     threads = [threading.Thread(target=drive, args=(name,)) for name in range(8)]
-    start = time.monotonic()
+    start, used_s = time.monotonic(), processor_s(endpoint.process.pid)
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -419,4 +426,4 @@ def test_it_is_fast_enough_to_measure_others(endpoint, capsys):
         print(f"\nthe endpoint answers {rate:,.0f} requests a second")
 
     assert endpoint.counts()["answered"] == 2000
-    assert rate > 500
+    assert processor_s(endpoint.process.pid) - used_s < 4

@@ -231,15 +231,13 @@ def events(given):
 
 
 def test_the_pieces_of_a_stream_pass_as_they_come(endpoint, folder):
-    """The first is there long before the last: recording does not hold the stream back."""
-    endpoint.configure(event_s=0.1)
-    began = time.monotonic()
-    stream = client(endpoint).chat.completions.create(
-        model="m", messages=[{"role": "user", "content": "ANSWER:{one two three four five six}"}], stream=True
-    )
-    arrived = [time.monotonic() - began for _ in stream]
+    """The first half is there while the other is still to come: recording does not hold the stream back."""
+    endpoint.configure(faults=[{"kind": "stall", "match": "ANSWER"}])
+    asked = [{"role": "user", "content": "ANSWER:{one two three four}"}]
+    with client(endpoint).chat.completions.create(model="m", messages=asked, stream=True) as stream:
+        arrived = [next(stream).choices[0].delta.content for _ in range(2)]
 
-    assert arrived[0] < arrived[-1] - 0.3
+    assert "".join(arrived).startswith("one")
 
 
 def test_a_stream_is_durable_before_its_last_event_passes(endpoint, folder):
@@ -431,17 +429,17 @@ def test_what_the_endpoint_fails_is_asked_again(endpoint, folder, fault, lost):
 
 def test_the_deadline_of_the_case_holds_over_all_attempts(endpoint, folder):
     """A 429 that asks for more time than there is fails at once, and a hang fails with the deadline."""
-    endpoint.configure(faults=[{"kind": "429", "match": "later", "retry_after_s": 60, "times": None}, {"kind": "hang", "match": "hang"}])
+    endpoint.configure(faults=[{"kind": "429", "match": "later", "retry_after_s": 300, "times": None}, {"kind": "hang", "match": "hang"}])
     began = time.monotonic()
-    with case(folder, deadline=time.monotonic() + 1) as context:
-        with pytest.raises(openai.RateLimitError):
-            ask(client(endpoint), "later")
-        assert time.monotonic() - began < 0.9
-        with pytest.raises(openai.APITimeoutError):
-            ask(client(endpoint), "hang")
+    with case(folder, deadline=began + 200) as context, pytest.raises(openai.RateLimitError):
+        ask(client(endpoint), "later")
+    assert time.monotonic() - began < 100
+    began = time.monotonic()
+    with case(folder, deadline=began + 1) as late, pytest.raises(openai.APITimeoutError):
+        ask(client(endpoint), "hang")
 
-    assert time.monotonic() - began < 5
-    assert [call.trouble for call in context.calls] == ["rate_limited", "timeout"]
+    assert 0.9 < time.monotonic() - began < 100
+    assert [call.trouble for call in (*context.calls, *late.calls)] == ["rate_limited", "timeout"]
 
 
 def test_a_refused_key_is_not_retried_and_fatal(endpoint, folder):
@@ -607,12 +605,12 @@ def test_a_stream_of_two_choices_that_ends_after_one_is_cut(endpoint, folder):
 
 def test_a_trickling_answer_meets_the_deadline(endpoint, folder):
     """Each part comes in time, the whole does not: the system gets its error by then."""
-    endpoint.configure(faults=[{"kind": "stall", "match": "hello", "seconds": 5, "times": None}])
+    endpoint.configure(faults=[{"kind": "stall", "match": "hello", "times": None}])  # for as long as the client waits
     began = time.monotonic()
-    with case(folder, deadline=time.monotonic() + 1), pytest.raises(openai.APITimeoutError):
+    with case(folder, deadline=began + 1), pytest.raises(openai.APITimeoutError):
         ask(client(endpoint))
 
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 30
 
 
 def test_what_is_not_bounded_is_not_asked_under_a_budget(endpoint, folder):

@@ -94,13 +94,13 @@ def python_loop(stop):
 
 
 def long_sleep(stop):
-    time.sleep(5)
+    time.sleep(30)
 
 
 def socket_read(stop):
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        ours.settimeout(5)  # so that this thread, too, ends some time after the test
+        ours.settimeout(30)  # so that this thread, too, ends some time after the test
         ours.recv(1)
 
 
@@ -117,7 +117,7 @@ def test_a_hung_task_times_out_and_the_others_do_not(hang):
     assert [one.timed_out for one in outcomes] == [True, True] + [False] * 6
     assert all(isinstance(one.error, TimeoutError) and "0.5 s" in str(one.error) for one in outcomes[:2])
     assert [one.value for one in outcomes[2:]] == [2, 3, 4, 5, 6, 7]
-    assert time.monotonic() - began < 4.5
+    assert time.monotonic() - began < 25
 
 
 def test_replaced_workers_keep_the_concurrency():

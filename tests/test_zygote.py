@@ -137,7 +137,7 @@ def test_closing_ends_what_runs_and_does_not_wait_for_imports(start, tmp_path):
     zygote.close()
     waiting.join()
 
-    assert (found, time.monotonic() - began < 5) == ([None], True)
+    assert (found, time.monotonic() - began < 30) == ([None], True)
 
 
 def test_a_killed_driver_leaves_no_process(tmp_path):
