@@ -48,19 +48,32 @@ def page(chromium):
 
 
 @pytest.fixture(scope="module")
-def lab(make_poc, tmp_path_factory):
-    """JupyterLab on a POC whose notebook 02 is its own, with an endpoint that never answers: the address of the notebook, and the POC."""
-    root = tmp_path_factory.mktemp("lab")
-    poc = make_poc(root / "animals", store=True)
+def animals(swept, tmp_path_factory):
+    """The swept POC, with a notebook 02 of its own."""
+    poc = copy_poc(swept[0], tmp_path_factory.mktemp("lab") / "animals")
     notebook = poc / "notebooks" / "02_evaluate.ipynb"
     notebook.write_text(
         notebook.read_text().replace("../experiments/python_help", "..").replace("context_chars: int = 2000", "context_chars: int = 500")
     )
+    return poc
+
+
+@pytest.fixture(scope="module")
+def lab(animals):
+    """JupyterLab on the POC, with an endpoint that never answers: the address of the notebook, and the POC."""
     with (
         Endpoint(faults=[{"kind": "hang", "match": ".", "times": None}]) as hanging,
-        browser.jupyterlab(root, OPENAI_BASE_URL=hanging.url) as address,
+        browser.jupyterlab(animals.parent, OPENAI_BASE_URL=hanging.url) as address,
     ):
-        yield address.format("animals/notebooks/02_evaluate.ipynb"), poc
+        yield address.format("animals/notebooks/02_evaluate.ipynb"), animals
+
+
+@pytest.fixture(scope="module")
+def served(animals):
+    """MLflow's own server on the store of the POC: its address, those that `poclab ui` prints, and the one of the prompts."""
+    found = archive.Archive.open(animals)
+    with server.serve(found.uri, animals, free_port()) as (base, _):
+        yield {"base": base, **{what: f"{base}/{address}" for what, address in found.links().items()}, "prompts": f"{base}/#/prompts"}
 
 
 def open_bench(page, address):
@@ -71,10 +84,9 @@ def open_bench(page, address):
 
 
 class TestTheBench:
-    def test_from_an_edit_to_what_it_fixed_and_broke(self, page, lab):
+    def test_from_an_edit_to_what_it_fixed_and_broke(self, page, lab, served):
         """A person runs notebook 02, edits the prompt, tries a sample, runs all, reads what changed, and opens a case."""
-        address, poc = lab
-        open_bench(page, address)
+        open_bench(page, lab[0])
         editor = page.locator(".jp-OutputArea textarea").first
         editor.fill("Answer in one sentence.\n\n{{contxt}}\n\nQuestion: {{question}}\n")
         page.get_by_text("unknown placeholder {{contxt}}").wait_for()
@@ -92,9 +104,8 @@ class TestTheBench:
         page.get_by_text("q02: Where do storks nest?").wait_for()
         link = page.get_by_role("link", name="its trace in MLflow").get_attribute("href")
         assert browser.ours(page.errors) == []
-        with server.serve(archive.Archive.open(poc).uri, poc, free_port()) as (base, _):
-            page.goto(link.replace("http://127.0.0.1:5000", base))
-            page.get_by_text("There is no passage to answer from.").first.wait_for()
+        page.goto(link.replace("http://127.0.0.1:5000", served["base"]))
+        page.get_by_text("There is no passage to answer from.").first.wait_for()
 
     def test_what_hangs_is_cancelled(self, page, lab):
         """An endpoint that does not answer holds up neither the bench nor the notebook."""
@@ -127,15 +138,6 @@ class TestTheBench:
         found = "script, img, iframe, mjx-container, [onerror], [onclick], a[href^=javascript]"
         assert page.locator(".jp-OutputArea").locator(found).count() == 0
         assert page.dialogs == browser.ours(page.errors) == []
-
-
-@pytest.fixture(scope="module")
-def served(swept, tmp_path_factory):
-    """MLflow's own server on the store of a sweep: the addresses that `poclab ui` prints, and the one of the prompts."""
-    poc = copy_poc(swept[0], tmp_path_factory.mktemp("ui") / "animals")
-    found = archive.Archive.open(poc)
-    with server.serve(found.uri, poc, free_port()) as (base, _):
-        yield {**{what: f"{base}/{address}" for what, address in found.links().items()}, "prompts": f"{base}/#/prompts"}
 
 
 class TestMlflow:
