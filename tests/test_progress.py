@@ -74,8 +74,9 @@ def test_the_best_is_the_smallest_where_that_is_the_goal(poc):
     assert taken(poc, record("a", 0.5), record("b", 0.75))[2].name == "a"
 
 
-def test_a_terminal_shows_it_and_a_file_does_not(poc):
+def test_a_terminal_shows_it_and_a_file_does_not(make_store, poc):
     """On a terminal the bar stands below the lines of the trials, and is gone at the end; into a file go the lines alone."""
+    make_store(poc)
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 150))
     command = [sys.executable, "-m", "poclab", "sweep", str(poc)]
@@ -108,8 +109,9 @@ def heard(client, until):
     return told
 
 
-def test_a_sweep_that_is_stopped_in_a_notebook_says_how_to_go_on(poc):
+def test_a_sweep_that_is_stopped_in_a_notebook_says_how_to_go_on(make_store, poc):
     """The stop button: no traceback but what is recorded, no bar that stays, and the cells that follow do not run."""
+    make_store(poc)
     from jupyter_client.manager import start_new_kernel
 
     manager, client = start_new_kernel(kernel_name="python3", cwd=str(poc))

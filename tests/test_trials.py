@@ -505,10 +505,10 @@ def test_a_trial_that_takes_too_long_is_ended_and_may_be_run_again(make_poc, tmp
     monkeypatch.setenv("ZOO_TOKEN", ENV_KEY)
     poc = _ways_poc(make_poc, tmp_path, "  - {way: slow}\n")
     (poc / "notebooks/ways.ipynb").write_text(json.dumps(notebook_of((PARAMETERS, "parameters"), CELLS[0], SLOW, *CELLS[1:])))
-    sweep = dataclasses.replace(load_sweep(poc), timeout_s=8)
-    (late,) = trials.run_sweep(sweep).records
+    sweep = load_sweep(poc)
+    (late,) = trials.run_sweep(dataclasses.replace(sweep, timeout_s=8)).records
     (poc / "tried").unlink()
-    (again,) = trials.run_sweep(dataclasses.replace(sweep, retries=1)).records
+    (again,) = trials.run_sweep(dataclasses.replace(sweep, cell_timeout_s=4, retries=1)).records
 
     assert (late.outcome, again.outcome) == ("timeout", "ok")
     assert late.error.startswith("cell 4: TimeoutError: no end after 8 s (see ")
