@@ -246,7 +246,7 @@ def sweep(
     loaded = sweeps.load_sweep(path if path and os.path.isfile(path) else _poc(path))
     loaded = dataclasses.replace(loaded.only(only) if only else loaded, jobs=jobs or loaded.jobs)
     if dry_run:
-        _say(trials.planned_table(loaded))
+        _say(trials.planned_table(loaded, warm=not cold))
         return
     results = trials.run_sweep(
         loaded, say=_say, retry_failed=retry_failed, warm=not cold, resume=resume, allow_drift=allow_drift, executor=executor

@@ -21,16 +21,19 @@ from poclab.errors import InputError
 from poclab.files import work_folder
 from poclab.projection import Projection
 from poclab.report import DRILL_FILE
+from poclab.zygote import Zygote
 
 
-def project(poc: Path, notebook: Path, parameters: Mapping[str, Any], *, env: Mapping[str, str]) -> Projection:
+def project(
+    poc: Path, notebook: Path, parameters: Mapping[str, Any], *, env: Mapping[str, str], zygote: Zygote | None = None
+) -> Projection:
     """Return what the evaluation of a notebook with these parameters is going to take.
 
     Raises:
         InputError: the notebook did not evaluate: what it says.
     """
     with tempfile.TemporaryDirectory(dir=work_folder(poc, "projections")) as folder:
-        _execute(poc, notebook, parameters, Path(folder), projection.FILE, {**env, projection.PROJECT: folder})
+        _execute(poc, notebook, parameters, Path(folder), projection.FILE, {**env, projection.PROJECT: folder}, zygote)
         return Projection.load(Path(folder))
 
 
@@ -52,17 +55,27 @@ def drill(poc: Path, notebook: Path, parameters: Mapping[str, Any], **options: A
     return found, keep_drill(poc, found)
 
 
-def _execute(poc: Path, notebook: Path, parameters: Mapping[str, Any], folder: Path, result: str, env: Mapping[str, str]) -> None:
+def _execute(
+    poc: Path,
+    notebook: Path,
+    parameters: Mapping[str, Any],
+    folder: Path,
+    result: str,
+    env: Mapping[str, str],
+    zygote: Zygote | None = None,
+) -> None:
     env = {**os.environ, "POCLAB_POC": str(poc), "PYDEVD_DISABLE_FILE_VALIDATION": "1", **env}
-    said = execute(notebook, folder / "executed.ipynb", parameters, env=env, cwd=poc)
+    said = execute(notebook, folder / "executed.ipynb", parameters, env=env, cwd=poc, zygote=zygote)
     if not (folder / result).is_file():
         raise InputError(said or f"{notebook}: the notebook evaluates nothing", fix="" if said else "let it call poclab.evaluate once")
 
 
-def execute(notebook: Path, output: Path, parameters: Mapping[str, Any], *, env: Mapping[str, str], cwd: Path) -> str:
+def execute(
+    notebook: Path, output: Path, parameters: Mapping[str, Any], *, env: Mapping[str, str], cwd: Path, zygote: Zygote | None = None
+) -> str:
     """Execute a notebook in such a way that Ctrl-C ends its kernel at once; return what it failed by, empty if it did not."""
     with ThreadPoolExecutor(1) as pool:  # Ctrl-C reaches the main thread, and would break the client's event loop there
-        running = pool.submit(kernels.execute, notebook, output, parameters, env=env, cwd=cwd)
+        running = pool.submit(kernels.execute, notebook, output, parameters, env=env, cwd=cwd, zygote=zygote)
         try:
             running.result()
         except kernels.NotebookError as failure:

@@ -26,7 +26,7 @@ from poclab.charter import METRICS
 from poclab.drift import code_digests, corpus_digest, rubric_digests
 from poclab.errors import InputError, PocError, Stopped
 from poclab.evaluation import user
-from poclab.executors import DENSE, LOST, PRELOADED, STORE, Executor, Order, chosen
+from poclab.executors import DENSE, LOST, PRELOADED, STORE, Executor, Local, Order, chosen
 from poclab.files import digest, plain, read_json, read_text, work_folder, write_atomic
 from poclab.journal import Journal
 from poclab.ledger import LEDGER, Ledger, Spent
@@ -91,14 +91,14 @@ def _inputs(poc: Path) -> dict[str, str | None]:
     return {"lock": TestSet.load(poc / "cases.jsonl").digest, "corpus": corpus_digest(poc)}
 
 
-def planned_table(sweep: Sweep) -> str:
-    """Return the trials of a sweep as a table, with what is known of each."""
+def planned_table(sweep: Sweep, *, warm: bool = True) -> str:
+    """Return the trials of a sweep as a table, with what is known of each; the kernels that find it out are forked, as for `run_sweep`."""
     planned, driver = plan(sweep), _Driver(sweep, print)
     driver.open_budget()
     known = driver.journal.known()
     planned, left = driver.planned(planned, known)
     todo = {trial_id: trial for trial_id, trial in planned if trial_id not in known}
-    projected = _projected(sweep, todo, driver.budget)
+    projected = _projected(sweep, todo, driver.budget, warm=warm)
     foreseen = {trial_id: one for trial_id, one in projected.items() if isinstance(one, Projection)}
     searched = sweep.space.names if sweep.space else ()
     names = [name for name in dict.fromkeys((*sweep.varied, *searched)) if name != "poc"]
@@ -123,17 +123,22 @@ def planned_table(sweep: Sweep) -> str:
     return "\n".join([text_table(heads, rows), *lines])
 
 
-def _projected(sweep: Sweep, todo: Mapping[str, Trial], budget: str | None) -> dict[str, Projection | str]:
+def _projected(sweep: Sweep, todo: Mapping[str, Trial], budget: str | None, *, warm: bool = True) -> dict[str, Projection | str]:
     """Return for each trial that is to run what it is going to take, or why nobody knows; the sweep's budget holds here, too."""
+    local = Local(_imports(sweep) if warm and len(todo) > 1 else (), {})
 
     def one(trial: Trial) -> Projection | str:
         try:
-            return rehearsals.project(sweep.poc, sweep.notebook, trial.parameters, env={BUDGET: budget} if budget else {})
+            env = {BUDGET: budget} if budget else {}
+            return rehearsals.project(sweep.poc, sweep.notebook, trial.parameters, env=env, zygote=local.zygote)
         except InputError as problem:
             return problem.message
 
-    with ThreadPoolExecutor(sweep.jobs) as pool:
-        return dict(zip(todo, pool.map(one, todo.values()), strict=True))
+    try:
+        with ThreadPoolExecutor(sweep.jobs) as pool:
+            return dict(zip(todo, pool.map(one, todo.values()), strict=True))
+    finally:
+        local.close()
 
 
 def run_sweep(

@@ -406,7 +406,7 @@ def test_a_dry_run_says_that_the_budget_does_not_reach(poc, monkeypatch):
     """A dollar for each trial is foreseen, and half of one is allowed; nothing is spent to say so."""
     dollar = projection.Amount(1.0, 1.0, 1.0)
     foreseen = projection.Projection(8, 0, 0, 0.0, dollar, dollar, dollar, dollar)
-    monkeypatch.setattr(trials, "_projected", lambda sweep, todo, budget: dict.fromkeys(todo, foreseen))
+    monkeypatch.setattr(trials, "_projected", lambda sweep, todo, budget, **_: dict.fromkeys(todo, foreseen))
     sweep = load_sweep(poc)
 
     assert "this does not fit: $0.5000 is left" in trials.planned_table(dataclasses.replace(sweep, max_cost_usd=0.5))
