@@ -60,7 +60,10 @@ def cluster(served, tmp_path_factory):
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{one.getsockname()[1]}"
-    env = {**os.environ, "OPENAI_BASE_URL": served.url, "OPENAI_API_KEY": WORKERS_KEY}
+    # Each of its processes wakes up every 20 ms, and a worker looks at its stack every 10 ms: not for minutes beside other tests.
+    quiet = {"ADMIN__TICK__INTERVAL": "1s", "ADMIN__SYSTEM_MONITOR__INTERVAL": "5s", "WORKER__PROFILE__ENABLED": "False"}
+    env = {**os.environ, **{f"DASK_DISTRIBUTED__{name}": value for name, value in quiet.items()}}
+    env |= {"OPENAI_BASE_URL": served.url, "OPENAI_API_KEY": WORKERS_KEY}
     processes = []
 
     def start(name, *arguments):
