@@ -173,7 +173,7 @@ def test_a_changed_offline_model_is_not_answered_from_the_ledger(folder, monkeyp
         return context.calls[0]
 
     first, second = once(), once()
-    monkeypatch.setattr(offline, "fingerprint", lambda: "another")
+    monkeypatch.setattr(offline, "fingerprint", lambda model="": "another")
 
     assert (first.replayed, second.replayed, once().replayed) == (False, True, False)
 
