@@ -147,7 +147,12 @@ def test_offline_embeddings_pass_through_the_sdk():
 
 def test_without_key_and_url_the_offline_models_are_listed():
     """`client.models.list()` shows what can be used right away."""
-    assert [model.id for model in models.client().models.list()] == ["offline/extractive", "offline/rules", "offline/hashing"]
+    assert [model.id for model in models.client().models.list()] == [
+        "offline/extractive",
+        "offline/rules",
+        "offline/hashing",
+        "offline/overlap-judge",
+    ]
 
 
 def test_an_unknown_offline_model_is_a_404_that_names_the_others():
