@@ -1,5 +1,6 @@
 """What several test files share: an environment without keys or addresses, a small POC made of files, and one recorded sweep."""
 
+import compileall
 import contextlib
 import json
 import os
@@ -88,6 +89,8 @@ def _case_lines():
 
 
 def pytest_configure(config):
+    if not hasattr(config, "workerinput"):  # hundreds of processes import poclab here, where Python may be told to keep nothing compiled
+        compileall.compile_dir(NOTEBOOKS.with_name("poclab"), quiet=2)
     # MLflow 3.17 asks SQLAlchemy 2.1 for this; no line of ours can change it.
     config.addinivalue_line("filterwarnings", "ignore:The ``noload`` loader strategy is deprecated")
 
