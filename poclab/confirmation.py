@@ -8,6 +8,7 @@ without its like on dev.
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from poclab import decision, drift, kernels, sweeps, trials
 from poclab.archive import Archive
 from poclab.charter import Charter
 from poclab.errors import FrozenError, InputError
+from poclab.files import read_json
+from poclab.judging.gate import gate
 from poclab.report import Report
 from poclab.system import Prompt
 
@@ -31,7 +34,8 @@ def confirm(poc: Path, run_id: str | None = None, *, say: Callable[[str], None] 
         InputError: the charter cannot decide yet, there is no such run, or its version cannot be run again as it was.
         FrozenError: the cases changed since that run.
     """
-    decision.refuse_unfinished(Charter.load(poc))
+    charter = Charter.load(poc)
+    decision.refuse_unfinished(charter)
     archive, sweep = Archive.open(poc), sweeps.load_sweep(poc)
     if run_id is None and (missing := archive.unfinished()):
         raise InputError(
@@ -51,10 +55,15 @@ def confirm(poc: Path, run_id: str | None = None, *, say: Callable[[str], None] 
     if done:
         say(f"{report.version.name} was scored on the held-out cases on {done['started']:%Y-%m-%d}: run {done['run_id']}; not again")
         return done["run_id"]
+    if problems := decision.unready(charter, report, gate(poc, charter), HELD_OUT):
+        raise InputError(
+            f"held-out cases are looked at once, and that would decide nothing: {'; '.join(problems)}",
+            fix="mend that on dev with `poclab sweep` or `poclab run` (a judge, or `repeats`, under `fixed` in sweep.yaml), then confirm",
+        )
     tied = archive.tied(row) if run_id is None else 0
-    first = f" (the first of {tied + 1} trials with this accuracy)" if tied else ""
+    first = f" (the first of {tied + 1} trials with this {sweep.metric})" if tied else ""
     say(f"{report.version.name}{first} on {report.split}: {report.summary()}; now on the held-out cases, once")
-    single = sweeps.single(poc, sweep.notebook, _parameters(report, sweep, poc), fixed=sweep.fixed)
+    single = sweeps.single(poc, sweep.notebook, _parameters(archive, report, sweep), fixed=sweep.fixed)
     named = dataclasses.replace(single.trials[0], name=f"{report.version.name}, held-out cases")
     results = trials.run_sweep(dataclasses.replace(single, trials=(named,)))
     if results.errors:
@@ -68,9 +77,9 @@ def confirm(poc: Path, run_id: str | None = None, *, say: Callable[[str], None] 
     return record.run_id
 
 
-def _parameters(report: Report, sweep: sweeps.Sweep, poc: Path) -> Mapping[str, Any]:
-    """Return the parameters of the notebook that make this version again, on the held-out cases."""
-    known = kernels.read_parameters(sweep.notebook)
+def _parameters(archive: Archive, report: Report, sweep: sweeps.Sweep) -> Mapping[str, Any]:
+    """Return the parameters of the notebook that make this version again, scored as it was, on the held-out cases."""
+    known, poc = kernels.read_parameters(sweep.notebook), sweep.poc
     if "split" not in known:
         raise InputError(f"{sweep.notebook}: has no parameter `split`", fix='split: str = "dev"')
     for prompt in report.version.prompts.values():
@@ -81,5 +90,9 @@ def _parameters(report: Report, sweep: sweeps.Sweep, poc: Path) -> Mapping[str, 
     corpus = drift.corpus_digest(poc)
     if report.corpus_digest and corpus != report.corpus_digest:
         raise InputError(f"the documents changed since run {report.run_id}", fix="`poclab sweep`, and confirm its winner")
-    used = {name: value for name, value in report.version.flat().items() if name in known}
+    with tempfile.TemporaryDirectory() as folder:
+        archive.download(report.run_id, recorded := Path(folder, "run"))
+        trial = recorded / trials.TRIAL_FILE
+        given = read_json(trial)["parameters"] if trial.is_file() else {}
+    used = {name: value for name, value in {**given, **report.version.flat()}.items() if name in known and name != "poc"}
     return {**used, "split": HELD_OUT, **({"repeats": report.repeats} if "repeats" in known else {})}

@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from poclab.charter import Charter, Criterion
+from poclab.charter import METRICS, Charter, Criterion
 from poclab.errors import FrozenError, InputError, printable
 from poclab.files import plain
-from poclab.report import QUANTILES, Report
+from poclab.report import ALL_OF, QUANTILES, Report
 from poclab.stats import Estimate, cases_for_quantile, cases_to_reach, cases_until, edges, independent_difference
 from poclab.tables import block, counts_text, form_of, html_table, paragraph, text_table
 
@@ -246,6 +246,23 @@ def weigh(
         lineage=lineage,
         judges=tuple({metric: one.told for (metric, _), one in known.items() if one and one.told}.items()),
     )
+
+
+def unready(charter: Charter, report: Report, judged: Callable[[str, Report], Judged], split: str) -> list[str]:
+    """Return why criteria on a split will not be decided, whatever comes out there, by a report on another one of the same version."""
+    found = []
+    for one in charter.criteria:
+        known = _known(one, report, judged)
+        if one.split != split:
+            continue
+        if known and known.refusal:
+            found.append(known.refusal)
+        elif tries := ALL_OF.fullmatch(one.metric):
+            if int(tries[1]) > report.repeats:
+                found.append(f"{one.metric} takes {tries[1]} repeats, and the version has {report.repeats}")
+        elif one.metric not in (*METRICS, *report.score_names):
+            found.append(f"no score {one.metric!r} is given: there are {', '.join(report.score_names)}")
+    return found
 
 
 def _known(criterion: Criterion, report: Report | None, judged: Callable[[str, Report], Judged] | None) -> Judged | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from poclab.cases import TestSet
 from poclab.errors import InputError
-from poclab.files import RUBRICS, WORK, digest, read_json, read_text, write_atomic
+from poclab.files import HANDOFF, RUBRICS, WORK, digest, read_json, read_text, write_atomic
 from poclab.redaction import conceal_json
 from poclab.tracking.surroundings import packages
 
@@ -105,8 +105,9 @@ def code_digests(poc: Path) -> dict[str, str]:
     """Return the digest of each file of poclab's own code and of the POC's: a result of other code is another result."""
     home = Path(__file__).parent
     files = {f"poclab/{path.relative_to(home).as_posix()}": path for path in home.rglob("*.py")}
-    # An editor's lock on an open file is a link to nowhere of the same ending.
-    files |= {path.relative_to(poc).as_posix(): path for path in poc.rglob("*.py") if WORK not in path.parts and path.is_file()}
+    own = {path.relative_to(poc): path for path in poc.rglob("*.py")}
+    # An editor's lock on an open file is a link to nowhere of the same ending; a handoff holds copies.
+    files |= {name.as_posix(): path for name, path in own.items() if WORK not in name.parts and name.parts[0] != HANDOFF and path.is_file()}
     return {name: digest(path.read_bytes()) for name, path in files.items()}
 
 

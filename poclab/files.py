@@ -25,6 +25,8 @@ from poclab.errors import InputError, StoreError
 CHARTER = "charter.yaml"
 #: Everything that poclab makes and git ignores: executed notebooks, reports, caches, sweep records.
 WORK = ".poclab"
+#: The folder of a POC that `poclab handoff` writes, if nobody names another.
+HANDOFF = "handoff"
 #: The folder of a POC that holds the rubrics of its judges, with their labels and calibrations.
 RUBRICS = "rubrics"
 #: How deep a JSON or YAML value may be nested: far beyond what people write, far below where Python gives up.

@@ -29,7 +29,7 @@ from poclab.comparison import Comparison
 from poclab.comparison.result import BETTER, WORSE
 from poclab.drift import State
 from poclab.errors import InputError, printable
-from poclab.files import CHARTER, canonical, read_json, read_text, require_poc, work_folder, write_atomic
+from poclab.files import CHARTER, HANDOFF, canonical, read_json, read_text, require_poc, work_folder, write_atomic
 from poclab.ledger import LEDGER, Ledger, transfer
 from poclab.recording import TRIAL_FOLDER, TRIAL_RUN
 from poclab.redaction import CONCEALED, conceal, conceal_json
@@ -40,7 +40,7 @@ from poclab.tables import block, cut, html_table, paragraph, text_table
 from poclab.trials import TRIAL_FILE
 
 #: What of a POC's folder stays where it is: the store, what was made of it, and the ledger.
-LEFT = ("mlflow.db*", "mlartifacts", f"{LEDGER}*", "handoff", ".*", "__pycache__")
+LEFT = ("mlflow.db*", "mlartifacts", f"{LEDGER}*", HANDOFF, ".*", "__pycache__")
 SHOWN = 20
 COLUMNS = ("case", "recorded", "now")
 

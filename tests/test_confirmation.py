@@ -131,3 +131,20 @@ def test_the_winner_of_a_sweep_that_did_not_end_is_not_confirmed(signed):
     with pytest.raises(InputError, match="the last sweep has not ended: 1 of its 4 trials have no result"):
         confirm(signed)
     assert Archive.open(signed).looks() == []
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ("polite", "no score 'polite' is given: there are contains, evidence_recall, abstains"),
+        ("all_of_4", "all_of_4 takes 4 repeats, and the version has 1"),
+    ],
+)
+def test_a_look_that_would_decide_nothing_is_refused(signed, metric, words):
+    """The held-out cases are looked at once: what dev shows already cannot be decided there is said before."""
+    (signed / "charter.yaml").write_text(CHARTER.replace("metric: accuracy", f"metric: {metric}") + SIGNED)
+    with pytest.raises(InputError, match="held-out cases are looked at once") as caught:
+        confirm(signed)
+
+    assert words in caught.value.message and "under `fixed` in sweep.yaml" in caught.value.fix
+    _unlooked(signed)

@@ -444,3 +444,17 @@ class TestMoney:
         assert (stopped.returncode, kept) == (2, False) and "the budget of" in stopped.stderr
         assert 0 < billed < 8 and endpoint.counts()["billed"] == 8
         assert f"cost: ${endpoint.counts()['bill_usd']:.4f}" in whole.stdout
+
+
+def test_a_winner_is_scored_by_its_judge_on_held_out_cases_too(poc):
+    """The judge is no part of the version, and comes along; one that is not calibrated stops the look before it is taken."""
+    (poc / "charter.yaml").write_text(ASKS.replace("split: dev", "split: test") + "judges: {kappa_at_least: 0.35}\n")
+    dev = invoke("run", poc, "-p", "judge=correctness").stdout.partition("run: ")[2].split()[0]
+    refused = invoke("decide", poc, dev, "--confirm")
+    label(poc)
+    judging.calibrate(poc, poclab.Judge("correctness", poc=poc))
+    done = invoke("decide", poc, dev, "--confirm")
+
+    assert refused.returncode == 2 and "looked at once, and that would decide nothing: the judge of 'correctness'" in refused.stderr
+    assert done.returncode == 0, done.stderr
+    assert "correctness >= 0.2 on test (95% confidence)" in done.stdout and done.stdout.startswith("go, ")

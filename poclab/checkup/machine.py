@@ -13,7 +13,7 @@ from pathlib import Path
 from poclab import handover, recording, tracking
 from poclab.checkup.findings import FAILED, OK, WARNING, Finding, Subject
 from poclab.errors import InputError, PocError, StoreError
-from poclab.files import WORK, work_folder
+from poclab.files import HANDOFF, WORK, work_folder
 from poclab.ledger import LEDGER, Ledger, summary
 from poclab.redaction import shown
 from poclab.tracking.surroundings import Surroundings
@@ -88,7 +88,7 @@ def room(free: int, folder: str) -> Finding:
 def folder(subject: Subject) -> Iterator[Finding]:
     work_folder(subject.poc)
     try:
-        handover.refuse_others(subject.poc / "handoff")
+        handover.refuse_others(subject.poc / HANDOFF)
     except InputError as error:
         yield Finding("folder", FAILED, error.message, "move it away, or name another one: poclab handoff --out FOLDER")
     else:

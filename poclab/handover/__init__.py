@@ -24,7 +24,7 @@ from poclab.archive import BASELINE, Archive
 from poclab.cases import TestSet
 from poclab.errors import InputError, PocError, StoreError, printable
 from poclab.experiment import compare, decide
-from poclab.files import digest, plain, read_json
+from poclab.files import HANDOFF, digest, plain, read_json
 from poclab.handover.blocks import markdown, page
 from poclab.handover.document import blocks
 from poclab.handover.evidence import Evidence, collect
@@ -68,7 +68,7 @@ def handoff(poc: Path | str | None = None, *runs: Any, out: Path | str | None = 
     """
     archive = Archive.open(poc)
     decision = decide(archive.poc, *runs)
-    out = Path(os.path.realpath(out or archive.poc / "handoff"))
+    out = Path(os.path.realpath(out or archive.poc / HANDOFF))
     refuse_others(out)
     swept = [row for row in archive.sweep() if row["tags"].get("lock") == archive.lock]
     compared = compare(poc=archive.poc) if len(swept) > 1 and any(row["name"] == BASELINE for row in swept) else None
