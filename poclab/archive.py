@@ -210,10 +210,10 @@ class Archive:
         """The run of the last sweep's baseline, if it has a result."""
         return next((row for row in self.sweep() if row["name"] == BASELINE), None)
 
-    def tied(self, winner: Mapping[str, Any]) -> int:
-        """Return how many other trials of the last sweep have the accuracy of its winner."""
-        value = winner["metrics"].get("accuracy")
-        return sum(row["metrics"].get("accuracy") == value for row in self.sweep() if row["run_id"] != winner["run_id"])
+    def tied(self, winner: Mapping[str, Any], metric: str) -> int:
+        """Return how many other trials of the last sweep have as much of a metric as its winner."""
+        value = winner["metrics"].get(metric)
+        return sum(row["metrics"].get(metric) == value for row in self.sweep() if row["run_id"] != winner["run_id"])
 
     @cached_property
     def lock(self) -> str:

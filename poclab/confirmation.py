@@ -60,7 +60,7 @@ def confirm(poc: Path, run_id: str | None = None, *, say: Callable[[str], None] 
             f"held-out cases are looked at once, and that would decide nothing: {'; '.join(problems)}",
             fix="mend that on dev with `poclab sweep` or `poclab run` (a judge, or `repeats`, under `fixed` in sweep.yaml), then confirm",
         )
-    tied = archive.tied(row) if run_id is None else 0
+    tied = archive.tied(row, sweep.metric) if run_id is None else 0
     first = f" (the first of {tied + 1} trials with this {sweep.metric})" if tied else ""
     say(f"{report.version.name}{first} on {report.split}: {report.summary()}; now on the held-out cases, once")
     single = sweeps.single(poc, sweep.notebook, _parameters(archive, report, sweep), fixed=sweep.fixed)

@@ -171,7 +171,7 @@ def compare(*runs: Any, poc: Path | str | None = None) -> Comparison:
     """Compare versions on the same frozen cases, the first one being the baseline.
 
     Each is a report, the id of a recorded run (its first characters will do), or an MLflow run. Without any, the trials of
-    the sweep that ended last are compared with its baseline. `poc` is the folder whose runs are meant; it is found as for
+    the sweep that ended last are compared with its baseline, by its metric. `poc` is the folder whose runs are meant; it is found as for
     the command line. Where the runs are trials of sweeps, all trials that were started count.
 
     Raises:
@@ -181,13 +181,14 @@ def compare(*runs: Any, poc: Path | str | None = None) -> Comparison:
     for one in runs:
         if poc is None and isinstance(one, str) and os.path.isdir(one):
             raise InputError(f"{one!r} is a folder, no run", fix=f"compare(..., poc={one!r})")
-    archive = _archive(poc, runs)
+    archive, first = _archive(poc, runs), None
     if not runs:
         trials = archive.sweep()
         if len(trials) < 2:
             raise InputError("no sweep with two trials to compare", fix="`poclab sweep`, or name two runs")
         if all(row["name"] != BASELINE for row in trials):
             raise InputError("the baseline of the last sweep has no result", fix="`poclab sweep` runs it again; or name two runs")
+        first = trials[-1]["tags"].get("metric")
         runs = tuple(row["run_id"] for row in sorted(trials, key=lambda row: row["name"] != BASELINE))
     with _uncollected():
         reports = _reports(runs, archive)
@@ -195,7 +196,7 @@ def compare(*runs: Any, poc: Path | str | None = None) -> Comparison:
     links = [archive.link(one.run_id, reports[0].run_id) if archive else "" for one in reports[1:]]
     known = archive.comparisons(ids) if archive and ids else None
     with _uncollected():
-        found = comparison.compare(*reports, comparisons=known, links=links)
+        found = comparison.compare(*reports, comparisons=known, links=links, first=first)
     others = archive.others(reports) if archive else 0
     missing = archive.unfinished() if archive and any(row["run_id"] in ids for row in archive.sweep()) else ""
     notes = [NOT_CORRECTED.format(others)] if others else []

@@ -89,7 +89,7 @@ class _End:
         others, found = [row for row in trials if row is not baseline], None
         if baseline and others:
             ids = [row["run_id"] for row in (baseline, *others)]
-            found = comparison.compare(*(reports[one] for one in ids), comparisons=archive.comparisons(ids))
+            found = comparison.compare(*(reports[one] for one in ids), comparisons=archive.comparisons(ids), first=sweep.metric)
         return cls(archive, sweep.metric, trials, reports, baseline, champion, found)
 
     def tags(self, row: Row) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """`compare`, `history`, `decide` and `plan` on the runs of a store; what they think is in test_comparison, test_decision, ..."""
 
+import contextlib
 import dataclasses
+import sqlite3
 
 import pytest
 
@@ -52,6 +54,17 @@ class TestCompare:
             assert (contains.score, contains.paired.difference.value, contains.p) == ("contains", 0.75, 0.0625)
             assert [move.case_id for move in one.fixed] == ["q01", "q02", "q03", "q04", "q05", "q06"]
             assert one.broken == ()
+
+    def test_of_a_sweep_that_ranks_by_another_score_is_about_that(self, swept, tmp_path):
+        """The table has one score, and it is the sweep's: evidence is found for all six cases that have any, and for none without passages."""
+        poc = copy_poc(swept[0], tmp_path / "animals")
+        with contextlib.closing(sqlite3.connect(poc / "mlflow.db")) as database, database:
+            database.execute("UPDATE tags SET value = 'evidence_recall' WHERE key = 'poclab.metric'")
+        found = poclab.compare(poc=poc)
+
+        assert [one.score for one in found.candidates[0].scores] == ["evidence_recall", "contains", "abstains"]
+        assert found.candidates[0].scores[0].paired.difference.value == 1.0
+        assert "\nevidence_recall " in repr(found)
 
     def test_corrects_two_trials_of_three_for_all_of_them(self, swept):
         """Who picks the best after the fact has tried the others too."""

@@ -30,10 +30,13 @@ __all__ = ["ALPHA", "Candidate", "Comparison", "Move", "ScoreChange", "TagChange
 ABSENT = object()
 
 
-def compare(baseline: Report, *candidates: Report, comparisons: int | None = None, links: Sequence[str] = ()) -> Comparison:
+def compare(
+    baseline: Report, *candidates: Report, comparisons: int | None = None, links: Sequence[str] = (), first: str | None = None
+) -> Comparison:
     """Compare candidates with a baseline on the cases that all of them answered.
 
-    `comparisons` counts all that were begun to find these; each makes a false word more likely.
+    `comparisons` counts all that were begun to find these; each makes a false word more likely. `first` is the score that tables and
+    words are about, if it is given in all reports; by default the first one.
 
     Raises:
         FrozenError: the reports come from different frozen sets.
@@ -48,6 +51,7 @@ def compare(baseline: Report, *candidates: Report, comparisons: int | None = Non
         raise InputError(f"run {twice[0]} is given twice", fix="name each run once: a repeated one would count as another comparison")
     common = [name for name in baseline.score_names if all(name in one.score_names for one in candidates)]
     shared = [name for name in common if all(one.judged_by(name) == baseline.judged_by(name) for one in candidates)]
+    shared.sort(key=lambda name: name != first)
     if not shared:
         of_rubrics = f", and {', '.join(common)} was judged by different rubrics or models" if common else ""
         raise InputError(f"the reports have no score in common{of_rubrics}", fix="evaluate both with the same scores")
