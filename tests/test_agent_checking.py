@@ -67,6 +67,85 @@ def test_a_slip_is_named_with_what_was_meant(sandbox, effect, found, fix):
     assert fix in refused.value.fix
 
 
+REFUND = {"table": "refunds", "added": {"order_id": 1001, "cents": 4990}, "ignore": ["id", "reason"]}
+
+
+@pytest.mark.parametrize(
+    ("effect", "found", "fix"),
+    [
+        (
+            {"table": "tickets", "key": {"id": 3}, "changed": {"priority": "hihg"}},
+            "CHECK constraint failed: priority IN",
+            "how the world defines",
+        ),
+        ({**REFUND, "added": {"order_id": 1001, "cents": -5}}, "CHECK constraint failed: cents > 0", "how the world defines refunds"),
+        (
+            {**REFUND, "added": {"order_id": 9999, "cents": 5}},
+            "FOREIGN KEY constraint failed: no row of orders has {'order_id': 9999}",
+            "refunds",
+        ),
+        ({**REFUND, "added": {"order_id": 1001}}, "NOT NULL constraint failed: refunds.cents", 'or name it in "ignore"'),
+        ({**REFUND, "added": {"order_id": 1001, "cents": 49.9}}, "refunds.cents holds whole numbers, never 49.9", "in the column's unit"),
+        (
+            {**REFUND, "added": {"order_id": 1001, "cents": "49.90"}},
+            "refunds.cents holds whole numbers, never '49.90'",
+            "in the column's unit",
+        ),
+        ({"table": "orders", "key": {"id": 1001}, "changed": {"customer_id": 99}}, "no row of customers has {'customer_id': 99}", "orders"),
+        (
+            {"table": "customers", "key": {"id": 2}, "changed": {"email": "ada@example.com"}},
+            "UNIQUE constraint failed: customers.email",
+            "how the world defines customers",
+        ),
+        (
+            {"table": "customers", "key": {"id": 2}, "changed": {"city": None}},
+            "NOT NULL constraint failed: customers.city",
+            "how the world",
+        ),
+    ],
+)
+def test_what_the_constraints_of_the_world_forbid_is_refused(sandbox, effect, found, fix):
+    """A value that a column never holds, in sqlite's own words: no version could ever be right."""
+    with pytest.raises(InputError) as refused:
+        check(sandbox, effects=[effect])
+
+    assert "case 't01', effect 1: " in refused.value.message and found in refused.value.message
+    assert fix in refused.value.fix
+
+
+SHOP = """
+CREATE TABLE people (id INTEGER PRIMARY KEY, mail TEXT UNIQUE, CONSTRAINT written CHECK (mail LIKE '%@%'));
+CREATE TABLE jobs (
+  id INTEGER PRIMARY KEY, person INTEGER NOT NULL REFERENCES people (id), state TEXT NOT NULL DEFAULT 'new', ended TEXT, size INTEGER,
+  CHECK (state <> 'done' OR ended IS NOT NULL)
+);
+CREATE TRIGGER none BEFORE DELETE ON jobs BEGIN SELECT RAISE(ABORT, 'no'); END;
+INSERT INTO people VALUES (1, 'a@x'), (2, 'b@x');
+INSERT INTO jobs VALUES (1, 1, 'new', NULL, 'large');
+"""
+
+
+@pytest.mark.parametrize(
+    "effects",
+    [
+        [{"table": "jobs", "key": {"id": 1}, "changed": {"state": "done"}, "ignore": ["ended"]}],
+        [{"table": "jobs", "key": {"id": 1}, "changed": {"state": "done", "ended": {"contains": "2026"}}}],
+        [{"table": "jobs", "added": {"person": 3, "size": 1.5}}, {"table": "people", "added": {"mail": "c@x"}}],
+        [{"table": "people", "key": {"id": one}, "changed": {"mail": mail}} for one, mail in ((1, "b@x"), (2, "a@x"))],
+        [{"table": "people", "removed": {"id": 2}}, {"table": "people", "added": {"id": 3, "mail": "b@x"}}],
+        [{"table": "jobs", "removed": {"id": 1}}, {"table": "people", "removed": {"id": 1}}],
+    ],
+    ids=["a check on what is ignored", "or matched", "a new row's key", "two that swap", "one in place of another", "triggers"],
+)
+def test_nothing_is_refused_that_is_not_certain(tmp_path, effects):
+    """What is ignored or matched may be anything, changes of one case come in any order, and sqlite itself lets a column be of any type."""
+    (tmp_path / "w.sql").write_text(SHOP)
+    sandbox = Sandbox(tmp_path / "w.sql", folder=tmp_path / "worlds")
+    check(sandbox, effects=effects)
+    with pytest.raises(InputError, match="CHECK constraint failed: written"):
+        check(sandbox, effects=[{"table": "people", "added": {"mail": "c"}, "ignore": ["id"]}])
+
+
 @pytest.mark.parametrize("done", ["SELEKT 1", "SELECT 1 FROM nowhere", "SELECT 1; SELECT 2"])
 def test_a_question_that_cannot_be_asked_is_refused(sandbox, done):
     """It would leave a score without a value on every run. It is not run here."""
@@ -121,5 +200,5 @@ def test_freeze_and_doctor_look_at_the_world(tmp_path):
     told = invoke("doctor", folder).stdout
     assert "failed   documents" in told and "no table 'ticket'" in told
     assert refused.returncode == 2
-    assert "no table 'ticket'" in refused.stderr and "did you mean 'tickets'?" in refused.stderr
+    assert "no table 'ticket' (cases.jsonl, line 1)" in refused.stderr and "did you mean 'tickets'?" in refused.stderr
     assert not (folder / "cases.lock.json").exists()

@@ -103,6 +103,23 @@ def two_worlds(world: World, other: World):
     """A case has one."""
 
 
+def bare_world(world, a: int):
+    """Not said to be the world of the case."""
+
+
+def number_of_a_world(world: int):
+    """The model would be asked for it."""
+
+
+@pytest.mark.parametrize("function", [bare_world, number_of_a_world])
+def test_what_is_named_world_is_the_world_of_the_case(function):
+    """Typed as anything else it would be asked of the model: the fix is its type, and no other is taken."""
+    with pytest.raises(InputError, match="parameter 'world' is to get the world of the case") as refused:
+        Tool.of(function)
+
+    assert refused.value.fix == "world: World"
+
+
 @pytest.mark.parametrize(
     ("function", "found"),
     [

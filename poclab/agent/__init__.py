@@ -5,6 +5,7 @@ sandbox.py    a world for each case           sqlite.py    a database and its co
 rows.py       the difference of two databases
 scoring.py    what was done, held against what was to be done
 telling.py    one case as a person reads it      checking.py  labels that cannot come about
+constraints.py  what the database itself forbids
 """
 
 from poclab.agent.checking import WORLD, check_labels

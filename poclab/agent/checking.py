@@ -12,14 +12,18 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from poclab.agent import constraints
 from poclab.agent.rows import Table, listed, quoted, table_kinds, where
 from poclab.agent.sandbox import Sandbox, World
-from poclab.cases import Case
+from poclab.cases import Case, TestSet
 from poclab.changes import Expectation, equal, expectations
 from poclab.errors import InputError
+from poclab.files import read_text
 
 #: What stands for a value: a part of it, a choice, and how a difference tells bytes, a long text, and infinity.
 FORMS = ({"contains"}, {"one_of"}, {"bytes", "sha256"}, {"characters", "sha256"}, {"real"})
+#: Declared types of columns for whole numbers. Others with an INT in them, such as FLOATING POINT, are no promise.
+WHOLE = ("INT", "INTEGER", "BIGINT", "SMALLINT", "TINYINT")
 #: The file of a POC that makes the database its tasks find.
 WORLD = "world.sql"
 
@@ -32,16 +36,35 @@ def check_labels(cases: Iterable[Case], sandbox: Sandbox) -> None:
             column cannot hold, or a `done` that is no SQL.
     """
     with sandbox.open() as world:
+        if sandbox.database and isinstance(world.db, sqlite3.Connection):
+            constraints.relax(world.db)
         for case in cases:
-            for number, one in enumerate(expectations(case.expected.get("effects", ()), where=f"case {case.id!r}"), start=1):
-                place = f"case {case.id!r}, effect {number}"
-                if one.file:
-                    if sandbox.files:  # a label may be checked where they are not known
-                        _check_file(one, world, place)
-                elif isinstance(world.db, sqlite3.Connection):
-                    _check_row(one, world, place)
-            if case.expected.get("done") and isinstance(world.db, sqlite3.Connection):
-                _check_question(case, world.db)
+            try:
+                _check_case(case, world, files=sandbox.files is not None)
+            except InputError as error:
+                raise InputError(f"{error.message}{_line(cases, case)}", fix=error.fix) from None
+
+
+def _check_case(case: Case, world: World, *, files: bool) -> None:
+    expected = expectations(case.expected.get("effects", ()), where=f"case {case.id!r}")
+    for number, one in enumerate(expected, start=1):
+        place = f"case {case.id!r}, effect {number}"
+        if one.file:
+            if files:  # a label may be checked where they are not known
+                _check_file(one, world, place)
+        elif isinstance(world.db, sqlite3.Connection):
+            _check_row(one, world, place)
+    if (case.expected.get("done") or any(one.table for one in expected)) and isinstance(world.db, sqlite3.Connection):
+        constraints.hold(expected, world.db, f"case {case.id!r}")
+        _check_question(case, world.db)
+
+
+def _line(cases: Iterable[Case], case: Case) -> str:
+    """Return where a case stands in the file that it was read from, if it was."""
+    path = cases.path if isinstance(cases, TestSet) else None
+    lines = read_text(path).splitlines() if path and path.is_file() else []
+    found = next((number for number, line in enumerate(lines, start=1) if json.dumps(case.id, ensure_ascii=False) in line), None)
+    return f" ({path.name}, line {found})" if found else ""
 
 
 def _check_file(one: Expectation, world: World, place: str) -> None:
@@ -61,7 +84,11 @@ def _check_row(one: Expectation, world: World, place: str) -> None:
     given = {**one.values, **one.key}
     for name in given.keys() & set(table.columns):
         for wanted in _meant(given[name], f"{place}: {one.table}.{name}"):
-            if not equal(wanted, held := _held(world.db, one.table, name, wanted)):
+            held = _held(world.db, one.table, name, wanted)
+            if type(held) in (float, str) and _whole(world.db, one.table, name):
+                fix = "write a whole number, in the column's unit"
+                raise InputError(f"{place}: {one.table}.{name} holds whole numbers, never {wanted!r}", fix=fix)
+            if not equal(wanted, held):
                 raise InputError(f"{place}: {one.table}.{name} holds {held!r}, never {wanted!r}", fix=f"write {json.dumps(held)}")
     _check_there(one, world, table, {name: value for name, value in given.items() if not isinstance(value, dict)}, place)
 
@@ -102,6 +129,13 @@ def _held(database: sqlite3.Connection, table: str, column: str, value: Any) -> 
         database.rollback()
 
 
+def _whole(database: sqlite3.Connection, table: str, column: str) -> bool:
+    """Tell whether a column is declared for whole numbers, and holds nothing else: sqlite would let it."""
+    declared = next((row[2].upper() for row in database.execute(f"PRAGMA table_info({quoted(table)})") if row[1] == column), "")
+    other = f"SELECT 1 FROM {quoted(table)} WHERE typeof({quoted(column)}) NOT IN ('integer', 'null') LIMIT 1"
+    return declared in WHOLE and database.execute(other).fetchone() is None
+
+
 def _known(name: str, names: Iterable[str], what: str) -> None:
     if name not in names:
         near = difflib.get_close_matches(name.lower(), names, n=1)
@@ -109,6 +143,8 @@ def _known(name: str, names: Iterable[str], what: str) -> None:
 
 
 def _check_question(case: Case, database: Any) -> None:
+    if not case.expected.get("done"):
+        return
     try:
         database.execute(f"EXPLAIN {case.expected['done']}")
     except (sqlite3.Error, sqlite3.Warning) as error:

@@ -171,6 +171,10 @@ def _arguments(function: Any, name: str) -> tuple[type[pydantic.BaseModel], str 
             hint = hints.get(parameter.name)
             if hint is World and world is None:
                 world = parameter.name
+            elif parameter.name == "world":  # of another type, the model would be asked for it
+                raise InputError(
+                    f"tool {name!r}: parameter 'world' is to get the world of the case, and needs its type", fix="world: World"
+                )
             elif hint is None or parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 raise InputError(f"tool {name!r}: parameter {parameter.name!r} needs a type and a name", fix=f"{parameter.name}: int")
             else:
