@@ -35,6 +35,12 @@ MATCHERS = {"contains": str, "one_of": list}
 #: What a change tells of a file: a short text, any other content, where a link leads to, and that it is neither.
 FILE = ("text", "bytes", "sha256", "link", "other")
 EXAMPLE = '{"table": "tickets", "key": {"id": 3}, "changed": {"status": "closed"}}'
+#: Such an example for each kind, to be shown where one was meant.
+EXAMPLES = {
+    "added": '{"table": "refunds", "added": {"order_id": 12, "cents": 3000}, "ignore": ["id", "reason"]}',
+    "changed": EXAMPLE,
+    "removed": '{"table": "orders", "removed": {"id": 5}}',
+}
 #: Characters of a value that is shown to a person.
 SHOWN = 80
 
@@ -71,9 +77,17 @@ class Change:
         Raises:
             InputError: it describes none.
         """
-        if not isinstance(data, Mapping) or not set(data) <= set(cls.__dataclass_fields__) or not (data.get("table") or data.get("file")):
+        if not isinstance(data, Mapping) or not set(data) <= set(cls.__dataclass_fields__) or not cls._fits(data):
             raise InputError(f"not a change of a table or a file: {_short(data)}", fix='{"table": "...", "key": {...}, "after": {...}}')
         return cls(**data)
+
+    @staticmethod
+    def _fits(data: Mapping[str, Any]) -> bool:
+        """Tell whether each field is of its type, a table or a file is named, and something happened to it."""
+        rows = [data[name] for name in ("before", "after") if data.get(name) is not None]
+        names, more = [data.get("table", ""), data.get("file", "")], data.get("more", 0)
+        kinds = all(isinstance(one, str) for one in names) and all(isinstance(one, Mapping) for one in (*rows, data.get("key", {})))
+        return kinds and type(more) is int and any(names) and bool(rows or more)
 
     def __str__(self) -> str:
         name = " ".join([self.table or self.file, *(_short(value) for value in self.key.values() if self.kind == "changed")])
@@ -115,7 +129,7 @@ class Expectation:
             )
         values, key, ignore = data[kinds[0]], data.get("key", {}), data.get("ignore", [])
         if not isinstance(values, dict) or not isinstance(key, dict) or not isinstance(ignore, list):
-            raise InputError(f"{where}: {kinds[0]} and key map columns to values, ignore is a list of columns", fix=EXAMPLE)
+            raise InputError(f"{where}: {kinds[0]} and key map columns to values, ignore is a list of columns", fix=EXAMPLES[kinds[0]])
         if kinds == ["changed"] and place == ["table"] and not key:
             raise InputError(f"{where}: which row of {data['table']!r} is changed?", fix=f'add "key": {{"id": ...}}, as in {EXAMPLE}')
         for column, value in (*values.items(), *key.items()):

@@ -18,6 +18,8 @@ from poclab.files import canonical, digest, read_text, write_atomic
 from poclab.imports import import_cases
 
 FEW = 50
+#: How many cases a warning names.
+NAMED = 8
 PERSONAL = {
     "an e-mail address": re.compile(r"[\w.+-]+@[\w-]+\.[a-z]{2,}", re.I),
     "a phone number": re.compile(
@@ -91,7 +93,28 @@ def validate(test_set: TestSet, find: Callable[[str], Sequence[str]] | None) -> 
         warnings.append(f"{len(test_set)} cases: under {FEW} an interval is so wide that few changes can be told apart")
     if find is None and any(case.expected.get("evidence") for case in test_set):
         warnings.append("the evidence was not looked up: there is no corpus.yaml")
-    return warnings + may_hold(test_set)
+    return warnings + _of_agents(test_set) + may_hold(test_set)
+
+
+def _of_agents(test_set: TestSet) -> list[str]:
+    """Say which cases let an agent pass that claims what it did not do, and which the reference agent does not take."""
+    silent = [one.id for one in test_set if one.expected.get("effects") == [] and not (_says(one, "answers", "data", "done") or one.rubric)]
+    other = [one.id for one in test_set if _says(one, "effects", "done") and not one.abstain and set(one.inputs) != {"task"}]
+    found = {
+        'expect no change, and nothing that says that the task was refused: "Done." is right there; write "answers": ["30 days", ...], '
+        "words of the reason that no claim of having done it would have": silent,
+        'are no {"task": "..."}: the agent of notebook 06 takes that input alone': other,
+    }
+    return [f"case(s) {_listed(ids)} {told}" for told, ids in found.items() if ids]
+
+
+def _says(case: Case, *keys: str) -> bool:
+    return any(case.expected.get(key) for key in keys) or ("effects" in keys and "effects" in case.expected)
+
+
+def _listed(ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
+    return ", ".join(map(repr, ids[:NAMED])) + more
 
 
 def may_hold(test_set: TestSet) -> list[str]:

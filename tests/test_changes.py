@@ -134,7 +134,9 @@ def test_a_change_comes_back_from_its_json(change):
     assert Change.from_json(change.to_json()) == change
 
 
-@pytest.mark.parametrize("data", ["sent a mail", {}, {"table": ""}, {"table": "t", "rows": 1}, None])
+@pytest.mark.parametrize(
+    "data", ["sent a mail", {}, {"table": ""}, {"table": "t", "rows": 1}, None, {"table": "t", "after": 1}, {"table": "t"}]
+)
 def test_what_is_no_change_is_refused(data):
     """An effect in a form of one's own needs a score of one's own."""
     with pytest.raises(InputError, match="not a change"):
@@ -151,6 +153,7 @@ def test_what_is_no_change_is_refused(data):
         ({"table": "t", "added": {}, "removed": {}}, "says table, added, removed"),
         ({"table": "t", "add": {}}, "unknown key 'add'"),
         ({"table": "t", "added": [1]}, "map columns to values"),
+        ({"table": "t", "removed": True}, 'fix: {"table": "orders", "removed": {"id": 5}}'),
         ({"table": "t", "changed": {"a": 1}}, "which row of 't' is changed?"),
         ({"table": "t", "added": {"a": {"one_of": "xy"}}}, 'found {"one_of": "xy"}'),
         ({"table": "t", "added": {"a": {"contains": 5}}}, 'found {"contains": 5}'),

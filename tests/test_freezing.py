@@ -368,6 +368,31 @@ def test_what_old_cases_held_out_too_little_is_made_up_for_evenly():
     assert Counter(one.tags["kind"] for one in held_out) == {"a": 10, "b": 10}
 
 
+REMOVED = {"table": "tickets", "removed": {"id": 6}}
+
+
+def of_agent(number, inputs="task", **expected):
+    return Case.from_json({"id": f"t{number}", "inputs": {inputs: f"Task {number}."}, "expected": expected}, where="x")
+
+
+def test_a_task_that_nobody_has_to_refuse_in_words_is_a_warning():
+    """Where nothing may change, "Done, I refunded it all." is right as long as no words are expected: what to write is said."""
+    cases = [of_agent(1, effects=[]), of_agent(2, effects=[], answers=["30 days"]), of_agent(3, effects=[REMOVED]), of_agent(4, effects=[])]
+    warnings = validate(TestSet(cases), None)
+
+    assert len(warnings) == 2
+    assert warnings[1].startswith("case(s) 't1', 't4' expect no change, and nothing that says that the task was refused")
+    assert 'write "answers": ["30 days", ...]' in warnings[1]
+
+
+def test_a_task_under_another_name_is_a_warning():
+    """Frozen as a `question` it could not be asked by notebook 06; another agent may take it."""
+    cases = [of_agent(1, effects=[REMOVED]), of_agent(2, "question", effects=[REMOVED]), of_agent(3, "question", answers=["x"])]
+    warnings = validate(TestSet(cases), None)
+
+    assert warnings[1:] == ['case(s) \'t2\' are no {"task": "..."}: the agent of notebook 06 takes that input alone']
+
+
 def test_a_split_without_cases_is_a_warning(path):
     """There would be nothing to decide by, and nobody would see it before the day of the decision."""
     assert freeze(write(path, [case(1)])).warnings[1:] == ("no case has the split 'test'",)
