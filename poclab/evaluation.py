@@ -126,7 +126,7 @@ class Plan:
     def task(self, case: Case, repeat: int = 0, place: int = 0, **more: Any) -> Task:
         """Return the task of asking a case; `more` goes into the context of the system."""
         common = {"case_id": case.id, "repeat": repeat, "poc": self.poc, "mode": self.mode, "budget": self.budget}
-        common["request_id"] = uuid.uuid4().hex
+        common |= {"request_id": uuid.uuid4().hex, "worlds": []}
         return Task(case, repeat, CaseContext(**common, **more), CaseContext(**common, purpose="judge"), place)
 
     def ask(self, task: Task) -> _Answer:
@@ -148,6 +148,9 @@ class Plan:
         latency_s, ended_ns = time.monotonic() - begun + task.context.delay_s, time.time_ns()
         try:
             reply = Reply.of(value)
+            for one in self.scorers:
+                if one.reads:
+                    one.reads(reply)
         except (TypeError, InputError) as error:
             raise Malformed(str(error)) from None
         return _Answer(task, reply, Reply.from_json(conceal_json(reply.to_json())), latency_s, ended_ns)
@@ -242,7 +245,7 @@ class Plan:
             found = known.get((task.case.id, task.repeat))
             if found is None or again(found):
                 return replace(task, retried=found is not None)
-            task.context.request_id = found.request_id
+            task.context.request_id, task.judging.worlds = found.request_id, None
             task.context.calls += [replace(call, replayed=True) for call in found.calls]
             return replace(task, kept=found, retried=found.retried, started_ns=[time.time_ns()])
 

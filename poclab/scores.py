@@ -79,6 +79,8 @@ class Score:
 class Scorer:
     """A named scoring function, and the cases it applies to (all of them, unless `applies` says otherwise).
 
+    `reads` raises an `InputError` for a reply that is not in the form that the score takes: its case has failed, as `malformed_output`.
+
     Raises:
         InputError: a name that no metric can have, or that every report has already.
     """
@@ -86,6 +88,7 @@ class Scorer:
     name: str
     function: Callable[[Case, Reply], Score | bool | float | None]
     applies: Callable[[Case], bool] = lambda case: True
+    reads: Callable[[Reply], Any] | None = None
 
     def __post_init__(self) -> None:
         taken = self.name in TAKEN or self.name.endswith(("_low", "_high")) or re.fullmatch(r"all_of_\d+", self.name)
@@ -278,7 +281,8 @@ def every(name: str, *scorers: Any) -> Scorer:
         source = " ".join(dict.fromkeys(given.source for _, given in found if given.source))
         return Score(None if unknown else not wrong, next((given.answer for _, given in wrong or found), ""), reason, source)
 
-    return Scorer(name, score, applies=lambda case: any(one.applies(case) for one in known))
+    readers = [one.reads for one in known if one.reads]
+    return Scorer(name, score, lambda case: any(one.applies(case) for one in known), lambda reply: [reads(reply) for reads in readers])
 
 
 def normalise(text: str) -> str:

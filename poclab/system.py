@@ -144,7 +144,7 @@ class Reply:
     """What a system answers: text, structured data, the passages it was given, what it changed, and the tools that it called.
 
     An effect is a change as `changes` describes it; a call of a tool is `{"tool": name, "arguments": {...}, "turn": 1}`, in order, with
-    an `error` where it failed.
+    its `result` (the beginning of it) or the `error` that it met.
     """
 
     text: str = ""
@@ -256,7 +256,8 @@ class CaseContext:
 
     `deadline` is a moment of `time.monotonic`, for all attempts of all calls together. `delay_s` is what replayed answers took when
     they were paid. `mode` and `budget` are those of the evaluation, `purpose` is `system`, or `judge` while a reply is scored. `fault` is
-    what goes wrong in a drill.
+    what goes wrong in a drill. `worlds` has, for each world of a sandbox that the case opened, the digests of the differences that it told;
+    None where nobody was there to see, as of a reply that was kept.
     """
 
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -267,6 +268,7 @@ class CaseContext:
     budget: str | None = None
     purpose: str = "system"
     fault: Any = None
+    worlds: list[list[str]] | None = None
     deadline: float | None = None
     delay_s: float = 0.0
     calls: list[Call] = field(default_factory=list)

@@ -81,7 +81,7 @@ def test_a_question_that_is_no_sql_leaves_the_score_incomplete(sandbox):
 def test_a_saved_report_is_scored_as_its_run_was(sandbox, tmp_path):
     """Changes and calls of tools go to JSON and back."""
     reply = Reply("x", effects=[REFUND], tools=[{"tool": "refund", "arguments": {"order_id": 12}, "turn": 1}])
-    given = [agent.effects(), agent.task_done(sandbox), agent.tools_used(["refund"])]
+    given = [agent.effects(reported=True), agent.task_done(sandbox, reported=True), agent.tools_used(["refund"])]
     expected = case(done="SELECT sum(cents) = 3100 FROM refunds", effects=[{"table": "refunds", "added": REFUND["after"]}])
     report = poclab.evaluate(lambda inputs: reply, [expected], given)
     report.save(tmp_path / "report.json")
@@ -131,20 +131,102 @@ def test_every_is_unknown_where_one_of_them_is():
 def test_the_story_of_a_case_goes_from_the_task_to_the_difference():
     """Line by line, each fit for a terminal, whatever a model or a tool wrote."""
     reply = Reply(
-        "Done \x1b[2J.", effects=[REFUND], tools=[{"tool": "refund", "arguments": {"order_id": 12}, "turn": 1, "error": "no\nway"}]
+        "Done \x1b[2J.",
+        effects=[REFUND],
+        tools=[
+            {"tool": "look", "arguments": {}, "turn": 1, "result": "x" * 300},
+            {"tool": "refund", "arguments": {"order_id": 12}, "turn": 1, "error": "no\nway"},
+        ],
     )
-    report = poclab.evaluate(lambda inputs: reply, [case(effects=[])], [agent.effects()])
+    report = poclab.evaluate(lambda inputs: reply, [case(effects=[])], [agent.effects(reported=True)])
     lines = agent.story(report.results[0]).split("\n")
 
     assert lines == [
         "task      q1: x",
         "expected  (no change)",
+        f"turn 1    look({{}}) -> {'x' * 187}…",
         'turn 1    refund({"order_id": 12}) -> error: no\\nway',
         "said      Done \\x1b[2J.",
         "changed   refunds: + id 2, order_id 12, cents 3000",
         "verdict   effects 0: not expected: refunds: + id 2, order_id 12, cents 3000",
     ]
     assert json.dumps(report.results[0].reply.to_json()["tools"]) == json.dumps(list(reply.tools))
+
+
+def evaluated(system, expected, *given):
+    return poclab.evaluate(system, [expected], given).results[0]
+
+
+def test_changes_that_no_world_of_the_case_told_are_worth_nothing(sandbox):
+    """What a system makes up is 0, and the reason says so; those of a world that it opened count, the last that it told."""
+    expected = case(done="SELECT sum(cents) = 3100 FROM refunds", effects=[{"table": "refunds", "added": REFUND["after"]}])
+    given = [agent.effects(), agent.task_done(sandbox)]
+    left = []
+
+    def honest(inputs):
+        with sandbox.open() as world:
+            world.db.execute("INSERT INTO refunds VALUES (2, 12, 3000)")
+            world.db.commit()
+            left[:] = [one.to_json() for one in world.difference()]
+            return Reply("Done.", effects=left)
+
+    def from_before(inputs):
+        with sandbox.open() as world:
+            world.difference()
+            return Reply("Done.", effects=left)
+
+    def silent(inputs):
+        with sandbox.open() as world:
+            world.db.execute("DELETE FROM refunds")
+            world.db.commit()
+            world.difference()
+            return Reply("I changed nothing.")
+
+    def values(found):
+        return [one.value for one in found.scores.values()]
+
+    assert values(evaluated(honest, expected, *given)) == [True, True]
+    made_up = evaluated(lambda inputs: Reply("Done.", effects=[REFUND]), expected, *given)
+    assert (made_up.outcome, values(made_up)) == ("wrong", [False, False])
+    assert made_up.scores["effects"].reason == "the reply tells changes, and its case opened no world of the sandbox"
+    earlier = evaluated(from_before, expected, *given)
+    assert (values(earlier), earlier.scores["effects"].reason) == (
+        [False, False],
+        "the reply does not tell what the world of its case told last",
+    )
+    assert values(evaluated(silent, case(effects=[]), *given)) == [False]
+    assert values(evaluated(lambda inputs: "No.", case(effects=[]), *given)) == [True]  # who refuses need not open one
+    own = [agent.effects(reported=True), agent.task_done(sandbox, reported=True)]
+    assert values(evaluated(lambda inputs: Reply("Done.", effects=[REFUND]), expected, *own)) == [True, True]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"effects": ["sent a mail"]},
+        {"effects": REFUND},
+        {"effects": [{"table": "refunds", "key": 2, "after": {"id": 2}}]},
+        {"effects": [{"table": "refunds", "after": [1]}]},
+        {"effects": [{"table": "refunds", "key": {"id": 2}}]},
+        {"effects": [{"table": ["refunds"], "after": {}}]},
+        {"tools": ["refund"]},
+        {"tools": [{"tool": "refund", "turn": "one"}]},
+    ],
+)
+def test_a_reply_whose_changes_or_calls_cannot_be_read_is_malformed(given):
+    """A wrong answer of that class, and no number without a value; its story says what was found. A score of one's own may read it."""
+    success = scores.every("success", agent.effects(), agent.turns(3), scores.contains())
+    report = poclab.evaluate(lambda inputs: Reply("Done.", **given), [case(effects=[], answers=["done"])], [success])
+    found = report.results[0]
+
+    assert (found.failure, found.scores["success"].value, report.mean("success")) == ("malformed_output", 0.0, 0.0)
+    assert "said      not a c" in agent.story(found)
+
+    def of_own(case, reply):
+        return True
+
+    own = evaluated(lambda inputs: Reply("Done.", **given), case(effects=[]), of_own)
+    assert own.outcome == "ok" and agent.story(own)
 
 
 def test_the_story_of_a_case_that_failed_says_why():

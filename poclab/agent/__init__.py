@@ -9,7 +9,7 @@ constraints.py  what the database itself forbids
 """
 
 from poclab.agent.checking import WORLD, check_labels
-from poclab.agent.loop import Agent, build
+from poclab.agent.loop import Agent, build, check_inputs
 from poclab.agent.sandbox import Database, DatabaseCopy, Sandbox, World
 from poclab.agent.scoring import effects, task_done, tools_used, turns
 from poclab.agent.telling import story
@@ -25,6 +25,7 @@ __all__ = [
     "ToolError",
     "World",
     "build",
+    "check_inputs",
     "check_labels",
     "effects",
     "load_tools",

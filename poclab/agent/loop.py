@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from poclab import runner, system
 from poclab.agent.sandbox import Sandbox, World
 from poclab.agent.tools import LONGEST_ERROR, Tool, ToolError, named, told, whole
+from poclab.cases import Case
 from poclab.errors import InputError, PocError, StoreError, refuse_unknown
 from poclab.files import check_json, digest
 from poclab.redaction import conceal
@@ -169,6 +170,7 @@ class _Talk:
                     raise ToolError(f"there is no tool {name!r}; there are: {', '.join(self.agent.tools)}")
                 tool = self.agent.tools[name]
                 result = told(self._timed(tool, tool.check(arguments)), room=self.parameters["result_chars"])
+                record["result"] = whole(conceal(result))[:LONGEST_ERROR]
             except Stopped:
                 raise
             except Exception as error:  # whatever it is, the model is told, and may go on
@@ -217,6 +219,19 @@ def _messages(prompt: Prompt, task: str) -> list[dict[str, Any]]:
     if "task" in prompt.placeholders:
         return [{"role": "user", "content": prompt.fill(task=task)}]
     return [{"role": "system", "content": prompt.text}, {"role": "user", "content": task}]
+
+
+def check_inputs(cases: Iterable[Case]) -> None:
+    """Refuse a case that the reference agent could not be asked: `inputs` is one text under `task`.
+
+    Raises:
+        InputError: names the case.
+    """
+    for case in cases:
+        try:
+            _task(case.inputs)
+        except InputError as error:
+            raise InputError(f"case {case.id!r}: {error.message}", fix=error.fix) from None
 
 
 def _task(inputs: Mapping[str, Any]) -> str:

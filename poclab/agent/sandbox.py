@@ -72,6 +72,8 @@ class World:
 
     def __init__(self, folder: Path, database: DatabaseCopy | None, files: Path, before: Mapping[str, Mapping[str, Any]]) -> None:
         self.folder, self.files = folder, files
+        #: The digests of the differences that were told. The case keeps them: what a reply says of its effects is held against them.
+        self.told: list[str] = []
         self._database, self._before = database, before
 
     @property
@@ -103,6 +105,7 @@ class World:
         with system.step("difference", "TASK") as step:
             found = (self._database.difference() if self._database else []) + _file_changes(self._before, _read(self.files))
             step.outputs = [str(one) for one in found]
+        self.told.append(digest([one.to_json() for one in found]))
         return found
 
     def close(self) -> None:
@@ -174,6 +177,8 @@ class Sandbox:
         folder = self._fresh()
         try:
             with contextlib.closing(self._made(folder)) as world:
+                if (case := system.current_case.get()) and case.worlds is not None:
+                    case.worlds.append(world.told)
                 yield world
         finally:
             if self.keep and folder.is_dir():

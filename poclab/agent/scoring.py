@@ -6,48 +6,61 @@
     turns        not more turns than so many
 
 `task_done` makes the database again from the world and the reply's changes: so a report that was saved is scored as the run was.
+
+While a case is evaluated, `effects` and `task_done` take a reply's changes only if they are those that a world told which was opened in
+that very case: else they are 0. `reported=True` takes what the system says instead: for one that works on a database of its own, or in
+another process. A reply that was kept is believed: it was looked at then.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from poclab import system
 from poclab.agent.sandbox import Sandbox
 from poclab.cases import Case
 from poclab.changes import Change, expectations, hold
 from poclab.errors import InputError
+from poclab.files import digest
 from poclab.scores import Score, Scorer
 from poclab.system import Reply
 
 
-def effects(*, ignore: Sequence[str] = ()) -> Scorer:
+def effects(*, ignore: Sequence[str] = (), reported: bool = False) -> Scorer:
     """Right when the changes are exactly those of `expected.effects`: every one of them, once, and nothing else.
 
     `ignore` names columns that need not be expected: `created_at` in any table, `refunds.id` in one, `log.*` for a whole table.
-    Does not apply to a case that says nothing of effects. The reason is the difference as a person reads it.
+    Does not apply to a case that says nothing of effects. The reason is the difference as a person reads it. `reported` believes what the
+    system itself says that it changed, instead of what a world of the sandbox told.
     """
 
     def score(case: Case, reply: Reply) -> Score:
-        found = [Change.from_json(one) for one in reply.effects]
+        if not reported and (why := _unseen(reply)):
+            return Score(False, "", why)
+        found = _changes(reply)
         verdict = hold(expectations(case.expected["effects"], where=f"case {case.id!r}"), found, ignore)
         return Score(verdict.right, "; ".join(map(str, found)) or "no change", str(verdict))
 
-    return Scorer("effects", score, applies=lambda case: "effects" in case.expected)
+    return Scorer("effects", score, lambda case: "effects" in case.expected, _changes)
 
 
-def task_done(sandbox: Sandbox, predicate: Callable[[Case, Reply, sqlite3.Connection], bool] | None = None) -> Scorer:
+def task_done(
+    sandbox: Sandbox, predicate: Callable[[Case, Reply, sqlite3.Connection], bool] | None = None, *, reported: bool = False
+) -> Scorer:
     """Right when the database afterwards is as it should be; for tasks that may be done in more than one way.
 
     That is asked by the `predicate`, of a connection that can only read; without one by the SQL in `expected.done`: its first value is
-    to be true. Without a predicate it does not apply to cases that have no `done`.
+    to be true. Without a predicate it does not apply to cases that have no `done`. `reported` is that of `effects`.
     """
 
     def score(case: Case, reply: Reply) -> Score:
+        if not reported and (why := _unseen(reply)):
+            return Score(False, "", why)
         if not hasattr(sandbox.database, "after"):
             raise InputError("this database cannot be made again from changes", fix="score it by `agent.effects`")
-        with contextlib.closing(sandbox.database.after([Change.from_json(one) for one in reply.effects])) as database:
+        with contextlib.closing(sandbox.database.after(_changes(reply))) as database:
             if predicate is not None:
                 done = bool(predicate(case, reply, database))
                 return Score(done, str(done), getattr(predicate, "__name__", "predicate"))
@@ -55,7 +68,7 @@ def task_done(sandbox: Sandbox, predicate: Callable[[Case, Reply, sqlite3.Connec
         value = row[0] if row else None
         return Score(bool(value), repr(value), f"{case.expected['done']} gives {value!r}")
 
-    return Scorer("task_done", score, applies=lambda case: predicate is not None or bool(case.expected.get("done")))
+    return Scorer("task_done", score, lambda case: predicate is not None or bool(case.expected.get("done")), _changes)
 
 
 def tools_used(needed: Sequence[str] = (), *, forbidden: Sequence[str] = (), ordered: Sequence[str] = ()) -> Scorer:
@@ -73,7 +86,7 @@ def tools_used(needed: Sequence[str] = (), *, forbidden: Sequence[str] = (), ord
         wrong += [] if all(name in left for name in ordered) else [f"not in this order: {', '.join(ordered)}"]
         return Score(not wrong, " ".join(tried), "; ".join(wrong) or "the right tools")
 
-    return Scorer("tools_used", score)
+    return Scorer("tools_used", score, reads=_check_tools)
 
 
 def turns(at_most: int) -> Scorer:
@@ -83,4 +96,25 @@ def turns(at_most: int) -> Scorer:
         taken = 1 + max((int(one.get("turn", 0)) for one in reply.tools), default=0)
         return Score(taken <= at_most, str(taken), f"{taken} turn(s), {at_most} at most")
 
-    return Scorer("turns", score)
+    return Scorer("turns", score, reads=_check_tools)
+
+
+def _changes(reply: Reply) -> list[Change]:
+    return [Change.from_json(one) for one in reply.effects]
+
+
+def _check_tools(reply: Reply) -> None:
+    for one in reply.tools:
+        if not isinstance(one, Mapping) or type(one.get("turn", 0)) is not int:
+            raise InputError(f"not a call of a tool: {str(one)[:80]}", fix='{"tool": "...", "arguments": {...}, "turn": 1}')
+
+
+def _unseen(reply: Reply) -> str:
+    """Return why a reply's changes are not those of a world of its case; nothing where they are, or nobody was there to see."""
+    case = system.current_case.get()
+    if case is None or case.worlds is None:
+        return ""
+    if not case.worlds:
+        return "the reply tells changes, and its case opened no world of the sandbox" if reply.effects else ""
+    told = digest(list(reply.effects))
+    return "" if any(one[-1:] == [told] for one in case.worlds) else "the reply does not tell what the world of its case told last"
