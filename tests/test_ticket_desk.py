@@ -15,6 +15,7 @@ from poclab.agent import Sandbox
 from poclab.changes import expectations, hold
 from poclab.charter import Charter
 from poclab.errors import InputError
+from poclab.judging.rubric import Rubric
 from poclab.system import Reply
 from poclab.tracking import store, tracking_uri
 
@@ -185,11 +186,31 @@ def test_a_handoff_holds_the_world_and_the_tools_and_an_edited_world_is_named(de
     assert trials.plan(one_run)[0][0] != before[0][0]
 
 
+def test_a_judge_is_shown_the_task_and_the_reason_that_has_to_be_given(desk):
+    """What an agent is asked stands where a question does; of a task that has to be done there is no reply to hold against another."""
+    rubric = Rubric.named("correctness", None)
+    refused, done = (next(case for case in desk[3] if case.id == name) for name in ("t21", "t01"))
+    shown = rubric.messages(refused, Reply("It is too late."))[1]["content"]
+
+    assert "<question>\nRefund order 1006.\n</question>" in shown and "<reference>\n30 days\n" in shown
+    assert (rubric.applies(refused), rubric.applies(done)) == (True, False)
+
+
+def test_a_task_under_another_name_is_refused_before_a_model_is_asked(desk):
+    """As notebook 06 does it first of all."""
+    agent.check_inputs(desk[3])
+    with pytest.raises(InputError, match=r"case 't99': an agent does .* found .*'question'"):
+        agent.check_inputs([poclab.Case("t99", {"question": "Close ticket 3."}, {"effects": []})])
+
+
 def test_notebook_06_goes_from_the_task_to_the_difference(desk, make_store, tmp_path):
-    """As `poclab run` executes it: one run with a trace for each task, in which every tool is a span; the last cell says the number."""
+    """As `poclab run` executes it: one run with a trace for each task, in which every tool is a span; the last cell says the number.
+
+    The story of a task shows what its tools gave, which others were not done is said, and a judge may score besides.
+    """
     folder, output = desk[0], tmp_path / "06.ipynb"
     make_store(folder)
-    kernels.execute(NOTEBOOKS / "06_agent.ipynb", output, {"poc": ".", "split": "test"}, env=os.environ, cwd=folder)
+    kernels.execute(NOTEBOOKS / "06_agent.ipynb", output, {"poc": ".", "split": "test", "judge": "correctness"}, env=os.environ, cwd=folder)
     said = [
         "".join(text for output in cell["outputs"] for text in output.get("text", ()))
         for cell in json.loads(output.read_text())["cells"]
@@ -200,7 +221,12 @@ def test_notebook_06_goes_from_the_task_to_the_difference(desk, make_store, tmp_
 
     assert said[-1].startswith("offline/rules policy: ") and "n = 10, 0 failed) by success" in said[-1]
     assert "changed " in said[-3] and "verdict   success 0" in said[-3]
+    wrong = [one.case_id for one in kept.results if one.outcome != "ok"]
+    assert said[-3].splitlines()[-1] == f"not done: {', '.join(wrong)}"
+    judged = [one.case_id for one in kept.results if "correctness" in one.scores]
+    assert judged == [case.id for case in desk[3] if case.split == "test" and case.tags["kind"] == "refuse"]
     with_tools = next(one for one in kept.results if one.reply.tools)
+    assert re.search(r'turn 1    \w+\(\{".*\}\) -> ', agent.story(with_tools))
     trace = store.connect(tracking_uri(folder)).get_trace(with_tools.trace_id)
     spans = [(one.name, one.span_type) for one in trace.data.spans]
     assert [(one["tool"], "TOOL") for one in with_tools.reply.tools] == [one for one in spans if one[1] == "TOOL"]
