@@ -22,6 +22,8 @@ NOTEBOOK_POC = re.compile(r'\\"\.\./experiments/\w+\\"')
 #: What the example of an agent has of the project's own, beside the files of any example; and the notebook that is for other POCs.
 AGENT = ("cases.jsonl", CHARTER, "desk.py", "prompts/policy.md", "prompts/short.md", "sweep.yaml", "world.sql")
 OTHERS = {True: "02_evaluate.ipynb", False: "06_agent.ipynb"}
+#: Ten held-out tasks, all of them done, show 0.72 at least; none failed, 0.28 at most.
+MET = "# What the 10 held-out tasks of the example can show at all; with more of them ask for more: `poclab plan` says how many.\ncriteria:"
 CASE = '{"id": "q001", "inputs": {"question": "..."}, "expected": {"answers": ["..."], "evidence": ["a few words of the source"]}}'
 ABSTAIN = '{"id": "q002", "inputs": {"question": "..."}, "expected": {"abstain": true}}'
 
@@ -82,7 +84,8 @@ def _agent_files() -> dict[str, str]:
     source = installed if installed.is_dir() else Path(__file__).parents[1] / "experiments" / "ticket_desk"
     files = {name: (source / name).read_text(encoding="utf-8") for name in AGENT}
     unsigned = re.sub(r"^(signed|  pii): .*\n", "", files[CHARTER], flags=re.MULTILINE)
-    files[CHARTER] = re.sub(r"^(owner|sponsor): .*$", r'\1: ""', unsigned, flags=re.MULTILINE)
+    reachable = unsigned.replace("criteria:", MET).replace("at_least: 0.90", "at_least: 0.70").replace("at_most: 0.05", "at_most: 0.30")
+    files[CHARTER] = re.sub(r"^(owner|sponsor): .*$", r'\1: ""', reachable, flags=re.MULTILINE)
     files["sweep.yaml"] = files["sweep.yaml"].replace("../../notebooks/", "notebooks/")
     return files
 

@@ -10,6 +10,7 @@ import pytest
 from poclab import Charter, TestSet, rag
 from poclab.agent import Sandbox, check_labels, load_tools
 from poclab.errors import InputError, StoreError
+from poclab.experiment import plan
 from poclab.freezing import freeze
 from poclab.starter import make_poc, notebooks
 from poclab.sweeps import load_sweep
@@ -50,6 +51,7 @@ def test_an_agent_is_ready_to_freeze_and_to_sweep(tmp_path):
     swept = load_sweep(folder)
     assert (len(swept.trials), swept.notebook) == (2, folder / "notebooks/06_agent.ipynb")
     assert Charter.load(folder).missing == ("owner", "sponsor", "signed")
+    assert "cannot show" not in repr(plan(folder))  # ten held-out tasks can meet its numbers
     assert "cases.jsonl, world.sql and desk.py: an example" in said[1]
     with pytest.raises(InputError, match="--docs and --agent"):
         make_poc(tmp_path / "both", tmp_path, agent=True)
