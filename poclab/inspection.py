@@ -1,6 +1,7 @@
 """Everything that happened on one request: its trace in the store, and its answers in the ledger.
 
-Found by a request id, a trace id or a case id; of a case, the newest trace. Texts are shown whole, since that is what one looks for.
+Found by a request id, a trace id or a case id; of a case, the newest trace. Texts are shown whole, since that is what one looks for;
+the tools that a model was given by name alone, and whole in `to_json`.
 A call that was made outside of cases, or whose trace was not kept, is shown from the ledger alone.
 """
 
@@ -133,11 +134,19 @@ def _text(value: Any) -> str:
         return value
     if isinstance(value, Mapping) and isinstance(value.get("messages"), list):
         rest = {key: one for key, one in value.items() if key != "messages"}
+        if isinstance(rest.get("tools"), list):
+            rest["tools"] = [_tool_name(one) for one in rest["tools"]]
         return "\n".join([json.dumps(rest, ensure_ascii=False), *map(_message, value["messages"])])
     if isinstance(value, Mapping) and isinstance(value.get("choices"), list):
         texts = [one.get("message") for one in value["choices"] if isinstance(one, Mapping)]
         return "\n".join(map(_message, texts))
     return json.dumps(value, ensure_ascii=False)
+
+
+def _tool_name(tool: Any) -> Any:
+    """Return a tool's name: what it says of itself is the same with every call, and longer than all the rest."""
+    named = tool.get("function", tool) if isinstance(tool, Mapping) else tool
+    return named.get("name", named) if isinstance(named, Mapping) else named
 
 
 def _message(message: Any) -> str:

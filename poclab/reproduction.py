@@ -89,6 +89,14 @@ class Reproduction:
         )
         return list(told)
 
+    def _made_with(self) -> Iterator[str]:
+        """Yield what differs in a report besides its results, as `Report.content_digest` takes it."""
+        names = ("lock_digest", "split", "repeats", "corpus_digest", "score_names", "planned")
+        then, now = ({**one.version.flat(), **{name: getattr(one, name) for name in names}} for one in (self.recorded, self.found))
+        for name in dict.fromkeys([*then, *now]):
+            if then.get(name) != now.get(name):
+                yield f"{name} {cut(str(then.get(name)), 20)} -> {cut(str(now.get(name)), 20)}"
+
     def _lines(self) -> Iterator[str]:
         how = "asked again" if self.live else "replayed"
         head = f"run {self.run_id} ({self.recorded.version.name}) {how}: "
@@ -101,8 +109,11 @@ class Reproduction:
             yield f"{head}equal, content {self.recorded.content_digest()[:12]}"
             yield f"{len(self.recorded.results)} results; {self.asked_for} answers were asked for, all of those that were recorded"
         else:
-            differ = len(self.differences())
-            yield f"{head}NOT equal: {differ} of {len(self.recorded.results)} results differ" if differ else f"{head}NOT equal"
+            differ, of = len(self.differences()), len(self.recorded.results)
+            if other := "" if differ else ", ".join(self._made_with()):
+                yield f"{head}all {of} results are equal, but not what they were made with: {other}"
+            else:
+                yield f"{head}NOT equal: {differ} of {of} results differ" if differ else f"{head}NOT equal"
             if self.asked_for != self.recorded_answers:
                 yield f"{self.asked_for} of the {self.recorded_answers} recorded answers were asked for"
         yield from (f"not as it was then: {one}" for one in self.causes)
@@ -186,7 +197,8 @@ def _reproduce(folder: Path, archive: Archive, run_id: str, home: Path, live: bo
     finally:
         shutil.rmtree(copy, ignore_errors=True)
     problem = problem.partition("\n  fix: ")[0].replace(str(copy), str(folder))  # what to do is told by the causes
-    told = Reproduction(run_id, report, found, problem, tuple(causes), restored, home, len(names))
+    # The file of an agent's tools is code and a file that a parameter names.
+    told = Reproduction(run_id, report, found, problem, tuple(dict.fromkeys(causes)), restored, home, len(names))
     if not live:
         # Of the key alone: in the ledger that served them all are of generation 0.
         same = Counter(map(_key, names)) & Counter(map(_key, _answers(found)))

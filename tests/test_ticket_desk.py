@@ -15,6 +15,7 @@ from poclab.agent import Sandbox
 from poclab.changes import expectations, hold
 from poclab.charter import Charter
 from poclab.errors import InputError
+from poclab.inspection import inspect
 from poclab.judging.rubric import Rubric
 from poclab.system import Reply
 from poclab.tracking import store, tracking_uri
@@ -208,7 +209,10 @@ def test_the_tools_do_not_keep_the_rules(desk):
 
 
 def test_a_handoff_holds_the_world_and_the_tools_and_an_edited_world_is_named(desk, make_store, tmp_path):
-    """Who takes over can run it again; and another world is another run, no difference that nobody can explain."""
+    """Who takes over can run it again; and another world is another run, no difference that nobody can explain.
+
+    Where the results are equal all the same, that is said, with what is not, and each cause once.
+    """
     folder = shutil.copytree(desk[0], tmp_path / "ticket_desk", ignore=LEFT)
     make_store(folder)
     one_run = sweeps.single(folder, NOTEBOOKS / "06_agent.ipynb", {"split": "test"})
@@ -223,6 +227,11 @@ def test_a_handoff_holds_the_world_and_the_tools_and_an_edited_world_is_named(de
     assert "evidence/files: desk.py, world.sql" in (handed.folder / "handoff.md").read_text()
 
     assert reproduction.reproduce(handed.run_id, folder).holds
+    (folder / "desk.py").write_text((folder / "desk.py").read_text() + "# read once more\n")
+    again = reproduction.reproduce(handed.run_id, folder)
+    assert "replayed: all 10 results are equal, but not what they were made with: tools_digest " in repr(again)
+    assert (again.causes.count("desk.py was edited"), again.holds) == (1, False)
+    shutil.copy(kept / "desk.py", folder)
     world = folder / "world.sql"
     world.write_text(world.read_text().replace("'Hugo Ball'", "'Emmy Hennings'"))
     assert "world.sql was edited" in reproduction.reproduce(handed.run_id, folder).causes
@@ -251,6 +260,7 @@ def test_a_task_under_another_name_is_refused_before_a_model_is_asked(desk):
 def test_notebook_06_goes_from_the_task_to_the_difference(desk, make_store, tmp_path):
     """As `poclab run` executes it: one run with a trace for each task, in which every tool is a span; the last cell says the number.
 
+    In the trace as it is printed tools are told by name alone.
     The story of a task shows what its tools gave, which others were not done is said, and a judge may score besides.
     """
     folder, output = desk[0], tmp_path / "06.ipynb"
@@ -276,3 +286,6 @@ def test_notebook_06_goes_from_the_task_to_the_difference(desk, make_store, tmp_
     spans = [(one.name, one.span_type) for one in trace.data.spans]
     assert [(one["tool"], "TOOL") for one in with_tools.reply.tools] == [one for one in spans if one[1] == "TOOL"]
     assert spans[-1] == ("difference", "TASK")
+    shown = repr(inspect(with_tools.case_id, folder))
+    assert '"tools": ["get_ticket", "get_order", "find_customer", ' in shown and '"description"' not in shown
+    assert f"TOOL {with_tools.reply.tools[0]['tool']}" in shown and max(map(len, shown.splitlines())) < 1000
