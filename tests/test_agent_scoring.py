@@ -8,6 +8,7 @@ import poclab
 from poclab import agent, scores
 from poclab.agent import Sandbox
 from poclab.cases import Case
+from poclab.evaluation import Plan
 from poclab.report import Report
 from poclab.scores import Score, Scorer
 from poclab.system import Reply
@@ -185,10 +186,13 @@ def test_changes_that_no_world_of_the_case_told_are_worth_nothing(sandbox):
     def values(found):
         return [one.value for one in found.scores.values()]
 
-    assert values(evaluated(honest, expected, *given)) == [True, True]
+    async def awaited(inputs):
+        return honest(inputs)
+
+    assert values(evaluated(honest, expected, *given)) == values(evaluated(awaited, expected, *given)) == [True, True]
     made_up = evaluated(lambda inputs: Reply("Done.", effects=[REFUND]), expected, *given)
     assert (made_up.outcome, values(made_up)) == ("wrong", [False, False])
-    assert made_up.scores["effects"].reason == "the reply tells changes, and its case opened no world of the sandbox"
+    assert made_up.scores["effects"].reason.startswith("the reply tells changes, and its case opened no world of the sandbox (a thread")
     earlier = evaluated(from_before, expected, *given)
     assert (values(earlier), earlier.scores["effects"].reason) == (
         [False, False],
@@ -198,6 +202,16 @@ def test_changes_that_no_world_of_the_case_told_are_worth_nothing(sandbox):
     assert values(evaluated(lambda inputs: "No.", case(effects=[]), *given)) == [True]  # who refuses need not open one
     own = [agent.effects(reported=True), agent.task_done(sandbox, reported=True)]
     assert values(evaluated(lambda inputs: Reply("Done.", effects=[REFUND]), expected, *own)) == [True, True]
+
+
+def test_a_reply_that_was_kept_is_scored_again_as_it_is(sandbox):
+    """A run that goes on asks only what is missing: nobody can look at the world of a case that is long over."""
+    expected = case(effects=[{"table": "refunds", "added": REFUND["after"]}])
+    report = poclab.evaluate(lambda inputs: Reply("Done.", effects=[REFUND]), [expected], [agent.effects(reported=True)])
+    plan = Plan(lambda inputs: "no", poclab.TestSet([expected]), [agent.effects()], poclab.Version("v"))
+    plan.keep(report.results, again=lambda one: False)
+
+    assert plan.score(plan.ask(plan.tasks[0])).scores["effects"].value is True
 
 
 @pytest.mark.parametrize(

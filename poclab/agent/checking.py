@@ -63,7 +63,7 @@ def _line(cases: Iterable[Case], case: Case) -> str:
     """Return where a case stands in the file that it was read from, if it was."""
     path = cases.path if isinstance(cases, TestSet) else None
     lines = read_text(path).splitlines() if path and path.is_file() else []
-    found = next((number for number, line in enumerate(lines, start=1) if json.dumps(case.id, ensure_ascii=False) in line), None)
+    found = next((number for number, line in enumerate(lines, start=1) if line.strip() and json.loads(line)["id"] == case.id), None)
     return f" ({path.name}, line {found})" if found else ""
 
 

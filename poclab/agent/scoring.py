@@ -115,6 +115,7 @@ def _unseen(reply: Reply) -> str:
     if case is None or case.worlds is None:
         return ""
     if not case.worlds:
-        return "the reply tells changes, and its case opened no world of the sandbox" if reply.effects else ""
+        why = "the reply tells changes, and its case opened no world of the sandbox (a thread of its own takes the case along by copy_context().run)"
+        return why if reply.effects else ""
     told = digest(list(reply.effects))
     return "" if any(one[-1:] == [told] for one in case.worlds) else "the reply does not tell what the world of its case told last"
