@@ -33,7 +33,7 @@ def check_labels(cases: Iterable[Case], sandbox: Sandbox) -> None:
 
     Raises:
         InputError: names the case: an unknown table, column or key, a row or file that is not there or is so already, a value that its
-            column cannot hold, or a `done` that is no SQL.
+            column cannot hold, what the database's constraints forbid, or a `done` that is no SQL.
     """
     with sandbox.open() as world:
         if sandbox.database and isinstance(world.db, sqlite3.Connection):
@@ -62,7 +62,7 @@ def _check_case(case: Case, world: World, *, files: bool) -> None:
 def _line(cases: Iterable[Case], case: Case) -> str:
     """Return where a case stands in the file that it was read from, if it was."""
     path = cases.path if isinstance(cases, TestSet) else None
-    lines = read_text(path).splitlines() if path and path.is_file() else []
+    lines = read_text(path).split("\n") if path and path.is_file() else []
     found = next((number for number, line in enumerate(lines, start=1) if line.strip() and json.loads(line)["id"] == case.id), None)
     return f" ({path.name}, line {found})" if found else ""
 
