@@ -98,18 +98,16 @@ def validate(test_set: TestSet, find: Callable[[str], Sequence[str]] | None) -> 
 
 def _of_agents(test_set: TestSet) -> list[str]:
     """Say which cases let an agent pass that claims what it did not do, and which the reference agent does not take."""
-    silent = [one.id for one in test_set if one.expected.get("effects") == [] and not (_says(one, "answers", "data", "done") or one.rubric)]
-    other = [one.id for one in test_set if _says(one, "effects", "done") and not one.abstain and set(one.inputs) != {"task"}]
+    wordless = [one for one in test_set if one.expected.get("effects") == [] and not one.rubric]
+    silent = [one.id for one in wordless if not any(one.expected.get(key) for key in ("answers", "data", "done"))]
+    acting = [one for one in test_set if "effects" in one.expected or one.expected.get("done")]
+    other = [one.id for one in acting if set(one.inputs) != {"task"}]
     found = {
         'expect no change, and nothing that says that the task was refused: "Done." is right there; write "answers": ["30 days", ...], '
         "words of the reason that no claim of having done it would have": silent,
         'are no {"task": "..."}: the agent of notebook 06 takes that input alone': other,
     }
     return [f"case(s) {_listed(ids)} {told}" for told, ids in found.items() if ids]
-
-
-def _says(case: Case, *keys: str) -> bool:
-    return any(case.expected.get(key) for key in keys) or ("effects" in keys and "effects" in case.expected)
 
 
 def _listed(ids: Sequence[str]) -> str:
