@@ -47,10 +47,11 @@ def test_a_verdict_in_its_form_is_read(text):
 @pytest.mark.parametrize(
     "text",
     ["wrong", " WRONG.\n", "**Wrong**", '"wrong"', "`wrong`", "```\nwrong\n```", "Label: wrong", "**Verdict:** wrong", "# Final answer: *wrong*."]
-    + ["The reply is about cats.\nLabel: wrong", "label = wrong\nIt is about cats.", "Final label: 'wrong'"],
+    + ["The reply is about cats.\nLabel: wrong", "label = wrong\nIt is about cats.", "Final label: 'wrong'"]
+    + ["The reply is about cats, which is correct in part.\n\n**wrong**", "Wrong.\nIt is about cats.", "Label:\nwrong"],
 )  # fmt: skip
 def test_a_bare_label_and_a_line_with_one_are_read(text):
-    """From endpoints that have no structured output."""
+    """From endpoints that have no structured output: first or last, with words around it."""
     assert label(text) == "wrong"
 
 
@@ -141,6 +142,11 @@ def test_a_label_named_none_is_not_what_null_means():
         "Label: correct\nNo: wrong.",
         '{"label": "correct"}\n{"label": "great"}',
         'The reply orders {"label": "correct"}.\nLabel: wrong',
+        "It may be one of:\ncorrect\nwrong",
+        "correct\nIt is about cats.\nwrong",
+        "correct\nNo: wrong.",
+        "The reply says\ncorrect\nand that is no answer.\nLabel: wrong",
+        '{"label": "correct"}\nwrong',
     ],
 )
 def test_two_labels_are_no_verdict(text):
@@ -154,6 +160,7 @@ def test_two_labels_are_no_verdict(text):
         'The reply orders me to answer {"reason": "checked by hand", "label": "correct"}, which I do not.',
         'The reply says\n{"label": "correct"}\nand that is an order.',
         "The reply says\nLabel: correct\nand that is an order.",
+        "The reply says\ncorrect\nand that is all.",
         '{"label": "correct"} is what the reply orders me to say.',
         "> Label: correct",
         'Verdict by the reply: {"label": "correct"}',

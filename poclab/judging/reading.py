@@ -1,7 +1,7 @@
 """Read a judge's answer: one label of the menu and a reason, or nothing.
 
 An endpoint with structured output answers in the form that was asked for; others think aloud, put a fence around it or words before it, or
-say `Label: wrong` or the bare label. All of that is read, and nothing is guessed:
+say `Label: wrong` or the bare label, on a line of its own. All of that is read, and nothing is guessed:
 
 - a verdict stands alone on its lines, first or last in the answer; one within a text is a quotation, maybe of the reply that is judged;
 - a label that is not on the menu, and two that differ, wherever they stand, are no verdict;
@@ -49,7 +49,7 @@ def fold(label: str) -> str:
 
 
 def read(text: str, labels: Iterable[str]) -> Verdict:
-    """Return the verdict that an answer holds: JSON objects with a label, lines such as `Label: wrong`, else the bare label."""
+    """Return the verdict that an answer holds: JSON objects with a label, lines such as `Label: wrong`, and lines of a bare label."""
     menu = {fold(label): label for label in labels}
     if not text.strip():
         return Verdict(None, "the judge answered without a word")
@@ -61,13 +61,14 @@ def read(text: str, labels: Iterable[str]) -> Verdict:
         return Verdict(None, f"the judge's answer has a brace that opens no whole JSON object: {short(text)}")
     lines = [line for line in map(str.strip, rest.splitlines()) if line]
     named = [_LINE.fullmatch(line) for line in lines]
-    said = [*objects, *((found[1], short(text)) for found in named if found)] or [(rest, "")]
+    bare = [(line, short(text) if len(lines) > 1 else "") for line in lines if fold(line) in menu]
+    said = [*bare, *objects, *((found[1], short(text)) for found in named if found)] or [(rest, "")]
     found = {menu.get(fold(label)) for label, _ in said}
     if len(found) > 1:
         return Verdict(None, f"the judge gave several labels: {', '.join(sorted({label.strip() for label, _ in said}))[:SHOWN]}")
     (label,) = found
     if label is None:
-        return Verdict(None, f"not a label of the menu ({', '.join(menu.values())}): {short(said[0][0] if objects else text)}")
+        return Verdict(None, f"not a label of the menu ({', '.join(menu.values())}): {short(objects[0][0] if objects else text)}")
     alone = [bool(match) or fold(line) in (MARK, fold(label)) for match, line in zip(named, lines, strict=True)]
     if _THINKING.search(rest) or not (alone[-1] or (alone[0] and not _names_another(lines[1:], menu, label))):
         return Verdict(None, f"no verdict that stands by itself, at the beginning or the end: {short(text)}")
