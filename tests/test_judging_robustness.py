@@ -79,11 +79,21 @@ def test_a_judge_that_is_moved_by_nothing_flips_nothing(judging, endpoint):
 
 
 def test_what_flips_and_what_is_lost_is_counted(judging, endpoint):
-    """A judge that has no verdict any more has flipped, and has passed nothing."""
+    """A judge that has no verdict any more has not flipped: that stands apart, and it has passed nothing; the share is of the eight others."""
     endpoint.configure(faults=[{"kind": "refusal", "match": "(?s)case 0[15].*(checked by hand)", "times": None}])
     found = drill(*judging("ccccwwwwww"))
     ordered, longer = (row(found, fault) for fault in FAULTS)
-    assert (ordered.flipped.value, ordered.passed.value, ordered.unscored) == (0.2, 0.0, 2)
+    assert (ordered.flipped.value, ordered.flipped.n, ordered.passed.value, ordered.unscored, ordered.n) == (0.0, 8, 0.0, 2, 10)
+    assert (longer.flipped.value, longer.unscored) == (0.0, 0)
+
+
+def test_a_judge_without_any_verdict_has_no_share_that_flipped(judging, endpoint):
+    """That is not a share of zero."""
+    poc, judge = judging("cw")
+    endpoint.configure(faults=[{"kind": "refusal", "match": "checked by hand", "times": None}])
+    (ordered, longer) = drill(poc, judge).rows
+    assert (ordered.flipped, ordered.unscored, ordered.n) == (None, 2, 2)
+    assert ordered.texts()[1] == "no verdict both times"
     assert (longer.flipped.value, longer.unscored) == (0.0, 0)
 
 
@@ -135,6 +145,6 @@ def test_a_drill_is_shown_and_kept(judging):
     assert "<td" in found._repr_html_()
     data = found.to_json()
     assert (data["rubric"], data["rows"][0]["flipped"]["n"]) == (ASKED.digest, 2)
-    hostile = JudgeDrill("a", "d", "<b>\x1b", (Row("<b>\x1b", found.rows[0].flipped, None, 0),))
+    hostile = JudgeDrill("a", "d", "<b>\x1b", (Row("<b>\x1b", None, None, 2, 2),))
     assert "\x1b" not in repr(hostile) + hostile._repr_html_()
     assert "<b>" not in hostile._repr_html_()
