@@ -9,6 +9,7 @@ from poclab.errors import EndpointError, InputError
 from poclab.judging import Pairwise, Preference, pairwise
 from poclab.judging.judge import FIRST, SECOND, TIE
 from poclab.stats import mean_estimate
+from poclab.system import Reply
 
 #: The judge that counts words prefers the reply with the larger share of these.
 EXPECTED = {"answers": ["alpha beta gamma delta"]}
@@ -59,6 +60,20 @@ def test_pairs_without_a_verdict_are_in_no_share(poc, endpoint, monkeypatch):
     found = pairwise(Judge(ASKED), report_of(poc), report_of(poc, ["gamma"] * 6), cases_of(poc))
     assert (found.share, found.counts["unscored"]) == (None, 6)
     assert "no verdict" in repr(found)
+    assert repr(found).endswith("6 unscored: the judge refused: I'm sorry, but I can't help with that.")
+
+
+def test_identical_replies_are_a_tie_without_asking(poc, endpoint, monkeypatch):
+    """Nobody pays twice to learn that a reply is as good as itself; passages that the judge is shown may differ, and then it is asked."""
+    monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
+    found = pairwise(Judge(ASKED), report_of(poc), report_of(poc, ["beta"] + ["alpha"] * 5), cases_of(poc))
+    assert (found.counts[TIE], found.turned) == (6, ["q00"])
+    assert endpoint.counts()["answered"] == 2
+
+    rubric = replace(ASKED, shows=("question", "passages", "reply"))
+    before, after = (report_of(poc, [Reply("alpha", contexts=[one])] * 6) for one in ("p1", "p2"))
+    pairwise(Judge(rubric), before, after, cases_of(poc))
+    assert endpoint.counts()["answered"] == 14
 
 
 def test_only_cases_that_both_runs_answered_are_asked(poc):

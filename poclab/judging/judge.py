@@ -33,11 +33,12 @@ CUT = {
     "content_filter": "the judge's answer was filtered",
 }
 FIRST, SECOND, TIE = "first", "second", "tie"
+IDENTICAL = "both replies are the same"
 
 
 @dataclass(frozen=True)
 class Preference:
-    """Which of two replies is better: `first`, `second` or `tie`; None when the judge gave no verdict in one of the orders.
+    """Which of two replies is better: `first`, `second` or `tie`; None when the judge gave no verdict in one of the orders: `reasons` say why.
 
     A judge that changes its mind with the order (`agreed` is false) has no preference: that is a tie.
     """
@@ -99,13 +100,14 @@ class Judge(Scorer):
         return found
 
     def prefer(self, case: Case, one: Reply, other: Reply) -> Preference:
-        """Ask the judge which of two replies is better, in both orders."""
+        """Ask the judge which of two replies is better, in both orders; where it would be shown the same in both, that is a tie, and not asked."""
+        messages = self.rubric.pair_messages(case, one, other), self.rubric.pair_messages(case, other, one)
+        if messages[0] == messages[1]:
+            return Preference(TIE, True, (IDENTICAL, IDENTICAL))
         asked = {"case": case.id, "first": reply_text(one), "second": reply_text(other), "rubric": self.rubric.digest_for(case)}
         with system.step(f"judge {self.name}, pairwise", "EVALUATOR", asked) as step:
             schema = pair_schema(self.rubric.name)
-            there = self._asked(self.rubric.pair_messages(case, one, other), schema, PAIR)
-            back = self._asked(self.rubric.pair_messages(case, other, one), schema, PAIR)
-            found = _preference(there, back)
+            found = _preference(*(self._asked(one, schema, PAIR) for one in messages))
             step.outputs = vars(found)
         return found
 
@@ -163,9 +165,9 @@ def _verdict(answer: Any, labels: Mapping[str, Any]) -> Verdict:
 
 
 def _preference(there: Verdict, back: Verdict) -> Preference:
-    reasons = (there.reason, back.reason)
     if there.label is None or back.label is None:
-        return Preference(None, False, reasons)
+        return Preference(None, False, tuple("" if one.label else one.reason for one in (there, back)))
+    reasons = (there.reason, back.reason)
     one = {"a": FIRST, "b": SECOND, "tie": TIE}[there.label]
     other = {"a": SECOND, "b": FIRST, "tie": TIE}[back.label]
     return Preference(one if one == other else TIE, one == other, reasons)

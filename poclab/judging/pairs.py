@@ -1,6 +1,6 @@
 """Two runs on the same cases, reply against reply: which of them a judge prefers, each pair asked in both orders.
 
-A judge that changes its mind with the order has no preference: that pair is a tie, and counted. Pairs without a verdict are counted too, and
+A judge that changes its mind with the order has no preference: that pair is a tie, and counted; so is one of identical replies, unasked. Pairs without a verdict are counted too, and
 are in no share. This is a judge's opinion; whether a version is better is what `compare` tests.
 """
 
@@ -42,11 +42,17 @@ class Pairwise:
         """The cases of which the judge said something else in the other order."""
         return [case for case, one in self.words.items() if one.word is not None and not one.agreed]
 
+    @property
+    def why(self) -> str:
+        """What most often was the reason of a pair without a verdict; nothing where each has one."""
+        reasons = Counter(reason for one in self.words.values() if one.word is None for reason in one.reasons if reason)
+        return next((reason for reason, _ in reasons.most_common(1)), "")
+
     def __repr__(self) -> str:
-        counts = self.counts
+        counts, why = self.counts, f": {self.why}" if self.why else ""
         return printable(
             f"{self.judge}: {self.names[1]} preferred to {self.names[0]}: {self.share or 'no verdict'}; {counts[SECOND]} to {counts[FIRST]}, "
-            f"{counts[TIE]} ties, of which {len(self.turned)} turned with the order, {counts['unscored']} unscored"
+            f"{counts[TIE]} ties, of which {len(self.turned)} turned with the order, {counts['unscored']} unscored{why}"
         )
 
 
