@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from judged import RUBRIC, poc_of, report_of
+from poclab import Judge
 from poclab.errors import InputError
-from poclab.judging import ReplyLabeler, draw, labels_path, read_labels
+from poclab.judging import ReplyLabeler, calibrate, draw, labels_path, read_labels
 from poclab.system import Reply
 
 TODAY = datetime.date.today().isoformat()
@@ -116,6 +117,42 @@ def test_a_label_of_another_is_not_replaced_unseen(poc):
     assert read_labels(poc, RUBRIC).sample[0].note == "no"
 
 
+def test_a_label_of_another_is_replaced_by_a_second_press_only(poc):
+    """Also one that was there before: whose it is is told first, and again after a look at another reply; one's own is just changed."""
+    ReplyLabeler(poc, RUBRIC, by="Ada").buttons["wrong"].click()
+    labeler = ReplyLabeler(poc, RUBRIC, by="Grace")
+    for _ in range(2):
+        labeler.step(-labeler.place)
+        labeler.buttons["correct"].click()
+        assert "not saved: Ada said wrong of this reply; press once more to replace that" in labeler.state.value
+        assert labels_of(poc)[0] == ("wrong", "Ada")
+        labeler.step(1)
+    labeler.step(-1)
+    labeler.buttons["correct"].click()
+    labeler.buttons["correct"].click()
+    assert labels_of(poc)[0] == ("correct", "Grace")
+
+
+def test_a_label_that_voids_a_calibration_says_so(poc):
+    """The judge was held against other labels; it says what to type. Before, and without a calibration, nothing is said of it."""
+    labeler = ReplyLabeler(poc, RUBRIC, by="Ada")
+    for _ in range(4):
+        labeler.buttons["wrong"].click()
+    assert "void" not in labeler.state.value
+    calibrate(poc, Judge(RUBRIC))
+    labeler.buttons["correct"].click()
+    assert "the calibration is void now, since it was made with other labels: `poclab calibrate`" in labeler.state.value
+
+
+def test_a_label_that_is_not_on_the_menu_is_not_saved(poc):
+    """From a script too: the file stays as it is, and can be read."""
+    labeler = ReplyLabeler(poc, RUBRIC, by="Ada")
+    labeler.say("right")
+    assert "not saved: the label: label &#x27;right&#x27;" in labeler.state.value
+    assert "use one of: correct, wrong, unscored" in labeler.state.value
+    assert labels_of(poc)[0] == (None, "")
+
+
 def test_what_cannot_be_saved_is_said(poc):
     """The file was broken meanwhile: the reason, and the form stays."""
     labeler = ReplyLabeler(poc, RUBRIC, by="Ada")
@@ -167,9 +204,6 @@ def test_a_hostile_reply_is_shown_as_text(tmp_path):
 
 def test_no_verdict_of_a_judge_is_shown(poc):
     """Whoever labels is to be independent of it."""
-    from poclab import Judge
-    from poclab.judging import calibrate
-
     labeler = ReplyLabeler(poc, RUBRIC, by="Ada")
     before = shown(labeler)
     for _ in range(4):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,7 +94,10 @@ def draw(poc: Path | str, rubric: Rubric, report: Report, *, sample: int, seed: 
     if report.brief:
         raise InputError("the replies of a brief report are cut", fix="load the whole run")
     if path.exists():
-        raise InputError(f"{path}: there is a sample already", fix="label it; or move it away to draw another one")
+        raise InputError(
+            f"{path}: there is a sample already",
+            fix=f"label it; or move it away to draw another one: {shlex.join(['mv', str(path), f'{path}.old'])}",
+        )
     cases = _cases(poc)
     results = [
         one for one in report.results if not one.failure and one.repeat == 0 and rubric.applies(_same(cases, one.case_id, one.case_digest))
@@ -151,8 +155,9 @@ def label(poc: Path | str, rubric: Rubric, seen: Labelled, **given: str) -> Labe
     """Write a label into the file as it is now, and return what it holds then; `seen` is the line as it was shown.
 
     Raises:
-        InputError: as `read_labels`, or somebody labelled this reply meanwhile; StoreError: somebody else is writing and does not end.
+        InputError: as `read_labels`, a label that is not on the menu, or somebody labelled this reply meanwhile; StoreError: somebody else is writing and does not end.
     """
+    _check_label(given["label"], rubric, "the label")
     with alone(poc):
         now = read_labels(poc, rubric)
         (line,) = (one for one in now.lines if one.case.id == seen.case.id)
@@ -210,9 +215,8 @@ def _line(one: Labelled) -> dict[str, Any]:
 
 
 def _read(value: Mapping[str, Any], cases: Mapping[str, Case], rubric: Rubric, where: str) -> Labelled:
-    said, menu = value.get("label"), (*rubric.labels, UNSCORED)
-    if said is not None and said not in menu:
-        raise InputError(f"{where}: label {said!r}", fix=f"use one of: {', '.join(menu)}")
+    if (said := value.get("label")) is not None:
+        _check_label(said, rubric, where)
     told = {name: value.get(name, "") for name in ("by", "on", "note")}
     if not all(isinstance(one, str) for one in told.values()):
         raise InputError(f"{where}: by, on and note are texts, found {told}", fix='"by": "...", "on": "2026-11-26", "note": ""')
@@ -220,6 +224,12 @@ def _read(value: Mapping[str, Any], cases: Mapping[str, Case], rubric: Rubric, w
         raise InputError(f"{where}: a label without a name", fix='"by": "..."')
     case = _same(cases, value["case"], value["digest"], where=where)
     return Labelled(case, Reply(value["reply"], contexts=value.get("passages", ())), value["sampled"], said, **told)
+
+
+def _check_label(said: Any, rubric: Rubric, where: str) -> None:
+    menu = (*rubric.labels, UNSCORED)
+    if said not in menu:
+        raise InputError(f"{where}: label {said!r}", fix=f"use one of: {', '.join(menu)}")
 
 
 def _shown(rubric: Rubric, reply: Reply) -> Reply:

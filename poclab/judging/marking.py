@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from poclab.errors import PocError, printable
+from poclab.judging.calibration import calibration_path
 from poclab.judging.labels import Labelled, label, read_labels
 from poclab.judging.rubric import UNSCORED, Rubric, question, references
 from poclab.tables import block, folded, paragraph
@@ -19,7 +20,7 @@ class ReplyLabeler:
     """The form for the labels of a rubric's sample: `judging.ReplyLabeler(poc, judge.rubric)`.
 
     A label is saved when its button is pressed, into the file as it is then: what others wrote there since stays, and who would replace
-    what somebody said of this very reply meanwhile is told first. `by` is whose labels these are.
+    what somebody else said of this very reply is told first, and presses again. `by` is whose labels these are.
 
     Raises:
         InputError: no sample was drawn, or its file cannot be read.
@@ -31,6 +32,8 @@ class ReplyLabeler:
         self.poc, self.rubric = poc, rubric
         self.labels = read_labels(poc, rubric)
         self.place = self._next(-1)
+        #: The reply of which somebody was told whose label it has, and who that was.
+        self.warned: tuple[Labelled, str] | None = None
         wide = widgets.Layout(width="98%")
         self.by = widgets.Text(by, description="Your name", layout=wide)
         self.note = widgets.Text(description="Note", placeholder="why, where it is not plain", layout=wide)
@@ -63,6 +66,7 @@ class ReplyLabeler:
     def step(self, by: int) -> None:
         """Show the reply before or after this one."""
         self.place = (self.place + by) % len(self.labels.sample)
+        self.warned = None
         self.show()
 
     def say(self, said: str) -> None:
@@ -70,15 +74,22 @@ class ReplyLabeler:
         by = self.by.value.strip()
         if not by:
             return self.show("type your name first: a label is somebody's")
+        if self.open.label is not None and self.open.by != by and self.warned != (self.open, by):
+            self.warned = (self.open, by)
+            return self.show(f"not saved: {self.open.by} said {self.open.label} of this reply; press once more to replace that")
         given = {"label": said, "by": by, "on": datetime.date.today().isoformat(), "note": self.note.value.strip()}
         try:
             self.labels = label(self.poc, self.rubric, self.open, **given)
         except PocError as error:
             with contextlib.suppress(PocError):
                 self.labels = read_labels(self.poc, self.rubric)
+            self.warned = (self.open, by)
             return self.show(f"not saved: {error}")
         self.place = self._next(self.place)
-        return self.show()
+        self.show()
+        if calibration_path(self.poc, self.rubric.name).is_file():
+            self.state.value += paragraph("the calibration is void now, since it was made with other labels: `poclab calibrate`")
+        return None
 
     def show(self, trouble: str = "") -> None:
         """Show the reply with what the rubric shows of its case, and how many are still to label."""
