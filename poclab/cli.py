@@ -368,7 +368,7 @@ def calibrate(
     faults = judging.drill(folder, judge, budget=budget) if drilled else None
     refused = found.refusal(at_least=Charter.load(folder).kappa_at_least)
     if as_json:
-        _say(json.dumps({**found.to_json(), "drill": faults and faults.to_json(), "refused": refused}, indent=1))
+        _say(json.dumps({**found.to_json(), "answers": found.origin, "drill": faults and faults.to_json(), "refused": refused}, indent=1))
     else:
         _say("\n\n".join([repr(found), *([repr(faults)] if faults else []), f"kept in {found.path}", *([refused] if refused else [])]))
     sys.exit(1 if refused else 0)

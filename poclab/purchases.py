@@ -67,7 +67,7 @@ class Purchase:
         self.ledger = Ledger.of(asked.poc)
         # Among new requests the claim is the first to look: one statement in place of two.
         looks = asked.mode == "replay" or (asked.mode == "auto" and not self.ledger.expects_new)
-        self.entry = self.ledger.find(self.key) if looks else None
+        self.entry = self.ledger.find(self.key, newest=asked.context.newest) if looks else None
         if self.entry is None and asked.mode == "replay":
             asked.context.missed += 1
             raise EndpointError(
@@ -78,7 +78,8 @@ class Purchase:
 
     def take(self) -> bool:
         """Take the right to ask, or the answer that another got meanwhile; False while somebody else asks."""
-        found = self.ledger.claim(self.key, again=self.asked.mode == "live") if self.ledger else None
+        mode, newest = self.asked.mode, self.asked.context.newest
+        found = self.ledger.claim(self.key, again=mode == "live", newest=newest) if self.ledger else None
         self.entry, self.claim = (found, None) if isinstance(found, Entry) else (None, found)
         return found is not None or self.ledger is None
 

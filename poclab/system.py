@@ -255,9 +255,10 @@ class CaseContext:
     """Collects what happens during one case. A closed one takes nothing more: its case ran out of time.
 
     `deadline` is a moment of `time.monotonic`, for all attempts of all calls together. `delay_s` is what replayed answers took when
-    they were paid. `mode` and `budget` are those of the evaluation, `purpose` is `system`, or `judge` while a reply is scored. `fault` is
-    what goes wrong in a drill. `worlds` has, for each world of a sandbox that the case opened, the digests of the differences that it told;
-    None where nobody was there to see, as of a reply that was kept.
+    they were paid. `mode` and `budget` are those of the evaluation, `purpose` is `system`, or `judge` while a reply is scored. Of
+    several recorded answers the oldest is replayed, so that a run stays what it was; or the `newest`. `fault` is what goes wrong in a drill.
+    `worlds` has, for each world of a sandbox that the case opened, the digests of the differences that it told; None where nobody was there
+    to see, as of a reply that was kept.
     """
 
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -267,6 +268,7 @@ class CaseContext:
     mode: str | None = None
     budget: str | None = None
     purpose: str = "system"
+    newest: bool = False
     fault: Any = None
     worlds: list[list[str]] | None = None
     deadline: float | None = None

@@ -109,8 +109,8 @@ def served():
 
 @pytest.fixture
 def endpoint(served):
-    """The shared endpoint, without faults and with its counts at zero."""
-    served.configure(faults=[])
+    """The shared endpoint, as it was when it began: without faults, its counts at zero."""
+    served.configure(faults=[], fingerprint="fp_tests")
     served.reset()
     return served
 

@@ -111,6 +111,7 @@ class Settings:
     cached: float = 0.0
     reasoning: int = 0
     seed: int = 0
+    fingerprint: str = "fp_tests"
     faults: tuple[Fault, ...] = ()
 
     def changed(self, given: Mapping[str, Any]) -> Settings:
@@ -305,7 +306,7 @@ def usage(asked: Asked, said: Said) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def written(asked: Asked, said: Said, serial: str, *, with_usage: bool) -> tuple[dict[str, Any], list[tuple[str, Any]]]:
+def written(asked: Asked, said: Said, serial: str, fingerprint: str, *, with_usage: bool) -> tuple[dict[str, Any], list[tuple[str, Any]]]:
     """Return the whole answer, and the events that would bring it; without events where the path has no streams."""
     spent = usage(asked, said) if with_usage else None
     if asked.path == "embeddings":
@@ -314,7 +315,7 @@ def written(asked: Asked, said: Said, serial: str, *, with_usage: bool) -> tuple
         return response(asked, said, serial, spent)
     chat = asked.path == "chat/completions"
     top = {"id": f"{'chatcmpl' if chat else 'cmpl'}-{serial}", "object": "chat.completion" if chat else "text_completion",
-           "created": int(time.time()), "model": asked.body.get("model"), "system_fingerprint": "fp_tests"}  # fmt: skip
+           "created": int(time.time()), "model": asked.body.get("model"), "system_fingerprint": fingerprint}  # fmt: skip
     style = chat_choice if chat else completion_choice
     choices = [style(said, text, serial, index) for index, text in enumerate(said.texts)]
     include = (asked.body.get("stream_options") or {}).get("include_usage")
@@ -637,7 +638,7 @@ class Server:
         """Take the time, work out the answer, bill it, and send it unless the client has gone or a fault comes between."""
         settings, serial, kind = self.settings, self.serial(), fault.kind if fault else ""
         said = say(asked, settings, kind, serial)
-        whole, events = written(asked, said, serial, with_usage=kind != "no_usage")
+        whole, events = written(asked, said, serial, self.settings.fingerprint, with_usage=kind != "no_usage")
         stream = bool(asked.body.get("stream")) and bool(events)
         later = fault.seconds if fault and kind == "slow" else 0.0
         if wait := settings.latency_s + (0.0 if stream else later):

@@ -1,4 +1,5 @@
 import json
+import re
 import threading
 import time
 from dataclasses import replace
@@ -16,12 +17,15 @@ from poclab.errors import EndpointError, InputError
 from poclab.judging import Calibration, Rubric, calibrate, calibration_path, labels_path, read_labels
 from poclab.judging.asking import Asked, ask_all
 from poclab.judging.calibration import Pair
+from poclab.ledger import Ledger
 from poclab.system import Reply
 
 HOUSE = Path(__file__).parents[1]
 HOSTILE = "<script>alert(1)</script>\x1b[2J\0"
 #: Five of each by people; the judge errs once in each.
 TEN = "cccccwwwww", "ccccwwwwwc"
+#: What to do where another model answered.
+STRANGER = "`POCLAB_MODE=live poclab calibrate a_poc correctness`; where that is newer than the run, run again with POCLAB_MODE=live"
 NAMES = {"c": "correct", "w": "wrong", "u": "unscored"}
 
 
@@ -187,13 +191,13 @@ def test_an_undefined_kappa_is_not_calibrated(bound):
         ({("m", "m (fp_tests)")}, ""),
         (set(), ""),
         ({("m", "m (fp_tests)"), ("embedder", "embedder (fp_9)")}, ""),
-        ({("m", "m (fp_new)")}, "m (fp_new) answers as the judge 'correctness' now, and it was calibrated with m (fp_tests): `poclab calibrate`"),
-        ({("m", "m (fp_tests)"), ("m", "m-2")}, "m-2 answers as the judge 'correctness' now, and it was calibrated with m (fp_tests): `poclab calibrate`"),
+        ({("m", "m (fp_new)")}, "m (fp_new) answered as the judge 'correctness' in this run, and it was calibrated with m (fp_tests): " + STRANGER),
+        ({("m", "m (fp_tests)"), ("m", "m-2")}, "m-2 answered as the judge 'correctness' in this run, and it was calibrated with m (fp_tests): " + STRANGER),
     ],
 )  # fmt: skip
 def test_another_model_or_fingerprint_that_answers_is_a_stranger(judges, words):
-    """The calibration says nothing of it; other models that scores call are none of it."""
-    assert calibration(*TEN).stranger(judges) == words
+    """The calibration says nothing of it, and it says what to type; other models that scores call are none of it."""
+    assert calibration(*TEN).stranger(judges, "a_poc") == words
 
 
 # --- the file
@@ -305,6 +309,52 @@ def test_a_judge_that_is_asked_again_is_held_against_itself(judging, endpoint):
 
     assert calibrate(poc, judge, repeats=3).pairs == found.pairs
     assert endpoint.counts()["answered"] == asked
+
+
+def test_replayed_answers_are_told(judging, endpoint):
+    """How many, of which day, and what they cost now and then; what was asked now says nothing. The file is the same either way."""
+    poc, judge = judging(*TEN)
+    first = calibrate(poc, judge)
+    kept = first.path.read_bytes()
+    again = calibrate(poc, judge)
+    day = Ledger.of(poc).page()[0][0].at[:10]
+    assert (first.origin, again.origin) == ("", f"10 of 10 are from the ledger, paid on {day}; paid now: $0.0000")
+    assert f"answers: {again.origin}; POCLAB_MODE=live asks again\ncost: $" in repr(again)
+    assert repr(again).count(" when they were paid") == 1 and "when they were paid" not in repr(first)
+    assert again.path.read_bytes() == kept
+    part = calibrate(poc, judge, repeats=2)
+    assert part.origin.startswith(f"10 of 20 are from the ledger, paid on {day}; paid now: $0.0")
+    assert part.origin != f"10 of 20 are from the ledger, paid on {day}; paid now: $0.0000"
+
+
+def test_a_live_calibration_is_of_the_model_as_it_is_and_stays_so(judging, endpoint, monkeypatch):
+    """Another fingerprint answers: a replay goes on saying what the old one said, until it is asked live; from then on the new one is replayed."""
+    poc, judge = judging(*TEN)
+    calibrate(poc, judge)
+    endpoint.configure(fingerprint="fp_new")
+    assert calibrate(poc, judge).answered == ("m (fp_tests)",)
+    monkeypatch.setenv("POCLAB_MODE", "live")
+    assert (calibrate(poc, judge).answered, endpoint.counts()["answered"]) == (("m (fp_new)",), 20)
+    monkeypatch.delenv("POCLAB_MODE")
+    again = calibrate(poc, judge)
+    assert (again.answered, endpoint.counts()["answered"]) == (("m (fp_new)",), 20)
+    assert again.origin.startswith("10 of 10 are from the ledger")
+
+
+def test_replayed_answers_overwrite_no_calibration_of_another_model(judging, monkeypatch):
+    """A ledger that has older answers, such as a colleague's: the file stays as it is, and what to type is said. An edited file counts for nothing."""
+    poc, judge = judging(*TEN)
+    path = replace(calibrate(poc, judge), answered=("m (fp_new)",)).save(calibration_path(poc, "correctness"))
+    kept = path.read_bytes()
+    said = r"calibrated with m \(fp_new\), and stays: the answers of m \(fp_tests\), 10 of 10 are from the ledger, .*\n  fix: POCLAB_MODE=live poclab calibrate "
+    with pytest.raises(InputError, match=said + re.escape(f"{poc} correctness")):
+        calibrate(poc, judge)
+    assert path.read_bytes() == kept
+    monkeypatch.setenv("POCLAB_MODE", "live")
+    assert calibrate(poc, judge).answered == ("m (fp_tests)",)
+    monkeypatch.delenv("POCLAB_MODE")
+    path.write_bytes(kept.replace(b"fp_new", b"fp_old"))
+    assert calibrate(poc, judge).answered == ("m (fp_tests)",)
 
 
 def test_labels_that_are_missing_are_named(judging):

@@ -124,7 +124,10 @@ def test_a_sample_of_one_or_of_more_than_there_are_is_refused(folder, sample, fi
 def test_a_sample_is_not_drawn_over_another(drawn):
     """Labels are work; and to draw until one fits is no sample."""
     before = labels_path(drawn, RUBRIC).read_bytes()
-    with pytest.raises(InputError, match="there is a sample already\n  fix: label it; or move it away to draw another one: mv .*labels.jsonl .*labels.jsonl.old$"):
+    with pytest.raises(
+        InputError,
+        match="there is a sample already\n  fix: label it; or move it away to draw another one: mv .*labels.jsonl .*labels.jsonl.old$",
+    ):
         draw(drawn, RUBRIC, report_of(drawn), sample=5, seed=1)
     assert labels_path(drawn, RUBRIC).read_bytes() == before
 

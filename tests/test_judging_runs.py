@@ -150,6 +150,7 @@ class TestGate:
 
         assert word == "cannot tell"
         assert why.startswith("offline/overlap-judge (offline-") and "it was calibrated with offline/overlap-judge (older-" in why
+        assert f"`POCLAB_MODE=live poclab calibrate {poc} correctness`" in why
 
     def test_shuts_again_when_a_label_is_changed(self, poc, judged):
         """Kappa is what it was held against; the labels of today are other ones."""
@@ -225,6 +226,21 @@ class TestGate:
         calibration.write_text(calibration.read_text().replace('"judge": "wrong"', '"judge": "correct"', 1))
         assert not handover.verify(folder).holds
 
+    def test_that_is_shut_is_so_in_the_handoff_wherever_it_lies(self, poc, judged):
+        """What the verdict says of labels or of another model names no folder that was there only while it was written."""
+        charter(poc, 0.35)
+        label(poc)
+        found = judging.calibrate(poc, poclab.Judge("correctness", poc=poc))
+        replace(found, answered=("m",)).save(found.path)
+        folder = handover.handoff(poc, judged[1]).folder
+        assert "POCLAB_MODE=live poclab calibrate animals correctness" in (folder / "evidence/decision.json").read_text()
+        assert handover.verify(folder).holds
+        found.save(found.path)
+        label(poc, wrong=["q03"])
+        folder = handover.handoff(poc, judged[1]).folder
+        assert "rubrics/correctness.labels.jsonl: the labels are not those" in (folder / "evidence/decision.json").read_text()
+        assert handover.verify(folder).holds
+
 
 class TestCalibrate:
     """`poclab calibrate` as it is typed."""
@@ -281,6 +297,7 @@ class TestCalibrate:
         assert done.returncode == 1
         assert "its lower edge is to be at least 0.6" in json.loads(done.stdout)["refused"]
         assert json.loads(done.stdout)["numbers"]["agreement"]["value"] == 1.0
+        assert json.loads(done.stdout)["answers"].startswith("8 of 8 are from the ledger, paid on 20")
 
     @pytest.mark.parametrize(
         ("arguments", "said"),

@@ -89,7 +89,7 @@ def test_an_entry_is_found_by_name_case_and_request(path):
 
 
 def test_an_answer_asked_for_again_is_the_next_generation(path):
-    """Live mode adds to the ledger; what was replayed before stays what is replayed."""
+    """Live mode adds to the ledger; what was replayed before stays what is replayed, unless the newest is asked for."""
     ledger = Ledger.open(path)
     generations = [recorded(ledger, entry(content=text)) for text in (b"one", b"two", b"three")]
 
@@ -98,6 +98,7 @@ def test_an_answer_asked_for_again_is_the_next_generation(path):
     assert ledger.find(KEY) == generations[0]
     assert ledger.find(KEY, 2) == generations[2]
     assert ledger.find(KEY, 3) is None
+    assert ledger.find(KEY, newest=True) == ledger.claim(KEY, newest=True) == generations[2]
 
 
 def test_who_asks_first_holds_the_claim(path):

@@ -100,7 +100,7 @@ class Evidence:
         today = datetime.date.fromisoformat(said["on"])
         lineage = self.cases.lock.since_first()
         told = {"looks": looks, "edits": edits, "lineage": lineage, "today": today}
-        return weigh(self.charter, list(self.reports.values()), **told, judged=gate(self.folder, self.charter))
+        return weigh(self.charter, list(self.reports.values()), **told, judged=gate(self.folder, self.charter, named=self.facts["poc"]))
 
     @cached_property
     def history(self) -> list[Mapping[str, Any]]:
@@ -177,7 +177,7 @@ def collect(folder: Path, decision: Decision, archive: Archive, comparison: Comp
     # From the whole reports: a brief one says the same, but what is verified later is this.
     found = Evidence(folder)
     told = {"looks": decision.looks, "edits": decision.edits, "lineage": decision.lineage, "today": decision.today}
-    whole = weigh(found.charter, list(found.reports.values()), **told, judged=gate(folder, found.charter))
+    whole = weigh(found.charter, list(found.reports.values()), **told, judged=gate(folder, found.charter, named=poc.name))
     _write(folder, "decision.json", whole.to_json())
     return Evidence(folder)
 

@@ -1,8 +1,12 @@
-"""Ask a judge about many replies outside of an evaluation: side by side, through the ledger and a budget, each as a case of its own."""
+"""Ask a judge about many replies outside of an evaluation: side by side, through the ledger and a budget, each as a case of its own.
+
+Of several recorded answers the newest is replayed: what is found out is of the judge as it is, and `POCLAB_MODE=live` asks it anew.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +16,9 @@ from typing import Any, Generic, TypeVar
 from poclab import runner
 from poclab.cases import Case
 from poclab.errors import EndpointError
+from poclab.ledger import Ledger
 from poclab.system import Call, CaseContext, Reply, current_case
+from poclab.tables import money
 
 Found = TypeVar("Found")
 
@@ -43,8 +49,32 @@ class Answers(Generic[Found]):
     @property
     def cost_usd(self) -> float | None:
         """What the answers cost when they were paid; None where that is unknown."""
-        costs = [one.cost_usd for one in self.calls if one.status // 100 == 2]
-        return None if not costs or any(cost is None for cost in costs) else sum(costs)
+        return _sum(self._paid) if self._paid else None
+
+    @property
+    def _paid(self) -> list[Call]:
+        return [one for one in self.calls if one.status // 100 == 2]
+
+    @property
+    def replayed(self) -> bool:
+        """Whether all of them are from the ledger."""
+        return bool(self._paid) and all(one.replayed for one in self._paid)
+
+    def origin(self, poc: Path) -> str:
+        """Return how many answers are from a POC's ledger, and when they were paid; nothing where all were asked now."""
+        old = [one for one in self._paid if one.replayed]
+        if not old:
+            return ""
+        ledger = Ledger.of(poc)
+        days = sorted(entry.at[:10] for one in old if one.entry and (entry := ledger.named(one.entry)))
+        paid = f", paid on {' to '.join(dict.fromkeys((days[0], days[-1])))}" if days else ""
+        now = _sum([one for one in self._paid if not one.replayed])
+        return f"{len(old)} of {len(self._paid)} are from the ledger{paid}; paid now: {money(now)}"
+
+
+def _sum(calls: Sequence[Call]) -> float | None:
+    costs = [one.cost_usd for one in calls]
+    return None if None in costs else math.fsum(costs)
 
 
 def ask_all(
@@ -70,7 +100,7 @@ def ask_all(
         if ends:
             raise ends[0]
         place, what = job
-        context = CaseContext(case_id=what.case.id, repeat=what.repeat, poc=poc, budget=budget, purpose="judge")
+        context = CaseContext(case_id=what.case.id, repeat=what.repeat, poc=poc, budget=budget, purpose="judge", newest=True)
         context.deadline, calls[place] = time.monotonic() + timeout_s, context.calls
         token = current_case.set(context)
         try:

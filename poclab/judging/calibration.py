@@ -5,12 +5,13 @@
 A calibration is of one rubric (by its digest, the model's name and parameters in it) and of what answered (the model as the endpoint calls
 it, with its fingerprint): an edited rubric or a new model is not calibrated. Without a kappa above the charter's `judges.kappa_at_least`, by
 the lower edge of its interval, no criterion on the judge's score is decided. Verdicts and labels are kept, and every number is worked out
-from them when it is read.
+from them when it is read. Answers that were paid for are replayed, and that is told; they do not take the place of what other models said.
 Not covered: whether people agree among themselves; a judge cannot be held to more than they do.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,7 @@ from poclab.judging.labels import read_labels
 from poclab.judging.reading import Verdict
 from poclab.judging.rubric import UNSCORED
 from poclab.redaction import conceal_json
+from poclab.requests import MODE
 from poclab.stats import Estimate
 from poclab.tables import block, folded, html_table, money, text_table
 
@@ -38,6 +40,8 @@ FORMAT = 1
 NO_VERDICT = 0.5
 DISAGREEMENTS_SHOWN, WIDEST = 10, 60
 LATE = Verdict(None, "the judge ran out of time")
+#: Asks anew what the ledger has.
+LIVE = f"{MODE}=live"
 FIX_THRESHOLD = "judges: {kappa_at_least: 0.6}"
 
 
@@ -78,6 +82,8 @@ class Calibration:
     cost_usd: float | None = None
     #: Whether several replies of the run belong together: then they are worth fewer than they are.
     clustered: bool = False
+    #: Of the answers, how many are from the ledger, and when they were paid; empty when all were asked now, and in what is read from a file.
+    origin: str = field(default="", compare=False)
     path: Path | None = field(default=None, compare=False)
 
     @cached_property
@@ -183,8 +189,10 @@ class Calibration:
             yield "consistency", f"{self.consistency}: the same in all of {self.repeats} times"
         yield "judge's mean", f"{self.naive}" if self.naive else "none: it scored nothing"
         yield "corrected", str(self.corrected) if self.corrected else "none: people could not tell of some, or cases are in clusters"
+        if self.origin:
+            yield "answers", f"{self.origin}; {LIVE} asks again"
         if self.cost_usd is not None:
-            yield "cost", money(self.cost_usd)
+            yield "cost", money(self.cost_usd) + (" when they were paid" if self.origin else "")
 
     @property
     def kappa_text(self) -> str:
@@ -214,7 +222,7 @@ class Calibration:
         return block(html_table([], self.facts()), html_table(*self.table()), read)
 
     def to_json(self) -> dict[str, Any]:
-        data = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "path"}
+        data = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("origin", "path")}
         numbers = {
             "agreement": self.agreement,
             "kappa": self.kappa,
@@ -264,17 +272,20 @@ class Calibration:
         labels = self.path.with_name(f"{self.name}{LABELS}") if self.path else None
         if labels is None or (labels.is_file() and digest(read_text(labels)) == self.labels_digest):
             return ""
-        return f"{labels}: the labels are not those that the judge {self.name!r} was held against: `poclab calibrate`"
+        return f"{RUBRICS}/{labels.name}: the labels are not those that the judge {self.name!r} was held against: `poclab calibrate`"
 
-    def stranger(self, judges: set[tuple[str, str]]) -> str:
-        """Return what answers as the judge that did not when it was calibrated; nothing where nothing does.
+    def stranger(self, judges: set[tuple[str, str]], poc: str) -> str:
+        """Return what answered as the judge in a run that did not when it was calibrated; nothing where nothing did.
 
-        `judges` are the models of its calls, as asked for and as answered.
+        `judges` are the models of the run's calls, as asked for and as answered; `poc` is the POC as one types it.
         """
         answered = {answered for model, answered in judges if model == self.model}
         if unknown := sorted(answered - set(self.answered)):
             known = ", ".join(self.answered) or "a model that was not told"
-            return f"{', '.join(unknown)} answers as the judge {self.name!r} now, and it was calibrated with {known}: `poclab calibrate`"
+            return (
+                f"{', '.join(unknown)} answered as the judge {self.name!r} in this run, and it was calibrated with {known}: "
+                f"`{LIVE} poclab calibrate {poc} {self.name}`; where that is newer than the run, run again with {LIVE}"
+            )
         return ""
 
 
@@ -295,7 +306,8 @@ def calibrate(poc: Path | str, judge: Judge, *, repeats: int = 1, budget: str | 
     """Hold a judge against the labels of a POC, and keep what was found there.
 
     Raises:
-        InputError: no labels, or some are missing; BudgetError: the budget is used up.
+        InputError: no labels, or some are missing; or all answers are from the ledger, and the calibration that is there is of other models.
+        BudgetError: the budget is used up.
     """
     rubric, labels = judge.rubric, read_labels(poc, judge.rubric)
     if labels.missing:
@@ -336,5 +348,19 @@ def calibrate(poc: Path | str, judge: Judge, *, repeats: int = 1, budget: str | 
         repeats=repeats,
         cost_usd=answers.cost_usd,
         clustered=len(set(clusters)) < len(clusters),
+        origin=answers.origin(Path(poc)),
     )
-    return replace(found, path=found.save(calibration_path(poc, rubric.name)))
+    path = calibration_path(poc, rubric.name)
+    if answers.replayed:
+        _refuse_older(found, path, f"{LIVE} poclab calibrate {poc} {rubric.name}")
+    return replace(found, path=found.save(path))
+
+
+def _refuse_older(found: Calibration, path: Path, fix: str) -> None:
+    """Refuse to put replayed answers in the place of what other models said to the same rubric."""
+    there = None
+    with contextlib.suppress(InputError):  # none, or not as it was written
+        there = Calibration.load(path)
+    if there and there.rubric == found.rubric and there.answered != found.answered:
+        one, other = (", ".join(side.answered) or "a model that was not told" for side in (there, found))
+        raise InputError(f"{path}: it was calibrated with {one}, and stays: the answers of {other}, {found.origin}", fix=fix)

@@ -17,18 +17,21 @@ from poclab.report import Report
 from poclab.scores import NO_RUBRIC
 
 
-def gate(folder: Path, charter: Charter) -> Callable[[str, Report], Judged]:
-    """Return what says of a score that judges gave whether it is to be decided on, by the calibrations in a POC's folder."""
+def gate(folder: Path, charter: Charter, *, named: str = "") -> Callable[[str, Report], Judged]:
+    """Return what says of a score that judges gave whether it is to be decided on, by the calibrations in a POC's folder.
+
+    `named` is what it says for the folder of the POC, where that is another one.
+    """
 
     def judged(score: str, report: Report) -> Judged:
         known = [Calibration.load(path) for path in sorted((folder / RUBRICS).glob(f"*{SUFFIX}"))]
-        said = [_judged_by(rubric, score, report, known, charter) for rubric in sorted(report.judged_by(score))]
+        said = [_judged_by(rubric, score, report, known, charter, named or str(folder)) for rubric in sorted(report.judged_by(score))]
         return Judged("; ".join(one.refusal for one in said if one.refusal), "; ".join(one.told for one in said if one.told))
 
     return judged
 
 
-def _judged_by(rubric: str, score: str, report: Report, known: Sequence[Calibration], charter: Charter) -> Judged:
+def _judged_by(rubric: str, score: str, report: Report, known: Sequence[Calibration], charter: Charter, poc: str) -> Judged:
     if rubric == NO_RUBRIC:
         return Judged(f"{score!r} asks a model by itself, which nobody calibrated: make it a rubric and a `poclab.Judge`")
     found = next((one for one in known if one.rubric == rubric), None)
@@ -37,4 +40,4 @@ def _judged_by(rubric: str, score: str, report: Report, known: Sequence[Calibrat
         then = f" (it was with digest {other.rubric[:12]}: another rubric or model)" if other else ""
         return Judged(f"the judge of {score!r}, digest {rubric[:12]}, is not calibrated{then}: `poclab calibrate`")
     told = f"kappa {found.kappa_text}; mean of the judge {found.naive}, corrected {found.corrected}, on the {found.sampled['of']} replies of {found.sampled['name']}"
-    return Judged(found.stranger(report.judges) or found.stale or found.refusal(charter.kappa_at_least), told)
+    return Judged(found.stranger(report.judges, poc) or found.stale or found.refusal(charter.kappa_at_least), told)

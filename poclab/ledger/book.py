@@ -96,10 +96,10 @@ class Ledger:
         _ledgers.pop(str(self.path), None)
         self.store.close()
 
-    def find(self, key: str, generation: int | None = None) -> Entry | None:
-        """Return the oldest answer to a key, or that of one generation."""
+    def find(self, key: str, generation: int | None = None, *, newest: bool = False) -> Entry | None:
+        """Return the oldest answer to a key, or the newest, or that of one generation."""
         where, values = ("", [key]) if generation is None else (" AND generation = ?", [key, generation])
-        found = self._entries(f"WHERE key = ?{where} ORDER BY generation LIMIT 1", values)
+        found = self._entries(f"WHERE key = ?{where} {_order(newest)} LIMIT 1", values)
         return found[0] if found else None
 
     def named(self, name: str) -> Entry | None:
@@ -131,8 +131,8 @@ class Ledger:
         with self.store.failing():
             return [Entry.of(row) for row in rows]
 
-    def claim(self, key: str, *, again: bool = False) -> Entry | Claim | None:
-        """Return the answer to a key, unless it is to be asked `again`; else the right to ask; None while somebody else asks.
+    def claim(self, key: str, *, again: bool = False, newest: bool = False) -> Entry | Claim | None:
+        """Return the oldest answer to a key, or the newest, unless it is to be asked `again`; else the right to ask; None while somebody else asks.
 
         Raises:
             StoreError: nothing could be kept, for want of room, too.
@@ -143,7 +143,7 @@ class Ledger:
         if self.expects_new:
             return claim
         with self.store.writing(durable=False) as connection:
-            row = None if again else connection.execute(f"{_SELECT} WHERE key = ? ORDER BY generation LIMIT 1", [key]).fetchone()
+            row = None if again else connection.execute(f"{_SELECT} WHERE key = ? {_order(newest)} LIMIT 1", [key]).fetchone()
             if row:
                 return Entry.of(row)
             held = connection.execute("SELECT owner FROM claims WHERE key = ?", [key]).fetchone()
@@ -245,3 +245,7 @@ class Ledger:
         """
         with self.store.reading() as connection:
             return budgets.spent(connection, budget)
+
+
+def _order(newest: bool) -> str:
+    return f"ORDER BY generation {'DESC' if newest else 'ASC'}"
