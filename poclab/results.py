@@ -76,8 +76,10 @@ class Record:
         return f"{found['value']:.3f}", edges(found["low"], found["high"]), found["n"]
 
     def shown_traceback(self) -> str:
-        """Return the end of the traceback for a terminal, each line indented; empty without one."""
+        """Return the end of the traceback for a terminal, each line indented; empty without one, or where it says no more than the error."""
         lines = re.sub(r"\x1b\[[0-9;]*m", "", self.traceback).splitlines()[-LONGEST_TRACEBACK:]
+        if "\n".join(lines).partition(": ")[2] == self.error:
+            return ""
         return "".join(f"\n    {printable(line)}" for line in lines)
 
     def outcome_text(self, metric: str) -> str:

@@ -7,10 +7,11 @@ File parameters are paths relative to the POC folder. With `method: tpe` further
 from __future__ import annotations
 
 import ast
+import contextlib
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from poclab.arguments import is_budget
 from poclab.charter import METRICS
 from poclab.errors import InputError, refuse_unknown
 from poclab.files import canonical, check_json, digest, find_poc, parse_value, read_text, read_yaml, require_poc
+from poclab.judging import Rubric
 
 KEYS = ("notebook", "metric", "method", "run_cap", "seed", "fixed", "repeat", "parameters", "zip", "where", "include", "screen", "limits")
 #: The parameter of a notebook that says how often each case is asked.
@@ -160,6 +162,7 @@ def load_sweep(source: Path | str | Mapping[str, Any], poc: Path | str | None = 
     for point in found + (space.edges() if space else []):
         kernels.check_parameters(point, known, where=str(path))
         check_files(point, known, poc, where=str(path))
+    check_judges(found, notebook, poc, where=str(path))
     trials = _trials(found, known, poc)
     metric, maximize = _metric(data.get("metric"), _scores(notebook, trials, known), path)
     if not trials or (space and not space.count):
@@ -181,6 +184,7 @@ def single(poc: Path, notebook: Path, parameters: Mapping[str, Any], *, fixed: M
     point = {**start, **parameters}
     kernels.check_parameters(point, known, where=str(notebook))
     check_files(point, known, poc, where=str(notebook))
+    check_judges([point], notebook, poc, where=str(notebook))
     trial = _trial(point, start, known)
     if trial.name == BASELINE:
         trial = replace(trial, name=", ".join(f"{name} = {value}" for name, value in parameters.items()) or "defaults")
@@ -228,6 +232,17 @@ def check_files(parameters: Mapping[str, Any], known: Mapping[str, kernels.Param
             raise InputError(
                 f"{where}: {name}: no file {value!r} in {poc}", fix=f"use one of: {', '.join(near)}" if near else f"write {value}"
             )
+
+
+def check_judges(settings: Iterable[Mapping[str, Any]], notebook: Path, poc: Path, *, where: str) -> None:
+    """Refuse a parameter that the notebook makes a judge of, as in `Judge(judge)`, and that is no rubric."""
+    calls = [node for node in _nodes(notebook) if isinstance(node, ast.Call) and _name(node.func) == "Judge"]
+    names = {one.id for node in calls for one in _named(node) if isinstance(one, ast.Name)}
+    for name, value in dict.fromkeys((name, one[name]) for one in settings for name in names & one.keys() if isinstance(one[name], str)):
+        try:  # as in the kernel, a path is one from the POC's folder; an empty name is no judge
+            _ = value and Rubric.named(poc / value if value.endswith((".yaml", ".yml")) else value, poc)
+        except InputError as error:
+            raise InputError(f"{where}: {name}: {error.message}", fix=error.fix) from None
 
 
 def _texts(default: Any, poc: Path) -> list[str]:
@@ -345,21 +360,28 @@ def _scores(notebook: Path, trials: Sequence[Trial], known: Mapping[str, kernels
     """
     found: list[str] = []
     values = [{**{name: one.default for name, one in known.items()}, **trial.parameters} for trial in trials]
-    for source, _ in kernels.code_cells(notebook):
-        try:
-            tree = ast.parse(kernels.MAGIC.sub("", source))
-        except (SyntaxError, ValueError, MemoryError, RecursionError):
-            continue  # the trial will say so
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.List, ast.Tuple)):
-                found += [_name(one.func if isinstance(one, ast.Call) else one) for one in node.elts]
-            elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                found.append(node.name)
-            elif isinstance(node, ast.Call) and _name(node.func) in MADE:
-                given = [*node.args[:1], *(one.value for one in node.keywords if one.arg in ("name", "rubric"))]
-                found += [one.value for one in given if isinstance(one, ast.Constant)]
-                found += [Path(str(setting.get(one.id) or "")).stem for one in given if isinstance(one, ast.Name) for setting in values]
+    for node in _nodes(notebook):
+        if isinstance(node, (ast.List, ast.Tuple)):
+            found += [_name(one.func if isinstance(one, ast.Call) else one) for one in node.elts]
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            found.append(node.name)
+        elif isinstance(node, ast.Call) and _name(node.func) in MADE:
+            given = _named(node)
+            found += [one.value for one in given if isinstance(one, ast.Constant)]
+            found += [Path(str(setting.get(one.id) or "")).stem for one in given if isinstance(one, ast.Name) for setting in values]
     return [name for name in dict.fromkeys(found) if name and name not in MADE]
+
+
+def _nodes(notebook: Path) -> Iterator[ast.AST]:
+    """Yield all that a notebook's source says, cell by cell; a cell that is no Python is left out: its trial will say so."""
+    for source, _ in kernels.code_cells(notebook):
+        with contextlib.suppress(SyntaxError, ValueError, MemoryError, RecursionError):
+            yield from ast.walk(ast.parse(kernels.MAGIC.sub("", source)))
+
+
+def _named(call: ast.Call) -> list[ast.expr]:
+    """Return what a call that makes a score is given as its name."""
+    return [*call.args[:1], *(one.value for one in call.keywords if one.arg in ("name", "rubric"))]
 
 
 def _name(node: ast.expr) -> str:

@@ -5,6 +5,7 @@ import shutil
 import socket
 import sqlite3
 import subprocess
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,9 @@ from poclab import checkup, trials
 from poclab.checkup import machine
 from poclab.checkup.findings import Finding
 from poclab.errors import InputError
+from poclab.files import digest
+from poclab.judging import Calibration, Rubric, calibration_path
+from poclab.judging.calibration import Pair
 from poclab.judging.rubric import TEMPLATES
 from poclab.ledger import LEDGER, Ledger
 from poclab.sweeps import load_sweep
@@ -300,6 +304,54 @@ def test_judges_are_held_against_the_charter(ready):
 
     assert undecided.state == "warning" and "poclab calibrate" in undecided.fix and "tone --sample 60" in undecided.fix
     assert found["model", "offline/overlap-judge: answers on this machine"].state == "ok"
+
+
+def test_what_mends_a_judge_is_told_as_a_command(ready):
+    """An edited rubric or label is calibrated again; only where the agreement is too low is there something to read; a bound is written down."""
+    shutil.copytree(TEMPLATES, ready / "rubrics", ignore=lambda _, names: {one for one in names if one != "tone.yaml"})
+    rubric, again = Rubric.named("tone", ready), f"`poclab calibrate {ready} tone`"
+    pair = {"person": "fit", "judge": "fit"}
+    pairs = [Pair("q1", **pair), Pair("q2", **pair), Pair("q3", "unfit", "unfit"), Pair("q4", "fit", "unfit")]
+    labels = ready / "rubrics/tone.labels.jsonl"
+    labels.write_text("labels")
+    given = {"labels": dict(rubric.labels), "sampled": {"of": 4, "name": "a", "seed": 0}, "by": ("Ada",), "on": "2026-11-27"}
+    given |= {"name": "tone", "rubric_version": 1, "model": rubric.model, "answered": (), "others": (), "labels_digest": digest("labels")}
+    calibration = Calibration(**given, rubric=rubric.digest, pairs=tuple(pairs))
+    path = calibration_path(ready, "tone")
+
+    def fix(found, bound="judges: {kappa_at_least: 0.6}\n"):
+        found.save(path)
+        charter = (ready / "charter.yaml").read_text()
+        (ready / "charter.yaml").write_text(charter + bound)
+        told = finding(ready, "judges").fix
+        (ready / "charter.yaml").write_text(charter)
+        return told
+
+    assert fix(replace(calibration, rubric="0" * 64)) == again
+    assert fix(calibration).startswith(f"read what people and judge disagree on, in {path}")
+    assert fix(calibration, "") == f"write into {ready / 'charter.yaml'}: judges: {{kappa_at_least: 0.6}}"
+    assert fix(replace(calibration, pairs=tuple(pairs[:2]))).startswith("draw a larger sample")
+    labels.write_text("other labels")
+    assert fix(calibration) == again
+
+
+def test_a_key_that_only_a_judge_needs_is_told_of_its_rubric(ready):
+    """What it is to be changed in, to go without."""
+    shutil.copytree(TEMPLATES, ready / "rubrics", ignore=lambda _, names: {one for one in names if one != "tone.yaml"})
+    path = ready / "rubrics/tone.yaml"
+    path.write_text(path.read_text().replace("offline/overlap-judge", "gpt-4o"))
+    found = finding(ready, "key")
+
+    assert found.state == "failed" and found.told == "no API key for model 'gpt-4o'"
+    assert found.fix.endswith("write `model: offline/overlap-judge`, which needs none, into rubrics/tone.yaml")
+
+
+def test_a_judge_of_the_sweep_that_is_no_rubric_fails(ready):
+    """Before a kernel would say so."""
+    sweep = ready / "sweep.yaml"
+    sweep.write_text(sweep.read_text().replace("fixed: {", "fixed: {judge: typo, "))
+
+    assert finding(ready, "sweep").state == "failed" and "judge: no rubric 'typo'" in finding(ready, "sweep").told
 
 
 def test_a_broken_rubric_fails(ready):

@@ -73,17 +73,24 @@ def test_the_rubrics_that_come_along_are_whole(name):
 
 
 def test_the_rubric_of_a_poc_comes_before_the_one_that_comes_along(poc):
-    """By name, or by the path of a file; an unknown one is told from those that there are."""
+    """By name, or by the path of a file; an unknown one is told from those that there are, the POC's own too, and where there is no POC that is said."""
     own = poc / "rubrics" / "correctness.yaml"
     own.parent.mkdir()
     own.write_text(yaml.safe_dump({**WHOLE, "name": "correctness"}, sort_keys=False))
 
     assert Rubric.named("correctness", poc).path == Rubric.named(str(own)).path == own
     assert Rubric.named("tone", poc).path.parent == TEMPLATES
+    (poc / "rubrics" / "politeness.yaml").write_text("")
+    for unknown in ("politness", "a\0", "x" * 5000):
+        with pytest.raises(
+            InputError, match=r"no rubric .* in .*rubrics or among those that come with poclab\n  fix: use one of: "
+        ) as raised:
+            Rubric.named(unknown, poc)
+        assert raised.value.fix == "use one of: abstention, completeness, correctness, faithfulness, politeness, tone"
     with pytest.raises(
-        InputError, match=r"no rubric 'politness' in .*rubrics or among those that come with poclab\n  fix: use one of: abstention, "
+        InputError, match=r"and no POC was found here that may have it\n  fix: use one of: abstention, .*; or .*: poc=\.\.\."
     ):
-        Rubric.named("politness", poc)
+        Rubric.named("politness")
 
 
 @pytest.mark.parametrize(

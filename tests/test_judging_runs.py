@@ -12,7 +12,7 @@ from conftest import CHARTER, NOTEBOOKS, PRICES, SIGNED, copy_poc, invoke
 from poclab import handover, judging, kernels, scores
 from poclab.errors import InputError
 from poclab.judging.rubric import TEMPLATES
-from poclab.sweeps import load_sweep
+from poclab.sweeps import load_sweep, single
 from poclab.trials import plan
 
 #: Of the eight dev cases half are answered rightly: q01, q02, and the two to abstain from.
@@ -412,6 +412,31 @@ def test_a_notebook_scores_with_a_judge_by_a_parameter(poc):
 
     assert done.returncode == 0, done.stderr
     assert "correctness: 1.000 (0.676 to 1.000, n = 8)" in done.stdout
+
+
+def test_a_judge_that_is_no_rubric_is_refused_before_a_kernel_starts(poc):
+    """From its notebook's source: by name or by path, in a run and in a sweep; a rubric that cannot be read too; an empty name is no judge."""
+    notebook = poc / "notebooks/02_evaluate.ipynb"
+    (poc / "rubrics/broken.yaml").write_text("name: broken\n")
+    for value, said in (("typo", "judge: no rubric 'typo' in .*\n.*correctness"), ("rubrics/no.yaml", "no such"), ("broken", "version is")):
+        with pytest.raises(InputError, match=said):
+            single(poc, notebook, {"judge": value})
+    for value in ("", "correctness", "tone", "rubrics/correctness.yaml"):
+        single(poc, notebook, {"judge": value})
+    sweep = {"notebook": "notebooks/02_evaluate.ipynb", "parameters": {"judge": {"values": ["", "typo"]}}}
+    with pytest.raises(InputError, match="judge: no rubric 'typo'"):
+        load_sweep(sweep, poc)
+
+
+def test_a_judge_without_a_key_is_told_once_and_of_its_rubric(poc):
+    """What needs no key is another model of the rubric, not of the system."""
+    rubric = poc / "rubrics/correctness.yaml"
+    rubric.write_text(rubric.read_text().replace("offline/overlap-judge", "gpt-4o"))
+    done = invoke("run", poc, "-p", "judge=correctness")
+
+    assert done.returncode == 2
+    assert "no API key for model 'gpt-4o', the judge 'correctness'\n  fix: export OPENAI_API_KEY=..., or write" in done.stderr
+    assert done.stderr.count("fix: ") == 1 and "into rubrics/correctness.yaml" in done.stderr
 
 
 def test_05_tells_whether_the_judge_may_decide(poc, tmp_path):

@@ -12,6 +12,7 @@ from poclab.checkup.findings import FAILED, OK, WARNING, Finding, Subject
 from poclab.errors import InputError
 from poclab.files import read_text
 from poclab.judging import Calibration, calibration_path
+from poclab.judging.calibration import FIX_THRESHOLD
 from poclab.redaction import conceal
 
 #: How many hints at personal data are shown.
@@ -90,21 +91,27 @@ def evidence(subject: Subject) -> Iterator[Finding]:
 
 def judges(subject: Subject) -> Iterator[Finding]:
     for rubric in subject.rubrics:
-        path, how = calibration_path(subject.poc, rubric.name), f"`poclab calibrate {subject.folder} {rubric.name}"
+        path, how = calibration_path(subject.poc, rubric.name), f"poclab calibrate {subject.folder} {rubric.name}"
         if not path.is_file():
             undecided = f"{rubric.name} is not calibrated: no criterion on its score is decided"
-            yield Finding("judges", WARNING, undecided, f"{how} --sample 60`, label, and {how}`")
+            yield Finding("judges", WARNING, undecided, f"`{how} --sample 60`, label, and `{how}`")
             continue
         found = Calibration.load(path)
         other = f"{rubric.name} was calibrated with another rubric or model" if found.rubric != rubric.digest else ""
-        if trouble := other or found.stale or found.refusal(subject.charter.kappa_at_least):
-            yield Finding(
-                "judges",
-                WARNING,
-                trouble,
-                f"read what people and judge disagree on, in {path}; then mend the rubric, or take another model",
-            )
+        if changed := other or found.stale:
+            yield Finding("judges", WARNING, changed, f"`{how}`")
+        elif refused := found.refusal(subject.charter.kappa_at_least):
+            yield Finding("judges", WARNING, refused, _mend(found, subject))
         else:
             yield Finding("judges", OK, f"{rubric.name}: kappa {found.kappa_text}, with {', '.join(found.answered)}")
     if not subject.rubrics:
         yield Finding("judges", OK, "the POC has no rubric of its own")
+
+
+def _mend(found: Calibration, subject: Subject) -> str:
+    """Return what to do about a judge that is calibrated, and not to be decided by."""
+    if found.kappa is None:
+        return f"draw a larger sample, of which people do not say the same throughout: `poclab calibrate {subject.folder} {found.name}`"
+    if subject.charter.kappa_at_least is None:
+        return f"write into {subject.charter.path}: {FIX_THRESHOLD}"
+    return f"read what people and judge disagree on, in {found.path}; then mend the rubric, or take another model"

@@ -31,6 +31,7 @@ def sweep(subject: Subject) -> Iterator[Finding]:
     known = kernels.read_parameters(found.notebook)
     for one in subject.settings[1:]:
         sweeps.check_files(one, known, subject.poc, where=str(found.notebook))
+    sweeps.check_judges(subject.settings, found.notebook, subject.poc, where=str(found.notebook))
     yield Finding("sweep", OK, f"{found.planned} trials of {os.path.relpath(found.notebook, subject.poc)}, ranked by {found.metric}")
 
 
@@ -92,7 +93,9 @@ def key(subject: Subject) -> Iterator[Finding]:
     if not subject.online:
         yield Finding("key", OK, "none is needed")
     elif models.client().api_key == NO_KEY:
-        yield Finding("key", FAILED, f"no API key for model {subject.online[0]!r}", FIX_KEY)
+        name, tried = subject.online[0], {one.get("model") for one in subject.settings}
+        fix = next((one.fix_key for one in subject.rubrics if one.model == name and name not in tried), FIX_KEY)
+        yield Finding("key", FAILED, f"no API key for model {name!r}", fix)
     elif (os.environ.get("OPENAI_API_KEY") or "").strip():
         yield Finding("key", OK, "OPENAI_API_KEY is set")
     else:

@@ -21,6 +21,7 @@ from poclab.files import find_poc
 from poclab.judging.reading import Verdict, read, short
 from poclab.judging.rubric import PAIR, Rubric, pair_schema
 from poclab.report import reply_text
+from poclab.requests import FIX_KEY
 from poclab.scores import Score, Scorer
 from poclab.system import Reply
 
@@ -66,7 +67,12 @@ class Judge(Scorer):
         if not isinstance(rubric, Rubric):
             rubric = Rubric.named(rubric, find_poc(poc))
         rubric = replace(rubric, model=model) if model else rubric
-        models.check(rubric.model)
+        try:
+            models.check(rubric.model)
+        except EndpointError as error:
+            if error.fix != FIX_KEY:
+                raise
+            raise EndpointError(f"{error.message}, the judge {rubric.name!r}", fix=rubric.fix_key) from None
         for name, value in {"name": rubric.name, "function": self._score, "applies": rubric.applies, "rubric": rubric}.items():
             object.__setattr__(self, name, value)
         self.__post_init__()

@@ -18,6 +18,7 @@ block; that a reply talks a model over all the same is what `robustness` measure
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -93,12 +94,17 @@ class Rubric:
         if isinstance(name, Path) or str(name).endswith((".yaml", ".yml")):
             return cls.load(name)
         own = poc / RUBRICS / f"{name}.yaml" if poc else None
-        if own is not None and own.is_file():
+        if own is not None and os.path.isfile(own):
             return cls.load(own)
-        known = sorted(path.stem for path in TEMPLATES.glob("*.yaml"))
-        if name not in known:
-            where = f"in {own.parent} or " if own else ""
-            raise InputError(f"no rubric {name!r} {where}among those that come with poclab", fix=f"use one of: {', '.join(known)}")
+        along, others = ({path.stem for path in folder.glob("*.yaml")} if folder else set() for folder in (TEMPLATES, own and own.parent))
+        if name not in along:
+            where = f"in {own.parent} or among" if own else "among"
+            nowhere = "" if own else ", and no POC was found here that may have it"
+            named = "" if own else "; or name the POC's folder: poc=..."
+            raise InputError(
+                f"no rubric {name!r} {where} those that come with poclab{nowhere}",
+                fix=f"use one of: {', '.join(sorted(along | others))}{named}",
+            )
         return cls.load(TEMPLATES / f"{name}.yaml")
 
     @classmethod
@@ -128,6 +134,11 @@ class Rubric:
     def digest(self) -> str:
         """The SHA-256 over all that the judge is told and is; what every judge is told besides is a part of it."""
         return digest({**self.to_json(), "labels": list(self.labels.items()), "told": [DATA, _menu(self.labels)]})
+
+    @property
+    def fix_key(self) -> str:
+        """What to type where there is no key to ask its model with."""
+        return f"export OPENAI_API_KEY=..., or write `model: offline/overlap-judge`, which needs none, into {RUBRICS}/{self.name}.yaml"
 
     def digest_for(self, case: Case) -> str:
         """The digest, and that of the case's own rubric after a plus, where it has one."""
