@@ -51,7 +51,10 @@ class Inspection:
 
     def _trace_lines(self, trace: Mapping[str, Any]) -> Iterator[str]:
         tags = trace["tags"]
-        yield f"case {tags.get('poclab.case')}, repeat {tags.get('poclab.repeat')}: {tags.get('poclab.outcome', trace['state'])}"
+        if judged := tags.get("poclab.judged_case"):
+            yield f"judges of case {judged}, whose trace is {tags.get('poclab.judged_trace')}: {trace['state']}"
+        else:
+            yield f"case {tags.get('poclab.case')}, repeat {tags.get('poclab.repeat')}: {tags.get('poclab.outcome', trace['state'])}"
         yield f"version   {trace['name']} (run {trace['run_id']})"
         yield f"request   {trace['request_id']}"
         yield f"trace     {trace['trace_id']}"
@@ -66,7 +69,10 @@ class Inspection:
         for name, value in trace["expected"].items():
             yield f"expected {name}: {_text(value)}"
         for score in trace["scores"]:
-            yield f"score {score['name']} = {score['value']}: {score['reason']}"
+            label = f" ({score['label']})" if score.get("label") else ""
+            yield f"score {score['name']} = {score['value']}{label}: {score['reason']}"
+            if score.get("rubric"):
+                yield f"  judged by the rubric {score['rubric'][:12]}, trace {score['judge_trace'] or '(none)'}"
         if self.entries:
             yield "ledger    " + ", ".join(f"{one.name} ({one.at}, {money(one.cost_usd)})" for one in self.entries)
 

@@ -239,6 +239,7 @@ def run_end(report: Report) -> dict[str, Any]:
         "poclab.content": report.content_digest(),
         "poclab.partial": str(report.partial).lower(),
         "poclab.score": report.score_names[0],
+        "poclab.judges": json.dumps(report.judged),
         "poclab.models": ", ".join(report.models)[:LONGEST_PARAM],
     }
     traced = sum(result.trace_id is not None for result in report.results)

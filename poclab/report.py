@@ -389,6 +389,12 @@ class Report:
         return {one.partition("+")[0] for source in given for one in source.split()}
 
     @property
+    def judged(self) -> dict[str, str]:
+        """The scores that judges gave, each with the beginnings of the digests of their rubrics."""
+        found = {score: self.judged_by(score) for score in self.score_names}
+        return {score: " ".join(sorted(one[:12] for one in digests)) for score, digests in found.items() if digests}
+
+    @property
     def judges(self) -> set[tuple[str, str]]:
         """The models of the scorers' calls, as they were asked for and as the endpoint calls them."""
         return {(call.model, call.answered_by) for one in self.results for call in one.judge_calls if call.answered_by}

@@ -7,6 +7,7 @@ chance: whether two runs differ is told by `comparison`.
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 #: What a run is held against the run before it by, besides its parameters; the words that name it.
 BESIDES = {"corpus": "corpus", "repeats": "repeats", "code": "code", "git_commit": "commit"}
 COLUMNS = ("on", "split", "version", "accuracy", "interval", "n", "failed", "changed", "run")
+#: Between these, where a judge scored a run: what it gave.
+JUDGES = COLUMNS.index("changed")
 
 
 @dataclass(frozen=True)
@@ -56,23 +59,39 @@ class History:
                 *_accuracy(one),
                 one["cases"],
                 one["failed"],
+                *([one["judges"]] if self._judged else []),
                 one["changed"],
                 one["run_id"][:8],
             ]
             for one in self.rows
         ]
 
+    @property
+    def _columns(self) -> list[str]:
+        return [*COLUMNS[:JUDGES], *(["judges"] if self._judged else []), *COLUMNS[JUDGES:]]
+
+    @property
+    def _judged(self) -> bool:
+        return any(one["judges"] for one in self.rows)
+
     def __repr__(self) -> str:
-        return text_table(COLUMNS, [[*row[:2], cut(row[2], 30), *row[3:-2], cut(row[-2], 90), row[-1]] for row in self._table()])
+        return text_table(self._columns, [[*row[:2], cut(row[2], 30), *row[3:-2], cut(row[-2], 90), row[-1]] for row in self._table()])
 
     def _repr_html_(self) -> str:
-        return block(self._chart(), html_table(COLUMNS, self._table()))
+        return block(self._chart(), html_table(self._columns, self._table()))
 
     def _chart(self) -> str:
         if not self.drawable:
             return ""
         picture = base64.b64encode(png(self.figure())).decode()
         return f"<img alt='accuracy over time' src='data:image/png;base64,{picture}'>"
+
+
+def _judged(score: str, metrics: Mapping[str, Any]) -> str:
+    """Return what a judge's score is, in words; the accuracy stands in a column of its own, too."""
+    if metrics.get(score) is None:
+        return f"{score} none"
+    return f"{score} {metrics[score]:.3f} ({edges(metrics[f'{score}_low'], metrics[f'{score}_high'])})"
 
 
 def _accuracy(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -108,6 +127,7 @@ def _row(run: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, 
         # The trials of a sweep run side by side: each is told by what it is in the sweep, not by which one happened to start before.
         "changed": f"sweep: {run['name']}" if run.get("parent") else changes(before, run) if before else "(the first)",
         "score": tags.get("score"),
+        "judges": ", ".join(_judged(name, metrics) for name in json.loads(tags.get("judges") or "{}")),
         **{key: metrics.get(key) for key in ("accuracy", "accuracy_low", "accuracy_high")},
         **{key: int(metrics[key]) if key in metrics else None for key in ("cases", "failed")},
         **{key: metrics.get(key) for key in ("latency_p95_s", "cost_usd_per_case")},
@@ -137,7 +157,19 @@ def changes(before: Mapping[str, Any], run: Mapping[str, Any]) -> str:
         one, other = (row["tags"].get(tag) for row in (before, run))
         if one != other and None not in (one, other):
             found.append(f"{word} {one[:8]} -> {other[:8]}")
+    found += _judges(*(row["tags"].get("judges") for row in (before, run)))
     return ", ".join(found) or "nothing: the same version again"
+
+
+def _judges(before: str | None, now: str | None) -> list[str]:
+    """Return what differs between the judges of two runs; nothing where one of them did not record its own."""
+    if None in (before, now):
+        return []
+    one, other = json.loads(before), json.loads(now)
+    words = {
+        name: "added" if name not in one else "left out" if name not in other else "of another rubric or model" for name in {**one, **other}
+    }
+    return [f"judge {name} {word}" for name, word in words.items() if one.get(name) != other.get(name)]
 
 
 def _edited(one: str | None, other: str | None) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
 
@@ -73,6 +74,13 @@ def verdict(poc, run_id):
     """Return what `decide` says of the criterion on the judge's score, and why."""
     (found,) = poclab.decide(poc / "charter.yaml", run_id).verdicts
     return found.word, found.more
+
+
+def tables(folder, first):
+    """Return the tables of a handoff whose first column has a name, as rows of texts."""
+    blocks = (folder / "handoff.md").read_text().split("\n\n")
+    rows = [[[cell.strip().replace("\\", "") for cell in line.strip("|").split("|")] for line in block.splitlines()] for block in blocks]
+    return [one for one in rows if one and one[0][0] == first and "digest" in one[0]]
 
 
 class TestGate:
@@ -226,6 +234,39 @@ class TestGate:
         calibration.write_text(calibration.read_text().replace('"judge": "wrong"', '"judge": "correct"', 1))
         assert not handover.verify(folder).holds
 
+    def test_has_in_the_handoff_the_rubric_that_scored_the_run(self, poc, judged):
+        """Named with version, digest and model; one that was edited since is refused, and one that only poclab has is taken from there."""
+        charter(poc, 0.35)
+        label(poc)
+        judging.calibrate(poc, poclab.Judge("correctness", poc=poc))
+        rubric = poclab.Judge("correctness", poc=poc).rubric
+        said = [next(one for one in table if one[0] == "correctness") for table in tables(handover.handoff(poc, judged[1]).folder, "score")]
+        assert [one[:5] for one in said] == [
+            ["correctness", "evidence/rubrics/correctness.yaml", "1", rubric.digest, "offline/overlap-judge"]
+        ]
+        assert said[0][5].startswith("offline/overlap-judge (offline-")
+
+        rubric.path.write_text(rubric.path.read_text().replace("version: 1", "version: 2"))
+        with pytest.raises(InputError, match=f"correctness.yaml is not the rubric that scored the run on dev: digest {rubric.digest[:12]}"):
+            handover.handoff(poc, judged[1])
+        shutil.rmtree(poc / "rubrics")
+        folder = handover.handoff(poc, judged[1]).folder
+        assert (folder / "evidence/rubrics/correctness.yaml").read_text() == (TEMPLATES / "correctness.yaml").read_text()
+        assert handover.verify(folder).holds
+
+    def test_has_in_the_handoff_the_model_that_took_the_place_of_the_rubrics(self, poc, endpoint, monkeypatch):
+        """It belongs to the digest, and the file is the same. Of a rubric that is in no file the digest is told."""
+        monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
+        charter(poc, 0.35)
+        cases = poclab.TestSet.load(poc / "cases.jsonl").split("dev")
+        own = judging.Rubric("mine", 1, {"a": 1, "b": 0}, "Judge.", "m")
+        given = [poclab.Judge("correctness", model="m", poc=poc), poclab.Judge(own)]
+        found = poclab.evaluate(answer, cases, given, version=poclab.Version("half"))
+        (table,) = tables(handover.handoff(poc, found.run_id).folder, "score")
+        one, other = (next(row for row in table if row[0] == name) for name in ("correctness", "mine"))
+        assert one[1:] == ["evidence/rubrics/correctness.yaml", "1", given[0].rubric.digest, "m", "m (fp_tests)"]
+        assert other[1:] == ["not known: no file of the POC", "", own.digest, "", "m (fp_tests)"]
+
     def test_that_is_shut_is_so_in_the_handoff_wherever_it_lies(self, poc, judged):
         """What the verdict says of labels or of another model names no folder that was there only while it was written."""
         charter(poc, 0.35)
@@ -347,6 +388,28 @@ def test_a_judges_calls_are_a_trace_of_their_own(poc, judged):
     assert trace.info.tags["poclab.judged_trace"] == case.info.trace_id
     assert [span.span_type for span in trace.data.spans] == ["EVALUATOR", "EVALUATOR", "CHAT_MODEL"]
     assert {one.name: one.source.source_type for one in case.info.assessments}["contains"] == "CODE"
+
+
+def test_a_trace_shows_the_judges_label_and_where_its_calls_are(poc, judged):
+    """`poclab trace q02` names the rubric and the judge's trace, and that one can be looked at the same way."""
+    done = invoke("trace", poc, "q02")
+    rubric = poclab.Judge("correctness", poc=poc).rubric.digest[:12]
+    said = next(re.finditer(rf"\n  judged by the rubric {rubric}, trace (tr-\w+)\n", done.stdout))
+    judge = invoke("trace", poc, said[1])
+
+    assert "score correctness = 1.0 (correct): " in done.stdout and done.stdout.count("judged by") == 1
+    assert judge.stdout.startswith("judges of case q02, whose trace is tr-") and "EVALUATOR judge correctness" in judge.stdout
+
+
+def test_the_history_shows_what_judges_said(poc):
+    """A run that only adds a judge is not the same again; its score stands beside the accuracy."""
+    cases = poclab.TestSet.load(poc / "cases.jsonl").split("dev")
+    for judges in ([], [poclab.Judge("correctness", poc=poc)]):
+        poclab.evaluate(answer, cases, [scores.contains(), *judges], version=poclab.Version("again"))
+    lines = invoke("history", poc).stdout.splitlines()
+
+    assert "correctness 0.500 (0.215 to 0.785)" in lines[-2] and "judge correctness added" in lines[-2]
+    assert "judges" in lines[0]
 
 
 def test_a_judges_answers_are_paid_once(poc):

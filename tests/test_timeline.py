@@ -45,6 +45,32 @@ def test_a_run_is_told_by_the_parameters_that_changed():
     assert changed(run(1, version="v"), run(2, version="v"))[1] == "nothing: the same version again"
 
 
+def test_a_run_is_told_by_its_judges():
+    """One that came, went, or goes by another rubric; a run of before judges were recorded says nothing of it."""
+    one, other, two = '{"tone": "aa"}', '{"tone": "bb"}', '{"tone": "aa", "depth": "cc"}'
+    runs = [run(place, version="v", judges=judges) for place, judges in enumerate(("{}", one, other, two, one, None))]
+
+    assert changed(*runs)[1:] == [
+        "judge tone added",
+        "judge tone of another rubric or model",
+        "judge tone of another rubric or model, judge depth added",
+        "judge depth left out",
+        "nothing: the same version again",
+    ]
+
+
+def test_what_judges_gave_has_a_column_where_there_are_any():
+    """A judge's score with its interval; none where it has no number."""
+    scored = run(2, metrics={**METRICS, "tone": 0.25, "tone_low": 0.1, "tone_high": 0.5}, judges='{"tone": "aa", "depth": "bb"}')
+    found = of_runs([run(1), scored])
+    lines = repr(found).splitlines()
+
+    assert lines[0].split() == ["on", "split", "version", "accuracy", "interval", "n", "failed", "judges", "changed", "run"]
+    assert "tone 0.250 (0.100 to 0.500), depth none" in lines[2]
+    assert "<th" in found._repr_html_() and "depth none" in found._repr_html_()
+    assert "judges" not in repr(of_runs([run(1)]))
+
+
 def test_an_edited_prompt_is_a_change_although_its_name_is_not():
     """The parameter holds the file's name; that the version differs all the same can only be a text."""
     params = {"prompt": "prompts/plain.md"}
@@ -130,7 +156,20 @@ def test_the_frame_has_a_line_per_run():
     table = of_runs([run(1), run(2, split=None, name=None)]).frame()
 
     assert list(table.columns) == [
-        *("run", "started", "split", "edition", "changed", "score", "accuracy", "accuracy_low", "accuracy_high", "cases", "failed"),
+        *(
+            "run",
+            "started",
+            "split",
+            "edition",
+            "changed",
+            "score",
+            "judges",
+            "accuracy",
+            "accuracy_low",
+            "accuracy_high",
+            "cases",
+            "failed",
+        ),
         *("latency_p95_s", "cost_usd_per_case", "lock", "sweep", "version", "run_id"),
     ]
     assert table["run"].tolist() == ["v1", "run 2"]

@@ -154,6 +154,18 @@ def _built(evidence: Evidence) -> Iterator[Block]:
     for key, prompt in version.prompts.items():
         yield Heading(f"{key}: {prompt.name}", level=3)
         yield Listing(prompt.text)
+    if judges := list(dict.fromkeys(row for report in evidence.reports.values() for row in _judges(evidence, report))):
+        yield Heading("Judges", level=3)
+        yield Table(("score", "rubric", "version", "digest", "model", "answered by"), judges)
+
+
+def _judges(evidence: Evidence, report: Report) -> Iterator[tuple[str, ...]]:
+    for score, scored, rubric in evidence.judges(report):
+        if rubric is None:
+            yield score, f"{NOT_KNOWN}: no file of the POC", "", scored, "", ", ".join(sorted(answered for _, answered in report.judges))
+        else:
+            answered = sorted(answered for asked, answered in report.judges if asked == rubric.model)
+            yield score, f"evidence/rubrics/{rubric.path.name}", str(rubric.version), scored, rubric.model, ", ".join(answered)
 
 
 def _production(evidence: Evidence) -> Iterator[Block]:

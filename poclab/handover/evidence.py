@@ -19,7 +19,7 @@ import dataclasses
 import datetime
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,9 +33,12 @@ from poclab.comparison import Comparison, compare
 from poclab.decision import Decision, Edit, Look, weigh
 from poclab.errors import InputError
 from poclab.files import CHARTER, RUBRICS, read_json, read_text
+from poclab.judging import Rubric
 from poclab.judging.gate import gate
+from poclab.judging.rubric import TEMPLATES
 from poclab.redaction import conceal, conceal_json
 from poclab.report import Report
+from poclab.scores import NO_RUBRIC
 from poclab.sweeps import content_digest
 from poclab.system import Version
 from poclab.trials import TRIAL_FILE
@@ -122,6 +125,13 @@ class Evidence:
         # Some notes are of what else is in the store.
         return dataclasses.replace(found, notes=(*found.notes, *[note for note in said["notes"] if note not in found.notes]))
 
+    def judges(self, report: Report) -> Iterator[tuple[str, str, Rubric | None]]:
+        """Yield each score of a report that a judge gave, with the digest of the rubric that it went by, and that rubric where it is here."""
+        known = _by_digest((self.folder / RUBRICS).glob("*.yaml"), report)
+        for score in report.score_names:
+            for scored in sorted(report.judged_by(score) - {NO_RUBRIC}):
+                yield score, scored, known.get(scored)
+
     @property
     def inputs(self) -> list[str]:
         """What was copied of the files that the runs' parameters name."""
@@ -145,8 +155,7 @@ def collect(folder: Path, decision: Decision, archive: Archive, comparison: Comp
     poc = archive.poc
     reviews.read_entries(poc)  # what is wrong with them is said of the file that can be mended
     judges = sorted(path.relative_to(poc).as_posix() for path in (poc / RUBRICS).glob("*.*") if path.is_file())
-    if judges:
-        (folder / RUBRICS).mkdir()
+    (folder / RUBRICS).mkdir()
     for name in (*POC_FILES, *judges):
         if (poc / name).is_file():
             # Frozen cases were written without keys, and must stay what their lock says, to the letter.
@@ -176,6 +185,10 @@ def collect(folder: Path, decision: Decision, archive: Archive, comparison: Comp
             (folder / "forest.png").write_bytes(charts.png(charts.forest(comparison)))
     # From the whole reports: a brief one says the same, but what is verified later is this.
     found = Evidence(folder)
+    for split, report in found.reports.items():
+        _check_rubrics(found, split, report, poc)
+    with contextlib.suppress(OSError):  # there are judges
+        (folder / RUBRICS).rmdir()
     told = {"looks": decision.looks, "edits": decision.edits, "lineage": decision.lineage, "today": decision.today}
     whole = weigh(found.charter, list(found.reports.values()), **told, judged=gate(folder, found.charter, named=poc.name))
     _write(folder, "decision.json", whole.to_json())
@@ -200,6 +213,30 @@ def _copy_inputs(folder: Path, split: str, poc: Path) -> None:
                 target = folder / "files" / path.relative_to(poc)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
+
+
+def _check_rubrics(found: Evidence, split: str, report: Report, poc: Path) -> None:
+    """Hold the rubrics in the evidence against those that scored a run; one that came with poclab is taken from there.
+
+    Raises:
+        InputError: a rubric of the POC is no longer what it was.
+    """
+    along = _by_digest(TEMPLATES.glob("*.yaml"), report)
+    for score, scored, rubric in found.judges(report):
+        if rubric is None and (poc / RUBRICS / f"{score}.yaml").is_file():
+            raise InputError(
+                f"{RUBRICS}/{score}.yaml is not the rubric that scored the run on {split}: digest {scored[:12]} then",
+                fix="put it back, or run again",
+            )
+        if rubric is None and scored in along:
+            shutil.copyfile(along[scored].path, found.folder / RUBRICS / along[scored].path.name)
+
+
+def _by_digest(paths: Iterable[Path], report: Report) -> dict[str, Rubric]:
+    """Return rubrics by their digests, also with the models in place of their own that judged in a report."""
+    rubrics, models = [Rubric.load(path) for path in sorted(paths)], sorted({asked for asked, _ in report.judges})
+    found = [*rubrics, *(dataclasses.replace(one, model=model) for one in rubrics for model in models)]
+    return {one.digest: one for one in found}
 
 
 def _write(folder: Path, name: str, value: Any) -> None:

@@ -193,9 +193,15 @@ def _trace(one: Any) -> dict[str, Any]:
         "start_ns": root.start_time_ns,
         "took_s": (root.end_time_ns - root.start_time_ns) / 1e9,
         "spans": [_span(span, depths[span.span_id]) for span in spans],
-        "scores": [{"name": given.name, "value": given.feedback.value, "reason": given.rationale} for given in feedback],
+        "scores": [{"name": given.name, "value": given.feedback.value, "reason": given.rationale, **_judged(given)} for given in feedback],
         "expected": next((value for value in expected if isinstance(value, dict)), {}),
     }
+
+
+def _judged(given: Any) -> dict[str, Any]:
+    """Return the label of a judge's feedback, the digest of its rubric and its trace; nothing of another one."""
+    found = {name: (given.metadata or {}).get(f"poclab.{name}") for name in ("label", "rubric", "judge_trace")}
+    return found if found["rubric"] else {}
 
 
 def _span(span: Any, depth: int) -> dict[str, Any]:

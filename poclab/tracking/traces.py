@@ -180,11 +180,12 @@ def _assessments(record: Mapping[str, Any], run_id: str) -> list[Any]:
 
 
 def _of_judge(record: Mapping[str, Any], score: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Return whose feedback a judge's is, by its rubric's digest, and where the trace of its calls is."""
+    """Return whose feedback a judge's is, by its rubric's digest, the label that it gave, and where the trace of its calls is."""
     from mlflow.entities import AssessmentSource
 
     trace = (record.get("judging") or {}).get("trace_id")
-    more = {"poclab.rubric": score["source"], **({"poclab.judge_trace": trace} if trace else {})}
+    told = {"rubric": score["source"], "label": score["answer"], "judge_trace": trace}
+    more = {f"poclab.{key}": value for key, value in told.items() if value}
     return {"source": AssessmentSource(source_type="LLM_JUDGE", source_id=score["source"][:12]), "metadata": {**metadata, **more}}
 
 
