@@ -1,6 +1,6 @@
-"""What a notebook calls: evaluate a system as one MLflow run, compare runs, look back at them, decide.
+"""What a notebook calls: evaluate a system as one MLflow run, compare runs, look back at them, decide, draw replies to label.
 
-The last three find the runs and leave the thinking to `comparison`, `timeline` and `decision`.
+All but the first find the runs and leave the thinking to `comparison`, `timeline`, `decision` and `judging`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from poclab import arguments, charts, comparison, decision, drills, projection, runner, sizing, timeline, tracking
-from poclab.archive import BASELINE, Archive
+from poclab.archive import BASELINE, Archive, load_run
 from poclab.cases import SPLITS, Case, TestSet
 from poclab.charter import Charter, Criterion
 from poclab.comparison import Comparison
@@ -27,7 +27,9 @@ from poclab.decision import Decision
 from poclab.errors import FrozenError, InputError, Stopped
 from poclab.evaluation import Plan, Rehearsed, Task, Watch
 from poclab.files import find_poc, require_poc, work_folder, write_bytes
+from poclab.judging import Rubric, draw, labels_path, read_labels
 from poclab.judging.gate import gate
+from poclab.judging.labels import Labels
 from poclab.ledger import Ledger
 from poclab.recording import Recording
 from poclab.report import DRILL_FILE, RETRIED, CaseResult, Report
@@ -261,6 +263,19 @@ def decide(charter: Charter | Path | str | None = None, *runs: Any, today: datet
         reports += archive.reports([other])
     told = {"looks": archive.looks(), "edits": archive.edits(charter), "lineage": archive.cases.lock.since_first()}
     return decision.weigh(charter, reports, **told, today=today, judged=judged)
+
+
+def sampled(poc: Path | str | None, rubric: Rubric, *, sample: int = 60, seed: int = 0) -> Labels:
+    """Return the replies of a POC that people label for a rubric; where none were drawn yet, draw them from the last run on dev.
+
+    Raises:
+        InputError: there is no run to draw from, or the labels cannot be read.
+    """
+    folder = require_poc(poc)
+    if labels_path(folder, rubric).is_file():
+        return read_labels(folder, rubric)
+    report = load_run(Archive.open(folder).newest("dev"), folder)
+    return draw(folder, rubric, report, sample=sample, seed=seed, fewer=True)
 
 
 def plan(

@@ -516,6 +516,19 @@ def test_05_tells_whether_the_judge_may_decide(poc, tmp_path):
     ]
 
 
+def test_05_draws_a_sample_and_ends_with_what_is_to_do(poc, tmp_path):
+    """Run All without one: all eight replies, since there are not sixty; no error, no judge asked. What was drawn is not drawn again."""
+    shutil.rmtree(poc / "rubrics")
+    for _ in range(2):
+        output = tmp_path / "05_judge.ipynb"
+        kernels.execute(NOTEBOOKS / "05_judge.ipynb", output, {"poc": ".", "seed": 3}, env=os.environ, cwd=poc)
+        (last,) = json.loads(output.read_text())["cells"][-1]["outputs"]
+
+        assert last["text"] == ["not yet: 8 of 8 replies have no label: press one for each above, and run the cells below again\n"]
+        assert "8 of 8 replies of half, seed 3; 8 to label" in output.read_text()
+        assert sorted(path.name for path in (poc / "rubrics").iterdir()) == ["correctness.labels.jsonl", "correctness.yaml"]
+
+
 @pytest.fixture
 def paid(poc, endpoint, monkeypatch):
     """The judged POC with a judge that costs money: a model of an endpoint, with a price."""

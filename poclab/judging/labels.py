@@ -80,10 +80,10 @@ def labels_path(poc: Path | str, rubric: Rubric) -> Path:
     return Path(poc, RUBRICS, f"{rubric.name}{SUFFIX}")
 
 
-def draw(poc: Path | str, rubric: Rubric, report: Report, *, sample: int, seed: int) -> Labels:
+def draw(poc: Path | str, rubric: Rubric, report: Report, *, sample: int, seed: int, fewer: bool = False) -> Labels:
     """Draw replies of a run for people to label, and write their file; beside it the rubric, which is the POC's own from then on.
 
-    A case that failed has no reply, and is not drawn; of repeats the first counts.
+    A case that failed has no reply, and is not drawn; of repeats the first counts. With `fewer` all are taken where there are not so many.
 
     Raises:
         InputError: there are labels already, fewer replies than are to be drawn, or a run on held-out cases.
@@ -102,6 +102,7 @@ def draw(poc: Path | str, rubric: Rubric, report: Report, *, sample: int, seed: 
     results = [
         one for one in report.results if not one.failure and one.repeat == 0 and rubric.applies(_same(cases, one.case_id, one.case_digest))
     ]
+    sample = min(sample, len(results)) if fewer else sample
     if not 2 <= sample <= len(results):
         raise InputError(
             f"--sample {sample}: the run has {len(results)} replies to draw from", fix=f"--sample {max(min(60, len(results)), 2)}"
