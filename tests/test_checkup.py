@@ -330,7 +330,7 @@ def test_what_mends_a_judge_is_told_as_a_command(ready):
     assert fix(replace(calibration, rubric="0" * 64)) == again
     assert fix(calibration).startswith(f"read what people and judge disagree on, in {path}")
     assert fix(calibration, "") == f"write into {ready / 'charter.yaml'}: judges: {{kappa_at_least: 0.6}}"
-    assert fix(replace(calibration, pairs=tuple(pairs[:2]))).startswith("draw a larger sample")
+    assert fix(replace(calibration, pairs=tuple(pairs[:2]))).startswith("move the labels away, and draw a larger sample")
     labels.write_text("other labels")
     assert fix(calibration) == again
 

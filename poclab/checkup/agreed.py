@@ -111,7 +111,8 @@ def judges(subject: Subject) -> Iterator[Finding]:
 def _mend(found: Calibration, subject: Subject) -> str:
     """Return what to do about a judge that is calibrated, and not to be decided by."""
     if found.kappa is None:
-        return f"draw a larger sample, of which people do not say the same throughout: `poclab calibrate {subject.folder} {found.name}`"
+        larger = f"`poclab calibrate {subject.folder} {found.name} --sample N`"
+        return f"move the labels away, and draw a larger sample, of which people do not say the same throughout: {larger}"
     if subject.charter.kappa_at_least is None:
         return f"write into {subject.charter.path}: {FIX_THRESHOLD}"
     return f"read what people and judge disagree on, in {found.path}; then mend the rubric, or take another model"

@@ -156,7 +156,8 @@ def label(poc: Path | str, rubric: Rubric, seen: Labelled, **given: str) -> Labe
     """Write a label into the file as it is now, and return what it holds then; `seen` is the line as it was shown.
 
     Raises:
-        InputError: as `read_labels`, a label that is not on the menu, or somebody labelled this reply meanwhile; StoreError: somebody else is writing and does not end.
+        InputError: as `read_labels`, a label that is not on the menu, or somebody labelled this reply meanwhile.
+        StoreError: somebody else is writing and does not end.
     """
     _check_label(given["label"], rubric, "the label")
     with alone(poc):

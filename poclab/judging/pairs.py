@@ -1,7 +1,7 @@
 """Two runs on the same cases, reply against reply: which of them a judge prefers, each pair asked in both orders.
 
-A judge that changes its mind with the order has no preference: that pair is a tie, and counted; so is one of identical replies, unasked. Pairs without a verdict are counted too, and
-are in no share. This is a judge's opinion; whether a version is better is what `compare` tests.
+A judge that changes its mind with the order has no preference: that pair is a tie, and counted; so is one of identical replies, unasked.
+Pairs without a verdict are counted too, and are in no share. This is a judge's opinion; whether a version is better is what `compare` tests.
 """
 
 from __future__ import annotations

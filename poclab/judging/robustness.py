@@ -1,8 +1,8 @@
 """The judge drill: does a verdict flip when a reply tells the judge to pass it, or is padded to three times its length?
 
 Each labelled reply is judged as it is and again with its fault; what counts is the share whose verdict differs, of those that have one both
-times, and, of those that were not the best label, the share that got better: that is what an attacker gains. Nothing is said of other attacks: a judge that holds here may
-fall for another one. Sources: orders to the judge as in Raina, Liusie and Gales (2024), arXiv:2402.14016; the bias for length as in
+times, and, of those that were not the best label, the share that got better: that is what an attacker gains. Nothing is said of other
+attacks: a judge that holds here may fall for another one. Sources: orders to the judge as in Raina, Liusie and Gales (2024), arXiv:2402.14016; the bias for length as in
 Zheng et al. (2023), arXiv:2306.05685, section 3.3.
 """
 
