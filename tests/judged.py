@@ -1,6 +1,7 @@
 """What the tests of judges share: a POC, a run of it with given replies, and labels of people."""
 
 import json
+import threading
 
 from conftest import CHARTER, PRICES
 from poclab import TestSet, freezing
@@ -62,3 +63,9 @@ def labelled(poc, rubric, replies, says, *, sample=None):
     draw(poc, rubric, report, sample=sample or len(report.results), seed=0)
     fill(judging_labels.labels_path(poc, rubric), says)
     return poc
+
+
+def wait_for_workers():
+    """Return when nobody of this process asks any more: what an error left under way would draw pauses by chance while other tests run."""
+    for worker in (one for one in threading.enumerate() if one.name == "poclab-worker"):
+        worker.join(10)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, recall_score
 from statsmodels.stats.proportion import proportion_confint
 
-from judged import ASKED, RUBRIC, labelled, poc_of
+from judged import ASKED, RUBRIC, labelled, poc_of, wait_for_workers
 from poclab import Case, Judge, offline, stats
 from poclab.errors import EndpointError, InputError
 from poclab.judging import Calibration, Rubric, calibrate, calibration_path, labels_path, read_labels
@@ -376,6 +376,7 @@ def test_what_every_question_would_meet_ends_a_calibration(judging, endpoint):
     endpoint.reset()
     with pytest.raises(EndpointError, match=r"HTTP 401: the endpoint refuses the API key\n  fix: export OPENAI_API_KEY"):
         calibrate(poc, judge, repeats=2, workers=1)
+    wait_for_workers()
     assert endpoint.counts()["requests"] <= 3
     assert calibration_path(poc, "correctness").read_bytes() == before
 
@@ -432,8 +433,7 @@ def test_an_error_of_ours_ends_the_asking():
     with pytest.raises(ZeroDivisionError):
         ask_all([Asked(Case(f"q{place}", {"question": "Q?"}), Reply("a")) for place in range(100)], function, late=None, workers=1)
     raised.set()
-    for worker in (one for one in threading.enumerate() if one.name == "poclab-worker"):
-        worker.join(5)
+    wait_for_workers()
     assert len(begun) <= 2
 
 

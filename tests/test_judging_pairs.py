@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from judged import ASKED, RUBRIC, poc_of, report_of
+from judged import ASKED, RUBRIC, poc_of, report_of, wait_for_workers
 from poclab import Judge, TestSet
 from poclab.errors import EndpointError, InputError
 from poclab.judging import Pairwise, Preference, pairwise
@@ -110,6 +110,7 @@ def test_a_refused_key_ends_it(poc, endpoint, monkeypatch):
     endpoint.configure(faults=[{"kind": "401", "match": "case", "times": None}])
     with pytest.raises(EndpointError, match="HTTP 401"):
         pairwise(Judge(ASKED), report_of(poc), report_of(poc, ["beta"] * 6), cases_of(poc))
+    wait_for_workers()
 
 
 def test_names_are_shown_as_text():

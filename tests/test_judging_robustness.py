@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.proportion import proportion_confint
 
-from judged import ASKED, RUBRIC, labelled, poc_of
+from judged import ASKED, RUBRIC, labelled, poc_of, wait_for_workers
 from poclab import Judge
 from poclab.cases import Case
 from poclab.errors import EndpointError, InputError
@@ -136,6 +136,7 @@ def test_a_refused_key_ends_a_drill(judging, endpoint):
     endpoint.configure(faults=[{"kind": "401", "match": "case", "times": None}])
     with pytest.raises(EndpointError, match="HTTP 401"):
         drill(poc, judge)
+    wait_for_workers()
 
 
 def test_a_drill_is_shown_and_kept(judging):
