@@ -25,7 +25,7 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Asked:
-    """One question to a judge: about a reply to a case, for the so-manieth time."""
+    """One question to a judge: about a reply to a case; `repeat` counts how often it was asked before."""
 
     case: Case
     reply: Reply

@@ -13,8 +13,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from poclab.stats.intervals import Estimate, cluster_names, effective, mean_estimate, t_quantile, wilson
 
 Counts = Mapping[tuple[Hashable, Hashable], int]
-#: Below this, one minus the agreement by chance is rounding: nothing varies.
-NOTHING = 1e-12
 
 
 def kappa(counts: Counts) -> float | None:
