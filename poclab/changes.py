@@ -128,13 +128,12 @@ class Expectation:
                 f"{where}: says {', '.join([*place, *kinds]) or 'nothing'}: one table or file, and one of {', '.join(KINDS)}", fix=EXAMPLE
             )
         values, key, ignore = data[kinds[0]], data.get("key", {}), data.get("ignore", [])
-        if not isinstance(values, dict) or not isinstance(key, dict) or not isinstance(ignore, list):
+        if not isinstance(values, dict) or not isinstance(key, dict) or not _names(ignore):
             raise InputError(f"{where}: {kinds[0]} and key map columns to values, ignore is a list of columns", fix=EXAMPLES[kinds[0]])
         if kinds == ["changed"] and place == ["table"] and not key:
             raise InputError(f"{where}: which row of {data['table']!r} is changed?", fix=f'add "key": {{"id": ...}}, as in {EXAMPLE}')
         for column, value in (*values.items(), *key.items()):
-            found = set(value) & set(MATCHERS) if isinstance(value, dict) else ()
-            if found and (len(value) != 1 or not isinstance(value[min(found)], MATCHERS[min(found)])):
+            if not _can_match(value):
                 raise InputError(f'{where}: {column}: {{"contains": text}} or {{"one_of": [...]}}, found {_short(value)}')
         if place == ["file"]:
             refuse_unknown((*values, *ignore), FILE, where=f"{where}, file")
@@ -152,9 +151,9 @@ class Expectation:
 
     def differs(self, change: Change, ignored: Sequence[str] = ()) -> list[str]:
         """Return in which columns a change of this kind is not as expected, in words."""
-        row = change.row
+        row, absent = change.row, "as it was" if self.table and self.kind == "changed" else "null"
         wrong = [
-            f"{column} {_short(row.get(column))}, expected {_short(value)}"
+            f"{column} {_short(row[column]) if column in row else absent}, expected {_short(value)}"
             for column, value in self.values.items()
             if column not in row or not equal(value, row[column])
         ]
@@ -250,6 +249,20 @@ def equal(wanted: Any, given: Any) -> bool:
             return any(equal(one, given) for one in wanted["one_of"])
     # In Python True == 1; in JSON they are different values.
     return wanted == given and isinstance(wanted, bool) == isinstance(given, bool)
+
+
+def _names(given: Any) -> bool:
+    return isinstance(given, list) and all(isinstance(one, str) for one in given)
+
+
+def _can_match(value: Any) -> bool:
+    """Tell whether what stands for a value is one of the two forms, whole and not empty."""
+    found = set(value) & set(MATCHERS) if isinstance(value, dict) else ()
+    if not found:
+        return True
+    wanted = value[min(found)]
+    fits = len(value) == 1 and isinstance(wanted, MATCHERS[min(found)])
+    return fits and (isinstance(wanted, str) or (bool(wanted) and all(map(_can_match, wanted))))
 
 
 def _fields(values: Mapping[str, Any]) -> str:

@@ -54,6 +54,8 @@ def test_the_labels_of_the_ticket_desk_can_come_about(sandbox):
             "refunds.reason: no value is {'contain': 'x'}",
             '{"contains": "..."}',
         ),
+        ({"table": "refunds", "added": {"reason": {"one_of": [["x"]]}}}, "refunds.reason: no value is ['x']", "a text"),
+        ({"table": "tickets", "key": {"id": 2**63}, "removed": {}}, f"tickets.id: no value is {2**63}", "of 64 bits"),
         ({"table": "tickets", "added": {"id": 3}}, "a row of tickets has {'id': 3}", "look at the world"),
         ({"table": "tickets", "key": {"id": 10}, "changed": {"status": "closed"}}, "is so already: {'status': 'closed'}", '"effects": []'),
     ],
@@ -146,6 +148,27 @@ def test_nothing_is_refused_that_is_not_certain(tmp_path, effects):
         check(sandbox, effects=[{"table": "people", "added": {"mail": "c"}, "ignore": ["id"]}])
 
 
+@pytest.mark.parametrize(
+    ("effects", "found"),
+    [
+        (
+            [{"table": "tickets", "key": {"id": 3}, "changed": one} for one in ({"status": "closed"}, {"priority": "high"})],
+            "effects 1 and 2 are of one row of tickets: {'id': 3}",
+        ),
+        (
+            [{"table": "tickets", "removed": {"id": 3}}, {"table": "tickets", "key": {"id": 3}, "changed": {"status": "closed"}}],
+            "effects 1 and 2 are of one row of tickets",
+        ),
+        ([{"file": "a.txt", "added": {"text": {"contains": one}}} for one in "xy"], "effects 1 and 2 are of one file: 'a.txt'"),
+    ],
+)
+def test_two_effects_on_one_row_or_file_are_refused(sandbox, effects, found):
+    """A difference tells each row and file once, so the second effect would be missing in every run."""
+    with pytest.raises(InputError) as refused:
+        check(sandbox, effects=effects)
+    assert found in str(refused.value) and "write one effect" in str(refused.value)
+
+
 @pytest.mark.parametrize("done", ["SELEKT 1", "SELECT 1 FROM nowhere", "SELECT 1; SELECT 2"])
 def test_a_question_that_cannot_be_asked_is_refused(sandbox, done):
     """It would leave a score without a value on every run. It is not run here."""
@@ -157,6 +180,7 @@ def test_a_question_that_cannot_be_asked_is_refused(sandbox, done):
     "expected",
     [
         {"effects": [{"table": "tickets", "key": {"id": 3}, "changed": {"status": {"one_of": ["closed"]}}}]},
+        {"effects": [{"table": "notes", "added": {"text": {"one_of": [{"contains": "x"}]}}, "ignore": ["id", "ticket_id"]}] * 2},
         {"effects": [{"file": "nowhere.txt", "removed": {}}]},
         {"effects": [{"table": "refunds", "added": {"id": {"one_of": [7, 8]}, "cents": 1}, "ignore": ["order_id", "reason"]}]},
         {"effects": [{"table": "tickets", "key": {"id": 3}, "changed": {"order_id": None, "text": {"contains": "x"}}}]},

@@ -67,11 +67,12 @@ def test_no_change_is_an_expectation():
             {"table": "refunds", "added": {"order_id": 12, "cents": 3000, "currency": "EUR"}, "ignore": ["id", "reason"]},
             'currency null, expected "EUR"',
         ),
+        ({"table": "tickets", "key": {"id": 3}, "changed": {"priority": "high"}}, 'priority as it was, expected "high"'),
     ],
 )
 def test_a_row_that_is_nearly_right_says_in_which_column_it_is_not(expected, why):
     """A wrong value, a column that nobody expected, and one that is not there, each beside what was found."""
-    verdict = held([expected], [REFUND])
+    verdict = held([expected], [CLOSED if expected["table"] == "tickets" else REFUND])
 
     assert why in str(verdict)
     assert verdict.unexpected == ()  # it is told once
@@ -161,6 +162,9 @@ def test_what_is_no_change_is_refused(data):
         ({"file": "../f", "removed": {}}, "'../f' is no path within the folder"),
         ({"file": "./f", "removed": {}}, "'./f' is no path within the folder"),
         ({"table": "t", "added": {"a": {"contains": "x", "one_of": []}}}, 'a: {"contains": text} or {"one_of": [...]}'),
+        ({"table": "t", "added": {"a": {"one_of": []}}}, 'found {"one_of": []}'),
+        ({"table": "t", "added": {"a": {"one_of": [{"contains": 3}]}}}, 'found {"one_of": [{"contains": 3}]}'),
+        ({"table": "t", "added": {}, "ignore": ["id", None]}, "ignore is a list of columns"),
     ],
 )
 def test_an_expectation_that_says_nothing_is_refused_when_cases_are_read(effect, found):

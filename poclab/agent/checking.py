@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from poclab.agent import constraints
@@ -54,9 +54,25 @@ def _check_case(case: Case, world: World, *, files: bool) -> None:
                 _check_file(one, world, place)
         elif isinstance(world.db, sqlite3.Connection):
             _check_row(one, world, place)
+    _check_once(expected, world, f"case {case.id!r}")
     if (case.expected.get("done") or any(one.table for one in expected)) and isinstance(world.db, sqlite3.Connection):
         constraints.hold(expected, world.db, f"case {case.id!r}")
         _check_question(case, world.db)
+
+
+def _check_once(expected: Sequence[Expectation], world: World, place: str) -> None:
+    """Refuse two effects on one row or file: all that happens to it is one change."""
+    seen: dict[tuple[Any, ...], int] = {}
+    for number, one in enumerate(expected, start=1):
+        if one.table and not isinstance(world.db, sqlite3.Connection):
+            continue
+        given = {**one.values, **one.key}
+        key = {name: given.get(name) for name in Table.of(world.db, one.table).key} if one.table else {}
+        if any(value is None or isinstance(value, dict) for value in key.values()):
+            continue  # it may be any row
+        if (first := seen.setdefault((one.table, one.file, *key.values()), number)) != number:
+            what = f"one row of {one.table}: {key!r}" if one.table else f"one file: {one.file!r}"
+            raise InputError(f"{place}: effects {first} and {number} are of {what}", fix="write one effect, with every column that changes")
 
 
 def _line(cases: Iterable[Case], case: Case) -> str:
@@ -82,7 +98,7 @@ def _check_row(one: Expectation, world: World, place: str) -> None:
     for name in one.key:
         _known(name, table.key, f"{place}: rows of {one.table} are not known by")
     given = {**one.values, **one.key}
-    for name in given.keys() & set(table.columns):
+    for name in given.keys() & set(table.read):
         for wanted in _meant(given[name], f"{place}: {one.table}.{name}"):
             held = _held(world.db, one.table, name, wanted)
             if type(held) in (float, str) and _whole(world.db, one.table, name):
@@ -113,9 +129,11 @@ def _meant(value: Any, place: str) -> list[Any]:
     Raises:
         InputError: it is none that a column of sqlite can have.
     """
-    if isinstance(value, list) or (isinstance(value, dict) and set(value) not in FORMS):
-        raise InputError(f"{place}: no value is {value!r}", fix='a text, a number, null, {"contains": "..."} or {"one_of": [...]}')
-    return value.get("one_of", []) if isinstance(value, dict) else [value]
+    too_big = type(value) is int and not -(2**63) <= value < 2**63
+    if too_big or isinstance(value, list) or (isinstance(value, dict) and set(value) not in FORMS):
+        fix = 'a text, a number (a whole one of 64 bits), null, {"contains": "..."} or {"one_of": [...]}'
+        raise InputError(f"{place}: no value is {value!r}", fix=fix)
+    return [each for one in value.get("one_of", []) for each in _meant(one, place)] if isinstance(value, dict) else [value]
 
 
 def _held(database: sqlite3.Connection, table: str, column: str, value: Any) -> Any:
