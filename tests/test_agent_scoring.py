@@ -8,6 +8,7 @@ import poclab
 from poclab import agent, scores
 from poclab.agent import Sandbox
 from poclab.cases import Case
+from poclab.errors import InputError
 from poclab.evaluation import Plan
 from poclab.report import Report
 from poclab.scores import Score, Scorer
@@ -101,6 +102,15 @@ def test_tools_are_needed_forbidden_and_in_an_order():
     assert score(case(effects=[]), used("look", "delete", "close", "delete")).reason == "delete was called"
     assert score(case(effects=[]), used("look", "close", error="no")).reason == "look was not called; not in this order: look, close"
     assert agent.tools_used(forbidden=["delete"])(case(effects=[]), used("delete", error="no")).value is False
+
+
+@pytest.mark.parametrize("name", ["needed", "forbidden", "ordered"])
+def test_one_text_in_place_of_a_list_of_names_is_refused(name):
+    """Its letters would be taken for names, and the numbers be wrong without a word."""
+    with pytest.raises(InputError, match=f"{name} is a list of names, found 'close'"):
+        agent.tools_used(**{name: "close"})
+    with pytest.raises(InputError, match="ignore is a list of names"):
+        agent.effects(ignore="created_at")
 
 
 def test_turns_are_counted_with_the_one_of_the_answer():

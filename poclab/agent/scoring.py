@@ -35,6 +35,7 @@ def effects(*, ignore: Sequence[str] = (), reported: bool = False) -> Scorer:
     Does not apply to a case that says nothing of effects. The reason is the difference as a person reads it. `reported` believes what the
     system itself says that it changed, instead of what a world of the sandbox told.
     """
+    _check_names(ignore=ignore)
 
     def score(case: Case, reply: Reply) -> Score:
         if not reported and (why := _unseen(reply)):
@@ -76,6 +77,7 @@ def tools_used(needed: Sequence[str] = (), *, forbidden: Sequence[str] = (), ord
 
     Calls that failed are not counted as needed or ordered; a forbidden one is one, whatever came of it.
     """
+    _check_names(needed=needed, forbidden=forbidden, ordered=ordered)
 
     def score(case: Case, reply: Reply) -> Score:
         tried = [str(one.get("tool")) for one in reply.tools]
@@ -97,6 +99,13 @@ def turns(at_most: int) -> Scorer:
         return Score(taken <= at_most, str(taken), f"{taken} turn(s), {at_most} at most")
 
     return Scorer("turns", score, reads=_check_tools)
+
+
+def _check_names(**given: Sequence[str]) -> None:
+    """Refuse one text where a list of names is meant: its letters would be taken for them."""
+    for what, names in given.items():
+        if isinstance(names, str):
+            raise InputError(f"{what} is a list of names, found {names!r}", fix=f"{what}=[{names!r}]")
 
 
 def _changes(reply: Reply) -> list[Change]:
