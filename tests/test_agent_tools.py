@@ -60,6 +60,7 @@ def test_arguments_arrive_as_their_types():
         ('{"box_id": 3, "world": "mine"}', "world: Extra inputs are not permitted"),
         ('{"box_id": 3', "arguments: Invalid JSON"),
         ("[1]", "arguments: Input should be an object"),
+        ('{"box_id": 3, "weights": [NaN]}', "weights.0: Input should be a finite number"),
         ('{"box_id": ' + "[" * 100_000, "arguments: Invalid JSON"),
     ],
 )

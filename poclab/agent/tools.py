@@ -181,7 +181,7 @@ def _arguments(function: Any, name: str) -> tuple[type[pydantic.BaseModel], str 
                 # By an alias: of its own a model has names, too, such as `copy`, and takes none that begin with an underscore.
                 named = Annotated[_described(hint), pydantic.Field(alias=parameter.name)]
                 fields[f"given_{parameter.name}"] = (named, ... if parameter.default is parameter.empty else parameter.default)
-        model = pydantic.create_model(name, __config__=pydantic.ConfigDict(extra="forbid"), **fields)
+        model = pydantic.create_model(name, __config__=pydantic.ConfigDict(extra="forbid", allow_inf_nan=False), **fields)
         model.model_json_schema()
     except (pydantic.PydanticUserError, NameError) as error:
         fix = "use types that JSON has: int, float, str, bool, Literal, lists"
