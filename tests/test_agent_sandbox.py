@@ -293,6 +293,13 @@ def test_rights_that_a_tool_took_away_do_not_keep_a_world():
         assert Path(folder, "worlds/base").is_dir() and worlds(Path(folder)) == []
 
 
+def test_a_folder_deeper_than_python_goes_is_removed(sandbox, tmp_path):
+    """It must neither end the case in Python's words nor stop whoever opens the next world."""
+    with sandbox.open() as world:
+        subprocess.run(["mkdir", "-p", world.files / ("d/" * 1500)], check=True, timeout=60)
+    assert worlds(tmp_path) == []
+
+
 def test_worlds_of_other_machines_are_left_alone(tmp_path):
     """A folder may be shared; whether a process of another machine lives cannot be seen from here."""
     this = platform.node() or "here"

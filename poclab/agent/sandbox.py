@@ -22,6 +22,7 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import tempfile
 import threading
 import uuid
@@ -244,14 +245,17 @@ def _sweep(folder: Path, own: str = "") -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder whatever a tool did to the rights of what is in it."""
-    shutil.rmtree(folder, ignore_errors=True)
-    if folder.is_dir():
-        for root, folders, _ in os.walk(folder):
-            for path in (os.path.join(root, name) for name in folders):
-                if not os.path.islink(path):
-                    os.chmod(path, 0o700)
+    """Remove a folder whatever a tool did to the rights of what is in it, and however deep it is."""
+    with contextlib.suppress(RecursionError):
         shutil.rmtree(folder, ignore_errors=True)
+        if folder.is_dir():
+            for root, folders, _ in os.walk(folder):
+                for path in (os.path.join(root, name) for name in folders):
+                    if not os.path.islink(path):
+                        os.chmod(path, 0o700)
+            shutil.rmtree(folder, ignore_errors=True)
+    if folder.is_dir():  # deeper than Python goes
+        subprocess.run(["rm", "-rf", folder], check=False, capture_output=True)
 
 
 def _read(folder: Path) -> dict[str, dict[str, Any]]:
