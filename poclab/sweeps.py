@@ -246,9 +246,10 @@ def check_judges(settings: Iterable[Mapping[str, Any]], notebook: Path, poc: Pat
 
 
 def _texts(default: Any, poc: Path) -> list[str]:
-    """Return the text files beside the default of a parameter; of one without such a default, those in the POC's folders."""
-    folders = [(poc / default).parent] if is_file_name(default) else poc.glob("[!.]*/")
-    return sorted(os.path.relpath(one, poc) for folder in folders for one in folder.glob("*") if is_file_name(one.name))[:12]
+    """Return the files of its kind beside the default of a parameter; of one without such a default, the texts in the POC's folders."""
+    folders, kind = ([(poc / default).parent], Path(default).suffix) if is_file_name(default) else (poc.glob("[!.]*/"), "")
+    found = (one for folder in folders for one in folder.glob("*") if is_file_name(one.name) and one.name.endswith(kind))
+    return sorted(os.path.relpath(one, poc) for one in found)[:12]
 
 
 def is_file_name(value: Any) -> bool:
