@@ -259,7 +259,15 @@ def test_a_tool_that_was_edited_is_another_tool(tmp_path):
     assert load_tools(tmp_path / "desk.py")[0].digest != before
 
 
-@pytest.mark.parametrize(("content", "found"), [(None, "no such file"), ("x = 1\n", "defines no function")])
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (None, "no such file"),
+        ("x = 1\n", "defines no function"),
+        ("def f(:\n", r"desk.py: cannot be loaded: SyntaxError: invalid syntax \(desk.py, line 1\)"),
+        ("import nowhere_to_be_found\n", "cannot be loaded: ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
+    ],
+)
 def test_a_file_without_tools_is_refused(tmp_path, content, found):
     """With its path."""
     if content:

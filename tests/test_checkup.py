@@ -409,6 +409,22 @@ def test_what_the_reference_system_refuses_is_found(ready, prompt, sweep, told):
     assert found.told.partition("; ")[0] == told
 
 
+def test_the_tools_and_the_world_of_an_agent_are_looked_for(tmp_path):
+    """Each trial would fail without them."""
+    poc = tmp_path / "desk"
+    invoke("new", poc, "--agent")
+    assert invoke("freeze", poc).returncode == 0
+    assert finding(poc, "versions").told == "of an agent; tools that it may call: 15 of desk.py"
+
+    (poc / "desk.py").write_text("def close(:")
+    assert finding(poc, "versions").state == "failed"
+    (poc / "desk.py").unlink()
+    assert finding(poc, "versions").told == "desk.py: no such file"
+    (poc / "world.sql").unlink()
+    found = finding(poc, "sweep")
+    assert "world: no file 'world.sql'" in found.told and found.fix == "write world.sql"
+
+
 def test_the_rules_of_a_system_of_ones_own_are_not_known(ready):
     """Nothing is refused by the rules of another system."""
     (ready / "notebooks/own.ipynb").write_text(json.dumps(notebook_of(("retrieval: str = 'mine'", "parameters"), "import poclab")))

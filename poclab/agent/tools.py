@@ -119,7 +119,7 @@ def load_tools(path: Path | str) -> list[Tool]:
     The file is the POC's own code and is executed, as an import would.
 
     Raises:
-        InputError: no such file, none in it, or one that is no tool.
+        InputError: no such file, one that fails, none in it, or one that is no tool.
     """
     path = Path(path).absolute()
     if not path.is_file():
@@ -127,7 +127,10 @@ def load_tools(path: Path | str) -> list[Tool]:
     name = f"poclab_tools_{path.stem}_{digest(str(path))[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(f"{path}: cannot be loaded: {type(error).__name__}: {error}", fix=f"see where: python {path}") from error
     found = [
         one for one in vars(module).values() if inspect.isfunction(one) and one.__module__ == name and not one.__name__.startswith("_")
     ]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from poclab import kernels, models, prices, rag, sweeps, trials
+from poclab import agent, kernels, models, prices, rag, sweeps, trials
 from poclab.checkup.findings import FAILED, OK, WARNING, Finding, Subject
 from poclab.errors import InputError
 from poclab.ledger import LEDGER, Ledger
@@ -36,8 +36,14 @@ def sweep(subject: Subject) -> Iterator[Finding]:
 
 
 def versions(subject: Subject) -> Iterator[Finding]:
-    """Hold what will be tried against the rules of the reference system; those of another one are not known."""
-    if not any("rag.build(" in source for source, _ in kernels.code_cells(subject.sweep.notebook)):
+    """Hold what will be tried against the rules of the reference system, and load an agent's tools; rules of another one are not known."""
+    code = "".join(source for source, _ in kernels.code_cells(subject.sweep.notebook))
+    if "agent.load_tools(" in code:
+        files = dict.fromkeys(one["tools"] for one in subject.settings[1:] if isinstance(one.get("tools"), str))
+        found = [f"{len(agent.load_tools(subject.poc / name))} of {name}" for name in files]
+        yield Finding("versions", OK, f"of an agent; tools that it may call: {', '.join(found)}")
+        return
+    if "rag.build(" not in code:
         yield Finding("versions", OK, "of a system of your own, whose rules are its own")
         return
     refused = [error for one in subject.settings[1:] if (error := _refused(one, subject.poc))]
