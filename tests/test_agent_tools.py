@@ -274,6 +274,8 @@ def test_a_file_without_tools_is_refused(tmp_path, content, found):
         (tmp_path / "desk.py").write_text(content)
     with pytest.raises(InputError, match=found):
         load_tools(tmp_path / "desk.py")
+    with pytest.raises(InputError, match="no Python file"):
+        load_tools(tmp_path / "world.sql")
 
 
 def test_a_result_is_told_as_text_within_its_room():
