@@ -386,11 +386,11 @@ def test_a_task_that_nobody_has_to_refuse_in_words_is_a_warning():
 
 
 def test_a_task_under_another_name_is_a_warning():
-    """Frozen as a `question` it could not be asked by notebook 06; another agent may take it."""
+    """Frozen as a `question`, or as a list, it could not be asked by notebook 06; another agent may take it."""
     cases = [of_agent(1, effects=[REMOVED]), of_agent(2, "question", effects=[REMOVED]), of_agent(3, "question", answers=["x"])]
-    warnings = validate(TestSet(cases), None)
+    warnings = validate(TestSet([*cases, Case("t4", {"task": ["x"]}, {"effects": [REMOVED]})]), None)
 
-    assert warnings[1:] == ['case(s) \'t2\' are no {"task": "..."}: the agent of notebook 06 takes that input alone']
+    assert warnings[1:] == ["case(s) 't2', 't4' are no {\"task\": \"...\"}: the agent of notebook 06 takes that input alone"]
 
 
 def test_a_split_without_cases_is_a_warning(path):
