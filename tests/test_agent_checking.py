@@ -169,7 +169,18 @@ def test_two_effects_on_one_row_or_file_are_refused(sandbox, effects, found):
     assert found in str(refused.value) and "write one effect" in str(refused.value)
 
 
-@pytest.mark.parametrize("done", ["SELEKT 1", "SELECT 1 FROM nowhere", "SELECT 1; SELECT 2"])
+@pytest.mark.parametrize(
+    "done",
+    [
+        "SELEKT 1",
+        "SELECT 1 FROM nowhere",
+        "SELECT 1; SELECT 2",
+        "DELETE FROM tickets",
+        "DELETE FROM tickets RETURNING 1",
+        "ATTACH 'x.db' AS x",
+        "QUERY PLAN SELECT 1",
+    ],
+)
 def test_a_question_that_cannot_be_asked_is_refused(sandbox, done):
     """It would leave a score without a value on every run. It is not run here."""
     with pytest.raises(InputError, match="case 't01': done is no question"):
@@ -185,6 +196,8 @@ def test_a_question_that_cannot_be_asked_is_refused(sandbox, done):
         {"effects": [{"table": "refunds", "added": {"id": {"one_of": [7, 8]}, "cents": 1}, "ignore": ["order_id", "reason"]}]},
         {"effects": [{"table": "tickets", "key": {"id": 3}, "changed": {"order_id": None, "text": {"contains": "x"}}}]},
         {"effects": [], "done": "SELECT count(*) FROM tickets"},
+        {"effects": [], "done": "WITH a AS (SELECT id FROM tickets) SELECT max(id) FROM a ORDER BY 1 -- so"},
+        {"effects": [], "done": "PRAGMA table_info(tickets)"},
         {"answers": ["x"]},
     ],
 )

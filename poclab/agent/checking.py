@@ -163,9 +163,11 @@ def _known(name: str, names: Iterable[str], what: str) -> None:
 def _check_question(case: Case, database: Any) -> None:
     if not case.expected.get("done"):
         return
+    why = "it gives no value, or changes something"
     try:
-        database.execute(f"EXPLAIN {case.expected['done']}")
+        steps = [(step, flag) for _, step, _, flag, *_ in database.execute(f"EXPLAIN {case.expected['done']}")]
     except (sqlite3.Error, sqlite3.Warning) as error:
-        raise InputError(
-            f"case {case.id!r}: done is no question to the database: {error}", fix='"done": "SELECT count(*) = 1 FROM ..."'
-        ) from None
+        steps, why = [], str(error)
+    # A transaction that writes has a flag.
+    if not any(step == "ResultRow" for step, _ in steps) or any(step == "Transaction" and flag for step, flag in steps):
+        raise InputError(f"case {case.id!r}: done is no question to the database: {why}", fix='"done": "SELECT count(*) = 1 FROM ..."')
