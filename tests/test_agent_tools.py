@@ -262,7 +262,7 @@ def test_a_tool_that_was_edited_is_another_tool(tmp_path):
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        (None, "no such file"),
+        (None, "no such Python file"),
         ("x = 1\n", "defines no function"),
         ("def f(:\n", r"desk.py: cannot be loaded: SyntaxError: invalid syntax \(desk.py, line 1\)"),
         ("import nowhere_to_be_found\n", "cannot be loaded: ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
@@ -274,7 +274,7 @@ def test_a_file_without_tools_is_refused(tmp_path, content, found):
         (tmp_path / "desk.py").write_text(content)
     with pytest.raises(InputError, match=found):
         load_tools(tmp_path / "desk.py")
-    with pytest.raises(InputError, match="no Python file"):
+    with pytest.raises(InputError, match="no such Python file"):
         load_tools(tmp_path / "world.sql")
 
 

@@ -419,7 +419,7 @@ def test_the_tools_and_the_world_of_an_agent_are_looked_for(tmp_path):
     (poc / "desk.py").write_text("def close(:")
     assert finding(poc, "versions").state == "failed"
     (poc / "desk.py").unlink()
-    assert finding(poc, "versions").told == "desk.py: no such file"
+    assert finding(poc, "versions").told == "desk.py: no such Python file"
     (poc / "world.sql").unlink()
     found = finding(poc, "sweep")
     assert "world: no file 'world.sql'" in found.told and found.fix == "write world.sql"

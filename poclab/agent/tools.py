@@ -123,7 +123,7 @@ def load_tools(path: Path | str) -> list[Tool]:
     """
     path = Path(path).absolute()
     if path.suffix != ".py" or not path.is_file():
-        raise InputError(f"{path}: no {'such' if path.suffix == '.py' else 'Python'} file", fix="name the Python file that defines the tools")
+        raise InputError(f"{path}: no such Python file", fix="name the file that defines the tools")
     name = f"poclab_tools_{path.stem}_{digest(str(path))[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
