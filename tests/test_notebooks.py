@@ -115,6 +115,15 @@ def test_01_says_what_must_be_reached_and_on_which_cases(execute, swept):
     assert "signed" in text
 
 
+def test_01_takes_a_poc_without_documents(make_poc, tmp_path):
+    """An agent has none."""
+    poc = make_poc(tmp_path / "animals")
+    (poc / "corpus.yaml").unlink()
+    kernels.execute(NOTEBOOKS / "01_charter_and_cases.ipynb", tmp_path / "01.ipynb", {"poc": "."}, env=os.environ, cwd=poc)
+
+    assert "no documents; evidence not found: [" in (tmp_path / "01.ipynb").read_text(encoding="utf-8")
+
+
 def test_02_is_one_recorded_run_with_its_own_executed_copy(swept, tmp_path):
     """The run has the numbers that the notebook printed, and the notebook that printed them: the executed one and this one."""
     (record,) = [one for one in trials.run_sweep(load_sweep(swept[0])).records if one.name == "retrieval none -> bm25"]
