@@ -27,7 +27,7 @@ from poclab.system import CaseContext, current_case
 NO_KEY = "no-api-key-was-given"
 #: The paths that are recorded, with the kind of step; the first that the request's path ends with counts.
 RECORDED = {"/chat/completions": "CHAT_MODEL", "/responses": "CHAT_MODEL", "/completions": "CHAT_MODEL", "/embeddings": "EMBEDDING"}
-FIX_KEY = "export OPENAI_API_KEY=..., or use the model 'offline/extractive', which needs none"
+FIX_KEY = "export OPENAI_API_KEY=..., or use the model 'offline/extractive', which needs none, or for an agent 'offline/rules'"
 FIX_URL = "export OPENAI_BASE_URL=... with the address of an OpenAI-compatible API; it often ends in /v1"
 #: How answers come about: `live` always asks, `replay` never does, `auto` asks for what was not answered yet.
 MODES = ("auto", "live", "replay")

@@ -541,7 +541,7 @@ def test_check_names_the_nearest_offline_model():
 
 def test_check_wants_a_key():
     """Nothing is sent without one."""
-    with pytest.raises(EndpointError, match="no API key for model 'big-1'\n  fix: export OPENAI_API_KEY"):
+    with pytest.raises(EndpointError, match="no API key for model 'big-1'\n  fix: export OPENAI_API_KEY.* for an agent 'offline/rules'"):
         models.check("big-1")
 
 
