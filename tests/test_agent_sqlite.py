@@ -269,6 +269,7 @@ def test_the_base_is_private_and_made_once(tmp_path):
     ("name", "content", "found"),
     [
         ("w.sql", "CREATE TABEL t", "syntax error"),
+        ("w.sql", "CREATE TABLE t (a); \0", "embedded null character"),
         ("w.db", "not a database, surely", "no database can be made"),
         ("none.db", None, "no such database"),
     ],
@@ -282,6 +283,15 @@ def test_a_source_that_is_none_is_refused(tmp_path, name, content, found):
 
     assert name in str(refused.value)
     assert list(tmp_path.glob("base/*")) == []
+
+
+def test_a_database_that_somebody_has_locked_is_refused(tmp_path):
+    """And not waited for without end: an application that runs may never let go of it."""
+    with contextlib.closing(sqlite3.connect(tmp_path / "live.db")) as live:
+        live.execute("CREATE TABLE t (a)")
+        live.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(InputError, match="live.db: no database can be made of it: database is locked"):
+            Sqlite.of(tmp_path / "live.db", tmp_path / "base", scratch=tmp_path / "scratch")
 
 
 def test_the_database_afterwards_is_the_base_with_its_changes(base, tmp_path):

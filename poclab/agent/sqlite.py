@@ -159,12 +159,14 @@ def _make(source: Path, path: Path, scratch: Path) -> None:
             if source.suffix == ".sql":
                 made.executescript(read_text(source))
             else:
-                with contextlib.closing(sqlite3.connect(_uri(source, "ro"), uri=True)) as given:
+                with contextlib.closing(sqlite3.connect(_uri(source, "ro"), uri=True, timeout=2.0)) as given:
+                    given.execute("BEGIN")  # of itself a backup waits for a lock without end
+                    given.execute(f"SELECT 1 FROM {SCHEMA}").fetchall()
                     given.backup(made)
             made.commit()
             made.execute("PRAGMA journal_mode = DELETE")
         (scratch / path.name).replace(path)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, ValueError) as error:  # a script with a null character
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
             raise unwritable(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "") from None
         raise InputError(f"{source}: no database can be made of it: {error}", fix="try it: sqlite3 :memory: < FILE") from None
