@@ -96,7 +96,7 @@ class Change:
         if self.kind != "changed":
             return f"{name}: {'+' if self.kind == 'added' else '-'} {_fields(self.row)}"
         return f"{name}: " + ", ".join(
-            f"{column} {_short(self.before.get(column))} -> {_short(self.after.get(column))}" for column in self.after
+            f"{column} {' -> '.join(_pair(self.before.get(column), self.after.get(column)))}" for column in self.after
         )
 
 
@@ -153,7 +153,7 @@ class Expectation:
         """Return in which columns a change of this kind is not as expected, in words."""
         row, absent = change.row, "as it was" if self.table and self.kind == "changed" else "null"
         wrong = [
-            f"{column} {_short(row[column]) if column in row else absent}, expected {_short(value)}"
+            f"{column} {', expected '.join(_pair(row[column], value) if column in row else (absent, _short(value)))}"
             for column, value in self.values.items()
             if column not in row or not equal(value, row[column])
         ]
@@ -267,6 +267,14 @@ def _can_match(value: Any) -> bool:
 
 def _fields(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{column} {_short(value)}" for column, value in values.items())
+
+
+def _pair(one: Any, other: Any) -> tuple[str, str]:
+    """Return two values in short; of texts that begin alike, from shortly before they differ."""
+    if isinstance(one, str) and isinstance(other, str) and _short(one) == _short(other):
+        start = max(0, len(posixpath.commonprefix([one, other])) - SHOWN // 8)
+        one, other = f"…{one[start:]}", f"…{other[start:]}"
+    return _short(one), _short(other)
 
 
 def _short(value: Any) -> str:

@@ -78,6 +78,15 @@ def test_a_row_that_is_nearly_right_says_in_which_column_it_is_not(expected, why
     assert verdict.unexpected == ()  # it is told once
 
 
+def test_long_texts_are_shown_from_where_they_differ():
+    """Two beginnings that are the same would tell nobody what was changed."""
+    letter, expected = "Dear Ann, " * 30, {"file": "a.txt", "changed": {"text": f"{'Dear Ann, ' * 30}Yours, Bo"}}
+    found = Change(file="a.txt", before={"text": f"{letter}Yours, Al"}, after={"text": f"{letter}Yours, Cy"})
+
+    assert str(found) == 'a.txt: text "…n, Yours, Al" -> "…n, Yours, Cy"'
+    assert '(text "…n, Yours, Cy", expected "…n, Yours, Bo")' in str(held([expected], [found]))
+
+
 def test_a_changed_column_more_is_wrong():
     """Who closes a ticket and raises its priority has done something else."""
     found = Change("tickets", key={"id": 3}, before={"status": "open", "priority": "low"}, after={"status": "closed", "priority": "high"})
