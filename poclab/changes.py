@@ -47,7 +47,7 @@ SHOWN = 80
 
 @dataclass(frozen=True)
 class Change:
-    """One row or file that is not as it was. `more` stands for so many further changes of the table, which are not listed."""
+    """One row or file that is not as it was. `more` stands for so many further changes of the table, or of files, which are not listed."""
 
     table: str = ""
     file: str = ""

@@ -80,6 +80,16 @@ def test_files_are_part_of_the_difference(sandbox):
     assert len(found) == 4
 
 
+def test_files_beyond_a_thousand_are_counted(sandbox):
+    """An agent that fills a folder must not fill the report."""
+    with sandbox.open() as world:
+        for number in range(1003):
+            (world.files / f"{number:04}.txt").touch()
+        *listed, more = world.difference()
+
+    assert len(listed) == 1000 and str(more) == "files: 3 more changes"
+
+
 def test_a_link_is_told_and_not_followed(sandbox, tmp_path):
     """A file of the machine that a link leads to is neither read nor removed."""
     secret = tmp_path / "secret.txt"

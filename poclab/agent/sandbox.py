@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from poclab import system
+from poclab.agent.rows import LISTED
 from poclab.agent.sqlite import Sqlite
 from poclab.changes import Change
 from poclab.errors import InputError
@@ -284,4 +285,6 @@ def _content(path: Path) -> dict[str, Any]:
 
 def _file_changes(before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]) -> Sequence[Change]:
     differ = sorted(name for name in before.keys() | after if before.get(name) != after.get(name))
-    return [Change("", name.encode("utf-8", "replace").decode(), {}, before.get(name), after.get(name)) for name in differ]
+    listed, more = differ[:LISTED], len(differ[LISTED:])
+    found = [Change("", name.encode("utf-8", "replace").decode(), {}, before.get(name), after.get(name)) for name in listed]
+    return [*found, Change(file="files", more=more)] if more else found
