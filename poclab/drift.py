@@ -21,6 +21,8 @@ from poclab.tracking.surroundings import packages
 
 #: How many packages are named, or files of which the same is to be said.
 SHOWN = 5
+#: The rubrics that come with poclab.
+TEMPLATES = f"templates/{RUBRICS}"
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def environment() -> tuple[str, Mapping[str, str]]:
 def code_digests(poc: Path) -> dict[str, str]:
     """Return the digest of each file of poclab's own code and of the POC's: a result of other code is another result."""
     home = Path(__file__).parent
-    files = {f"poclab/{path.relative_to(home).as_posix()}": path for path in home.rglob("*.py")}
+    files = {f"poclab/{path.relative_to(home).as_posix()}": path for path in (*home.rglob("*.py"), *(home / TEMPLATES).glob("*.yaml"))}
     own = {path.relative_to(poc): path for path in poc.rglob("*.py")}
     # An editor's lock on an open file is a link to nowhere of the same ending; a handoff holds copies.
     files |= {name.as_posix(): path for name, path in own.items() if WORK not in name.parts and name.parts[0] != HANDOFF and path.is_file()}
@@ -112,8 +114,10 @@ def code_digests(poc: Path) -> dict[str, str]:
 
 
 def rubric_digests(poc: Path) -> dict[str, str]:
-    """Return the digest of each rubric of a POC: a notebook names a judge, and no file."""
-    return {path.relative_to(poc).as_posix(): digest(read_text(path)) for path in sorted((poc / RUBRICS).glob("*.yaml"))}
+    """Return the digest of each rubric of a POC, since a notebook names a judge, and no file; a copy of one that comes along is that one."""
+    along = {path.name: read_text(path) for path in (Path(__file__).parent / TEMPLATES).glob("*.yaml")}
+    own = {path: read_text(path) for path in sorted((poc / RUBRICS).glob("*.yaml"))}
+    return {path.relative_to(poc).as_posix(): digest(text) for path, text in own.items() if text != along.get(path.name)}
 
 
 def corpus_digest(poc: Path) -> str | None:

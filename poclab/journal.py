@@ -78,11 +78,20 @@ class Journal:
         files = [file_digests({**self.sweep.defaults, **one}, self.sweep.poc) for one in parameters]
         return State.now(self.sweep.poc, self.sweep.notebook, dict(pair for one in files for pair in one.items()))
 
+    def changed(self) -> tuple[str, ...]:
+        """Return what is no longer as it was when the sweep last began; nothing where it never did.
+
+        Raises:
+            InputError: another version of poclab began it.
+        """
+        begun = self.folder / BEGUN
+        return tuple(State.load(begun).changes(self._state())) if begun.exists() else ()
+
     def refuse_drift(self, *, allowed: bool) -> None:
         """Refuse to go on with a sweep of what is no longer as it was when it began, unless that is allowed: then it is noted."""
         if not (self.folder / BEGUN).exists():
             raise InputError(f"{self.folder}: no sweep was begun here", fix="`poclab sweep` begins it")
-        self.drifted = tuple(State.load(self.folder / BEGUN).changes(self._state()))
+        self.drifted = self.changed()
         if self.drifted and not allowed:
             raise InputError(
                 f"since this sweep began: {'; '.join(self.drifted)}",

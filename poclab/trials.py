@@ -368,6 +368,9 @@ class _Driver:
         if not self.executor:
             if self.sweep.nested:  # the store takes seconds to open
                 self.say(f"{count} trial{'s' if count > 1 else ''} to run, {self.sweep.jobs} at a time")
+                with contextlib.suppress(InputError):
+                    if changed := self.journal.changed():
+                        self.say(f"since it last began: {'; '.join(changed)}")
             self._begin_sweep(count)
         self.progress = Progress(self.sweep, count, self.say, screening=bool(self.screening))
         with self.progress, ThreadPoolExecutor(2 * self.sweep.jobs) as pool:

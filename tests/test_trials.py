@@ -16,6 +16,7 @@ import pytest
 from conftest import DEADLINE_S, ENV_KEY, PROMPTS, invoke, notebook_of, until
 from poclab import Report, executors, projection, trials
 from poclab.errors import FrozenError, StoreError
+from poclab.judging.rubric import TEMPLATES
 from poclab.ledger import LEDGER
 from poclab.sweeps import load_sweep, single
 from poclab.tracking import store, tracking_uri
@@ -181,6 +182,7 @@ def test_an_edited_prompt_runs_only_the_trials_that_name_it(ways):
     plain, abstain = ways.edited.results.records
 
     assert ways.edited.results.ran == 1
+    assert ways.edited.said[:2] == ["1 trial to run, 2 at a time", "since it last began: prompts/abstain.md was edited"]
     assert plain == ways.first.results.records[0]
     assert abstain.run_id != ways.first.results.records[1].run_id
     assert abstain.version != ways.first.results.records[1].version
@@ -535,5 +537,18 @@ def test_an_edited_default_prompt_makes_another_trial(poc):
     (poc / "prompts/plain.md").write_text("Another one. {{context}} {{question}}")
     assert trials.plan(run)[0][0] == before
     (poc / "prompts/abstain.md").write_text("Edited. {{context}} {{question}}")
+
+    assert trials.plan(run)[0][0] != before
+
+
+def test_a_rubric_as_it_comes_along_is_the_same_in_the_poc(poc):
+    """Whoever draws replies for people to label gets a copy of it, and nothing is run again for that; an edited one is another judge."""
+    run = single(poc, poc / "notebooks/02_evaluate.ipynb", {})
+    ((before, _),) = trials.plan(run)
+    own = poc / "rubrics/tone.yaml"
+    own.parent.mkdir()
+    own.write_bytes((TEMPLATES / "tone.yaml").read_bytes())
+    assert trials.plan(run)[0][0] == before
+    own.write_text(own.read_text().replace("version: 1", "version: 2"))
 
     assert trials.plan(run)[0][0] != before
