@@ -155,13 +155,14 @@ def summary(known: Sequence[Projection]) -> list[str]:
         return []
     sums = ", ".join(f"{shown(name, total(known, name))} {name.replace('_', ' ')}" for name in AMOUNTS[:3])
     lines = [f"to pay: {shown('cost_usd', total(known, 'cost_usd'))} for {sum(one.left for one in known)} cases: {sums}"]
+    alike = "; what trials ask alike is counted in each, and paid once" if len(known) > 1 else ""
     lines += [
-        f"of {sum(one.cases for one in known)} cases, each counted in every trial to run, the ledger answers {sum(one.recorded for one in known)}"
+        f"of {sum(one.cases for one in known)} cases, each counted in every trial to run, the ledger answered {sum(one.recorded for one in known)} before{alike}"
     ]
     sampled, paid = sum(one.sampled for one in known), [one.sampled_usd for one in known]
     if sampled or any(paid) or None in paid:
         lines.append(
-            f"to find this out, {money(None if None in paid else math.fsum(paid))} was paid; the answers of {sampled} cases are in the ledger"
+            f"to find this out, {money(None if None in paid else math.fsum(paid))} was paid: {sampled} cases were asked, and are in the ledger now"
         )
     problems = {one.problem for one in known if one.problem}
     return lines + [f"a case that was asked to find this out failed: {problem}" for problem in sorted(problems)]

@@ -61,7 +61,7 @@ class TestSweep:
         assert done.returncode == 0, done.stderr
         assert "3 trials, 3 to run, 2 at a time" in done.stdout
         assert re.search(r"to pay: \$0.0000 for \d+ cases: [\d,]+ calls", done.stdout)
-        assert "to find this out, $0.0000 was paid; the answers of 15 cases are in the ledger" in done.stdout
+        assert "to find this out, $0.0000 was paid: 15 cases were asked, and are in the ledger now" in done.stdout
         assert not (poc / "mlflow.db").exists()
         assert not list(poc.rglob("executed.ipynb"))
 
