@@ -138,7 +138,12 @@ def plan(poc: Path | None, metric: str, target: float | None, expect: float | No
 
 @main.command()
 @click.argument("poc", required=False, type=click.Path(path_type=Path))
-@click.option("--from", "source", type=click.Path(path_type=Path), help="Import the cases from a .csv, .jsonl or SQuAD .json file first.")
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path),
+    help="Import the cases from a .csv, .jsonl or SQuAD .json file first; with --new-edition they are added.",
+)
 @click.option("--new-edition", is_flag=True, help="Freeze the changed cases as the next edition.")
 @click.option("--test-share", default=1 / 3, show_default="1/3", help="Share of new cases that is held out.")
 def freeze(poc: Path | None, source: Path | None, new_edition: bool, test_share: float) -> None:
@@ -148,7 +153,7 @@ def freeze(poc: Path | None, source: Path | None, new_edition: bool, test_share:
     folder = _poc(poc)
     corpus = _corpus(folder)
     if source:
-        freezing.take_over(source, folder / "cases.jsonl", find=corpus.find if corpus else None)
+        freezing.take_over(source, folder / "cases.jsonl", find=corpus.find if corpus else None, add=new_edition)
     _check_world(folder)
     frozen = freezing.freeze(
         folder / "cases.jsonl",

@@ -233,15 +233,24 @@ def _pretty(lock: Lock) -> str:
     return json.dumps(lock.to_json(), indent=1, ensure_ascii=False) + "\n"
 
 
-def take_over(source: Path, path: Path, *, find: Callable[[str], Sequence[str]] | None = None) -> None:
-    """Write the cases of a foreign file that are fit to freeze as `path`. Labels that are there are never overwritten.
+def take_over(source: Path, path: Path, *, find: Callable[[str], Sequence[str]] | None = None, add: bool = False) -> None:
+    """Write the cases of a foreign file that are fit to freeze as `path`; with `add`, behind those that are there.
+
+    Labels that are there are never overwritten.
 
     Raises:
         InputError: `path` holds something else, or `source` cannot be imported or is not fit to freeze.
     """
     imported = import_cases(source)
-    if path.exists() and read_text(path) != lines(imported):
-        raise InputError(f"{path}: exists already", fix=f"move it away, or add the new cases to it: each line of {path.name} is one case")
-    validate(imported, find)
-    assign_splits(imported.cases, {}, test_share=0.5, seed=0)  # refuses a cluster whose marks lie in both splits
-    write_atomic(path, lines(imported))
+    if path.exists() and not add and read_text(path) != lines(imported):
+        raise InputError(f"{path}: exists already", fix="--new-edition, which adds the new cases to it; or move it away")
+    there = {case.id: case for case in TestSet.read(path)} if path.exists() and add else {}
+    if changed := [case.id for case in imported if case.id in there and replace(case, split=there[case.id].split) != there[case.id]]:
+        raise InputError(
+            f"{path}: has other cases of the ids {', '.join(changed[:NAMED])}",
+            fix="give the new ones other ids, or edit the old ones there",
+        )
+    together = TestSet((*there.values(), *(case for case in imported if case.id not in there)), path=imported.path)
+    validate(together, find)
+    assign_splits(together.cases, {}, test_share=0.5, seed=0)  # refuses a cluster whose marks lie in both splits
+    write_atomic(path, lines(together))

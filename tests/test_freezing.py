@@ -481,8 +481,25 @@ def test_an_import_never_overwrites_labels(path):
     assert [one.id for one in TestSet.read(path)] == ["a"]
     take_over(source, path)  # the same cases once more: the command may be repeated
     source.write_text("id,question,answers\na,A?,c\n")
-    with pytest.raises(InputError, match="cases.jsonl: exists already\n  fix: move it away"):
+    with pytest.raises(InputError, match="cases.jsonl: exists already\n  fix: --new-edition, which adds"):
         take_over(source, path)
+
+
+def test_a_second_import_is_added_to_the_first(path):
+    """Cases come in batches: what was frozen keeps its split, and a case of an id that is there is not replaced."""
+    source = path.with_name("x.csv")
+    source.write_text("id,question,answers,by\na,A?,b,Eve\nb,B?,b,Eve\n")
+    take_over(source, path)
+    splits = [one.split for one in freeze(path, test_share=0.5).test_set]
+    source.write_text("id,question,answers,by\nb,B?,b,Eve\nc,C?,c,Ada\n")
+    take_over(source, path, add=True)
+    second = freeze(path, new_edition=True)
+
+    assert [(one.id, one.label["by"]) for one in second.test_set] == [("a", "Eve"), ("b", "Eve"), ("c", "Ada")]
+    assert [one.split for one in second.test_set][:2] == splits
+    source.write_text("id,question,answers,by\nb,B?,other,Eve\n")
+    with pytest.raises(InputError, match="has other cases of the ids b\n  fix: give the new ones other ids"):
+        take_over(source, path, add=True)
 
 
 @pytest.mark.parametrize(
