@@ -269,7 +269,7 @@ def _known(criterion: Criterion, report: Report | None, judged: Callable[[str, R
     """Return what is known of the judge of a criterion's score; None where no judge gave it."""
     if report is None or not report.judged_by(criterion.metric):
         return None
-    score = report.score_names[0] if criterion.metric == "accuracy" else criterion.metric
+    score = report.score_of(criterion.metric)
     return judged(score, report) if judged else Judged(f"no folder of a POC to look for the calibration of {score!r} in")
 
 

@@ -382,9 +382,14 @@ class Report:
         """The models that answered, as the endpoint calls them, with the fingerprint of what serves them if it tells one."""
         return sorted({call.answered_by for one in self.results for call in (*one.calls, *one.judge_calls)} - {""})
 
+    def score_of(self, metric: str) -> str:
+        """Return the score that a metric is worked out from: that of the name, the first one where the metric is of what is right."""
+        first = metric in ("accuracy", SURVIVAL) or ALL_OF.fullmatch(metric)
+        return self.score_names[0] if first and self.score_names else metric
+
     def judged_by(self, metric: str) -> set[str]:
-        """Return the digests of the rubrics that judges went by in a score, the cases' own left out; none where it is no judge's."""
-        score = self.score_names[0] if metric == "accuracy" and self.score_names else metric
+        """Return the digests of the rubrics that judges went by in a metric, the cases' own left out; none where no judge had a say."""
+        score = self.score_of(metric)
         given = (one.scores[score].source for one in self.results if score in one.scores)
         return {one.partition("+")[0] for source in given for one in source.split()}
 

@@ -169,12 +169,21 @@ class TestGate:
 
         assert "the labels are not those that the judge 'correctness' was held against" in verdict(poc, judged[1])[1]
 
-    def test_is_for_accuracy_too_where_a_judge_gives_the_first_score(self, poc, judged):
-        """A criterion on accuracy is one on the judge."""
-        (poc / "charter.yaml").write_text(ASKS.replace("{metric: correctness", "{metric: accuracy") + "judges: {kappa_at_least: 0.3}\n")
+    @pytest.mark.parametrize("metric", ["accuracy", "all_of_1"])
+    def test_is_for_what_is_right_too_where_a_judge_gives_the_first_score(self, poc, judged, metric):
+        """A criterion on accuracy, or on success in all of several tries, is one on the judge."""
+        (poc / "charter.yaml").write_text(ASKS.replace("{metric: correctness", f"{{metric: {metric}") + "judges: {kappa_at_least: 0.3}\n")
 
         assert verdict(poc, judged[1])[0] == "cannot tell"
+        assert "the judge of 'correctness'" in verdict(poc, judged[1])[1]
         assert "is not calibrated: `poclab calibrate`" in verdict(poc, judged[1])[1]
+
+    def test_is_for_survival_too(self, poc, judged):
+        """The first score says what survives a fault."""
+        report = poclab.load_run(judged[1], poc)
+
+        assert report.judged_by("survival") == report.judged_by("correctness") != set()
+        assert report.judged_by("failed_share") == set()
 
     def test_is_for_a_score_that_is_made_of_judges(self, poc):
         """Of two judges both have to be calibrated: the score of both is decided when they are."""
