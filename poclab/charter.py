@@ -84,8 +84,9 @@ class Charter:
 
     @property
     def criteria_texts(self) -> tuple[str, ...]:
-        """The criteria as they are shown, and as every run keeps them."""
-        return tuple(str(one) for one in self.criteria)
+        """What is asked for, as it is shown and as every run keeps it: the criteria, and how far a judge has to agree with people."""
+        kappa = self.kappa_at_least
+        return (*map(str, self.criteria), *([] if kappa is None else [f"kappa of a judge >= {kappa:.15g}"]))
 
     @property
     def prices(self) -> Mapping[str, Mapping[str, Any]]:

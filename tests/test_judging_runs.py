@@ -127,6 +127,16 @@ class TestGate:
         assert "agrees too little with people: kappa 1.000 (0.351 to 1.000, n = 8); its lower edge is to be at least 0.4" in why
         assert poclab.decide(poc / "charter.yaml", judged[1]).word == "not yet"
 
+    def test_is_not_opened_in_silence_by_a_lower_bound(self, poc):
+        """The bound is a part of what was agreed: who lowers it after a run is told of."""
+        charter(poc, 0.4)
+        run_id = evaluate(poc, "half, by another charter").run_id
+        charter(poc, 0.35)
+        edit = poclab.decide(poc, run_id).edits[-1]
+
+        assert set(edit.before) - set(edit.after) == {"kappa of a judge >= 0.4"}
+        assert set(edit.after) - set(edit.before) == {"kappa of a judge >= 0.35"}
+
     def test_is_shut_where_kappa_is_undefined(self, poc, judged):
         """People and judge say wrong of all of the sample: nothing was seen of what the judge can tell apart."""
         charter(poc, 0.1)
