@@ -14,9 +14,9 @@ from poclab import checkup, trials
 from poclab.checkup import machine
 from poclab.checkup.findings import Finding
 from poclab.errors import InputError
-from poclab.files import digest
 from poclab.judging import Calibration, Rubric, calibration_path
 from poclab.judging.calibration import Pair
+from poclab.judging.labels import labels_digest
 from poclab.judging.rubric import TEMPLATES
 from poclab.ledger import LEDGER, Ledger
 from poclab.sweeps import load_sweep
@@ -313,9 +313,9 @@ def test_what_mends_a_judge_is_told_as_a_command(ready):
     pair = {"person": "fit", "judge": "fit"}
     pairs = [Pair("q1", **pair), Pair("q2", **pair), Pair("q3", "unfit", "unfit"), Pair("q4", "fit", "unfit")]
     labels = ready / "rubrics/tone.labels.jsonl"
-    labels.write_text("labels")
+    labels.write_text('["labels"]')
     given = {"labels": dict(rubric.labels), "sampled": {"of": 4, "name": "a", "seed": 0}, "by": ("Ada",), "on": "2026-11-27"}
-    given |= {"name": "tone", "rubric_version": 1, "model": rubric.model, "answered": (), "others": (), "labels_digest": digest("labels")}
+    given |= {"name": "tone", "rubric_version": 1, "model": rubric.model, "answered": (), "others": (), "labels_digest": labels_digest(labels)}
     calibration = Calibration(**given, rubric=rubric.digest, pairs=tuple(pairs))
     path = calibration_path(ready, "tone")
 

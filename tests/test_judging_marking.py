@@ -142,6 +142,8 @@ def test_a_label_that_voids_a_calibration_says_so(poc):
     calibrate(poc, Judge(RUBRIC))
     labeler.buttons["correct"].click()
     assert "the calibration is void now, since it was made with other labels: `poclab calibrate`" in labeler.state.value
+    labeler.buttons["wrong"].click()
+    assert "void" not in labeler.state.value  # it was said before
 
 
 def test_a_label_that_is_not_on_the_menu_is_not_saved(poc):

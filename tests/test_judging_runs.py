@@ -179,6 +179,17 @@ class TestGate:
 
         assert "the labels are not those that the judge 'correctness' was held against" in verdict(poc, judged[1])[1]
 
+    @pytest.mark.parametrize("edit", [lambda text: text.replace('"note": ""', '"note": "read again"'), lambda text: text.replace("\n", "\r\n")])
+    def test_stays_open_where_no_label_is_changed(self, poc, judged, edit):
+        """A note, and the line ends of another system, say nothing else of any reply."""
+        charter(poc, 0.35)
+        label(poc)
+        judging.calibrate(poc, poclab.Judge("correctness", poc=poc))
+        labels = poc / "rubrics/correctness.labels.jsonl"
+        labels.write_bytes(edit(labels.read_text()).encode())
+
+        assert verdict(poc, judged[1]) == ("met", "")
+
     @pytest.mark.parametrize("metric", ["accuracy", "all_of_1"])
     def test_is_for_what_is_right_too_where_a_judge_gives_the_first_score(self, poc, judged, metric):
         """A criterion on accuracy, or on success in all of several tries, is one on the judge."""

@@ -22,11 +22,11 @@ from typing import Any
 
 from poclab import stats
 from poclab.errors import InputError, printable
-from poclab.files import RUBRICS, digest, plain, read_json, read_text, write_atomic
+from poclab.files import RUBRICS, digest, plain, read_json, write_atomic
 from poclab.judging.asking import Asked, ask_all
 from poclab.judging.judge import Judge
 from poclab.judging.labels import SUFFIX as LABELS
-from poclab.judging.labels import read_labels
+from poclab.judging.labels import labels_digest, read_labels
 from poclab.judging.reading import Verdict
 from poclab.judging.rubric import UNSCORED
 from poclab.redaction import conceal_json
@@ -269,9 +269,12 @@ class Calibration:
     @property
     def stale(self) -> str:
         """Why the labels are not those that the judge was held against; nothing where they are."""
-        labels = self.path.with_name(f"{self.name}{LABELS}") if self.path else None
-        if labels is None or (labels.is_file() and digest(read_text(labels)) == self.labels_digest):
+        if self.path is None:
             return ""
+        labels = self.path.with_name(f"{self.name}{LABELS}")
+        with contextlib.suppress(InputError):  # it is gone, or cannot be read
+            if labels_digest(labels) == self.labels_digest:
+                return ""
         return f"{RUBRICS}/{labels.name}: the labels are not those that the judge {self.name!r} was held against: `poclab calibrate`"
 
     def stranger(self, judges: set[tuple[str, str]], poc: str) -> str:
@@ -342,7 +345,7 @@ def calibrate(poc: Path | str, judge: Judge, *, repeats: int = 1, budget: str | 
         pairs=pairs,
         others=tuple(said[n * repeats :]),
         sampled=dict(labels.head),
-        labels_digest=digest(read_text(labels.path)),
+        labels_digest=labels_digest(labels.path),
         by=tuple(dict.fromkeys(one.by for one in labels.sample)),
         on=datetime.date.today().isoformat(),
         repeats=repeats,

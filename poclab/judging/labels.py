@@ -121,6 +121,15 @@ def draw(poc: Path | str, rubric: Rubric, report: Report, *, sample: int, seed: 
     return found
 
 
+def labels_digest(path: Path) -> str:
+    """Return the SHA-256 over what people said of the replies; neither a note, nor the day, nor the layout of the file is a part of it.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    return digest([{**line, "note": "", "on": ""} if isinstance(line, dict) else line for _, line in read_json_lines(path)])
+
+
 def write(labels: Labels) -> None:
     """Write a labels file, whole or not at all."""
     lines = [dict(labels.head), *(_line(one) for one in labels.lines)]

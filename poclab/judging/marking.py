@@ -77,6 +77,7 @@ class ReplyLabeler:
         if self.open.label is not None and self.open.by != by and self.warned != (self.open, by):
             self.warned = (self.open, by)
             return self.show(f"not saved: {self.open.by} said {self.open.label} of this reply; press once more to replace that")
+        changed = (said, by) != (self.open.label, self.open.by)
         given = {"label": said, "by": by, "on": datetime.date.today().isoformat(), "note": self.note.value.strip()}
         try:
             self.labels = label(self.poc, self.rubric, self.open, **given)
@@ -87,7 +88,7 @@ class ReplyLabeler:
             return self.show(f"not saved: {error}")
         self.place = self._next(self.place)
         self.show()
-        if calibration_path(self.poc, self.rubric.name).is_file():
+        if changed and calibration_path(self.poc, self.rubric.name).is_file():
             self.state.value += paragraph("the calibration is void now, since it was made with other labels: `poclab calibrate`")
         return None
 
