@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, recall_score
 from statsmodels.stats.proportion import proportion_confint
 
-from judged import ASKED, RUBRIC, labelled, poc_of, wait_for_workers
+from judged import ASKED, RUBRIC, fill, labelled, poc_of, wait_for_workers
 from poclab import Case, Judge, offline, stats
 from poclab.errors import EndpointError, InputError
 from poclab.judging import Calibration, Rubric, calibrate, calibration_path, labels_path, read_labels
@@ -282,6 +282,19 @@ def test_a_judge_is_held_against_people(judging, endpoint):
     assert found.cost_usd > 0
     assert Calibration.load(calibration_path(poc, "correctness")) == found
     assert endpoint.counts()["answered"] == 12
+
+
+def test_a_label_that_is_changed_while_the_judge_is_asked_voids_the_calibration(judging):
+    """The judge was held against the labels before: those are not what the file says now."""
+    poc, judge = judging(*TEN)
+
+    class Meanwhile(Judge):
+        def verdict(self, case, reply):
+            fill(labels_path(poc, self.rubric), lambda line: "wrong")
+            return super().verdict(case, reply)
+
+    found = calibrate(poc, Meanwhile(judge.rubric), workers=1)
+    assert (found.agreement.value, "the labels are not those" in found.stale) == (0.8, True)
 
 
 def test_a_verdict_that_is_missing_shifts_no_pair(judging, endpoint):

@@ -313,6 +313,7 @@ def calibrate(poc: Path | str, judge: Judge, *, repeats: int = 1, budget: str | 
         BudgetError: the budget is used up.
     """
     rubric, labels = judge.rubric, read_labels(poc, judge.rubric)
+    held = labels_digest(labels.path)  # somebody may label while the judge is asked
     if labels.missing:
         raise InputError(
             f"{labels.path}: {len(labels.missing)} of {len(labels.sample)} replies have no label yet: {', '.join(labels.missing[:8])}",
@@ -345,7 +346,7 @@ def calibrate(poc: Path | str, judge: Judge, *, repeats: int = 1, budget: str | 
         pairs=pairs,
         others=tuple(said[n * repeats :]),
         sampled=dict(labels.head),
-        labels_digest=labels_digest(labels.path),
+        labels_digest=held,
         by=tuple(dict.fromkeys(one.by for one in labels.sample)),
         on=datetime.date.today().isoformat(),
         repeats=repeats,
