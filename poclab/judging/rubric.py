@@ -44,7 +44,7 @@ EXAMPLE_KEYS = (*PARTS, "label", "reason")
 #: What each key holds.
 KINDS: Mapping[str, tuple[Any, str]] = {
     **dict.fromkeys(("name", "instructions", "model"), (str, "a text")),
-    "version": ((int, str), "a number or a text"),
+    "version": ((int, str), "a whole number or a text"),
     "labels": (dict, "a menu such as {correct: 1, wrong: 0}"),
     "shows": ((list, tuple), f"a list of {', '.join(PARTS)}"),
     "examples": ((list, tuple), "a list"),
