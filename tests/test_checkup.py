@@ -315,7 +315,14 @@ def test_what_mends_a_judge_is_told_as_a_command(ready):
     labels = ready / "rubrics/tone.labels.jsonl"
     labels.write_text('["labels"]')
     given = {"labels": dict(rubric.labels), "sampled": {"of": 4, "name": "a", "seed": 0}, "by": ("Ada",), "on": "2026-11-27"}
-    given |= {"name": "tone", "rubric_version": 1, "model": rubric.model, "answered": (), "others": (), "labels_digest": labels_digest(labels)}
+    given |= {
+        "name": "tone",
+        "rubric_version": 1,
+        "model": rubric.model,
+        "answered": (),
+        "others": (),
+        "labels_digest": labels_digest(labels),
+    }
     calibration = Calibration(**given, rubric=rubric.digest, pairs=tuple(pairs))
     path = calibration_path(ready, "tone")
 

@@ -179,7 +179,9 @@ class TestGate:
 
         assert "the labels are not those that the judge 'correctness' was held against" in verdict(poc, judged[1])[1]
 
-    @pytest.mark.parametrize("edit", [lambda text: text.replace('"note": ""', '"note": "read again"'), lambda text: text.replace("\n", "\r\n")])
+    @pytest.mark.parametrize(
+        "edit", [lambda text: text.replace('"note": ""', '"note": "read again"'), lambda text: text.replace("\n", "\r\n")]
+    )
     def test_stays_open_where_no_label_is_changed(self, poc, judged, edit):
         """A note, and the line ends of another system, say nothing else of any reply."""
         charter(poc, 0.35)
@@ -189,6 +191,29 @@ class TestGate:
         labels.write_bytes(edit(labels.read_text()).encode())
 
         assert verdict(poc, judged[1]) == ("met", "")
+
+    def test_goes_by_the_calibration_and_by_no_copy_of_an_older_one(self, poc, judged):
+        """A copy that somebody kept beside it is of labels that are no more."""
+        charter(poc, 0.35)
+        label(poc, wrong=["q03"])
+        found = judging.calibrate(poc, poclab.Judge("correctness", poc=poc))
+        shutil.copy(found.path, found.path.with_name("correctness.1.calibration.json"))
+        label(poc)
+        judging.calibrate(poc, poclab.Judge("correctness", poc=poc))
+
+        assert verdict(poc, judged[1]) == ("met", "")
+
+    def test_says_why_there_is_no_corrected_mean(self, poc, judged):
+        """And not None."""
+        charter(poc, 0.1)
+        label(poc)
+        path = poc / "rubrics/correctness.labels.jsonl"
+        path.write_text(path.read_text().replace('"label": "wrong"', '"label": "unscored"', 1))
+        judging.calibrate(poc, poclab.Judge("correctness", poc=poc))
+
+        assert "corrected none: people could not tell of some, or cases are in clusters, on" in repr(
+            poclab.decide(poc / "charter.yaml", judged[1])
+        )
 
     @pytest.mark.parametrize("metric", ["accuracy", "all_of_1"])
     def test_is_for_what_is_right_too_where_a_judge_gives_the_first_score(self, poc, judged, metric):

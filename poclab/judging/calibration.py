@@ -187,12 +187,20 @@ class Calibration:
         yield "unscored", str(self.unscored)
         if self.consistency:
             yield "consistency", f"{self.consistency}: the same in all of {self.repeats} times"
-        yield "judge's mean", f"{self.naive}" if self.naive else "none: it scored nothing"
-        yield "corrected", str(self.corrected) if self.corrected else "none: people could not tell of some, or cases are in clusters"
+        yield "judge's mean", self.naive_text
+        yield "corrected", self.corrected_text
         if self.origin:
             yield "answers", f"{self.origin}; {LIVE} asks again"
         if self.cost_usd is not None:
             yield "cost", money(self.cost_usd) + (" when they were paid" if self.origin else "")
+
+    @property
+    def naive_text(self) -> str:
+        return str(self.naive or "none: it scored nothing")
+
+    @property
+    def corrected_text(self) -> str:
+        return str(self.corrected or "none: people could not tell of some, or cases are in clusters")
 
     @property
     def kappa_text(self) -> str:

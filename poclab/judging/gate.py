@@ -12,7 +12,7 @@ from pathlib import Path
 from poclab.charter import Charter
 from poclab.decision import Judged
 from poclab.files import RUBRICS
-from poclab.judging.calibration import SUFFIX, Calibration
+from poclab.judging.calibration import SUFFIX, Calibration, calibration_path
 from poclab.report import Report
 from poclab.scores import NO_RUBRIC
 
@@ -24,7 +24,8 @@ def gate(folder: Path, charter: Charter, *, named: str = "") -> Callable[[str, R
     """
 
     def judged(score: str, report: Report) -> Judged:
-        known = [Calibration.load(path) for path in sorted((folder / RUBRICS).glob(f"*{SUFFIX}"))]
+        found = [Calibration.load(path) for path in sorted((folder / RUBRICS).glob(f"*{SUFFIX}"))]
+        known = [one for one in found if one.path == calibration_path(folder, one.name)]  # not a copy that somebody kept
         said = [_judged_by(rubric, score, report, known, charter, named or str(folder)) for rubric in sorted(report.judged_by(score))]
         return Judged("; ".join(one.refusal for one in said if one.refusal), "; ".join(one.told for one in said if one.told))
 
@@ -39,5 +40,5 @@ def _judged_by(rubric: str, score: str, report: Report, known: Sequence[Calibrat
         other = next((one for one in known if one.name == score), None)
         then = f" (it was with digest {other.rubric[:12]}: another rubric or model)" if other else ""
         return Judged(f"the judge of {score!r}, digest {rubric[:12]}, is not calibrated{then}: `poclab calibrate`")
-    told = f"kappa {found.kappa_text}; mean of the judge {found.naive}, corrected {found.corrected}, on the {found.sampled['of']} replies of {found.sampled['name']}"
+    told = f"kappa {found.kappa_text}; mean of the judge {found.naive_text}, corrected {found.corrected_text}, on the {found.sampled['of']} replies of {found.sampled['name']}"
     return Judged(found.stranger(report.judges, poc) or found.stale or found.refusal(charter.kappa_at_least), told)
