@@ -162,6 +162,15 @@ def test_there_is_no_corrected_mean_where_people_could_not_tell_or_cases_hang_to
     assert "none: people could not tell of some, or cases are in clusters" in repr(replace(found, clustered=True))
 
 
+def test_the_judges_mean_is_no_surer_than_its_clusters_allow(judging):
+    """Twelve replies in four clusters of three, of which the judge says the same: they are worth four, by Wilson and t with 3 degrees of freedom."""
+    poc, judge = judging("cccwwwcccwww", "cccwwwcccwww", sample=6, clusters=[name for name in "abcd" for _ in range(3)])
+    found = calibrate(poc, judge)
+    low, high = stats.wilson(0.5, 4, quantile=stats.t_quantile(3, 0.95))
+    assert numbers(found.naive) == (0.5, low, high)
+    assert Calibration.load(found.path).naive == found.naive
+
+
 # --- whether it may decide
 
 

@@ -82,6 +82,8 @@ class Calibration:
     cost_usd: float | None = None
     #: Whether several replies of the run belong together: then they are worth fewer than they are.
     clustered: bool = False
+    #: The clusters of the others, where cases have any.
+    others_clusters: tuple[str | None, ...] = ()
     #: Of the answers, how many are from the ledger, and when they were paid; empty when all were asked now, and in what is read from a file.
     origin: str = field(default="", compare=False)
     path: Path | None = field(default=None, compare=False)
@@ -142,8 +144,10 @@ class Calibration:
     @property
     def naive(self) -> Estimate | None:
         """The judge's mean over all replies, as it says it; None where it scored none."""
-        scored = [self.labels[label] for label in (*self._sides[1], *self.others) if label != UNSCORED]
-        return stats.mean_estimate(scored) if scored else None
+        clusters = (*self._sides[2], *(self.others_clusters or [None] * len(self.others)))
+        said = zip((*self._sides[1], *self.others), clusters, strict=True)
+        scored = [(self.labels[label], cluster) for label, cluster in said if label != UNSCORED]
+        return stats.mean_estimate([value for value, _ in scored], clusters=[cluster for _, cluster in scored]) if scored else None
 
     @property
     def corrected(self) -> Estimate | None:
@@ -360,6 +364,7 @@ def calibrate(poc: Path | str, judge: Judge, *, repeats: int = 1, budget: str | 
         repeats=repeats,
         cost_usd=answers.cost_usd,
         clustered=len(set(clusters)) < len(clusters),
+        others_clusters=tuple(one.case.cluster for one in labels.others) if clusters else (),
         origin=answers.origin(Path(poc)),
     )
     path = calibration_path(poc, rubric.name)
