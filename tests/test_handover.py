@@ -1,5 +1,6 @@
 """The handoff folder: what it says, that it can be checked without a store, and that nothing in it can be changed unseen."""
 
+import contextlib
 import hashlib
 import html.parser
 import json
@@ -7,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -157,6 +159,18 @@ def test_a_handoff_of_a_run_on_all_cases_holds_too(swept, tmp_path):
     assert _problems(made.folder) == {}
     assert "listed in evidence/all/environment.json" in _said(made.folder)
     assert "On all: n = 11" in _said(made.folder)
+
+
+def test_a_handoff_of_a_sweep_that_ranks_by_another_score_holds_too(swept, tmp_path):
+    """Such as a judge's: the comparison is about that score when it is worked out again."""
+    poc = copy_poc(swept[0], tmp_path / "animals")
+    (poc / "charter.yaml").write_text(CHARTER + SIGNED)
+    with contextlib.closing(sqlite3.connect(poc / "mlflow.db")) as database, database:
+        database.execute("UPDATE tags SET value = 'evidence_recall' WHERE key = 'poclab.metric'")
+    made = handover.handoff(poc)
+
+    assert Evidence(made.folder / "evidence").recorded_comparison["candidates"][0]["scores"][0]["score"] == "evidence_recall"
+    assert _problems(made.folder) == {}
 
 
 def test_a_handoff_before_the_first_look_says_that_there_was_none(swept, tmp_path):

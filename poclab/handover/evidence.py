@@ -121,7 +121,8 @@ class Evidence:
             return None
         runs = [said["baseline"]["run"], *(one["run"] for one in said["candidates"])]
         reports = [Report.load(self.folder / "trials" / f"{Path(run).name}.json").afresh() for run in runs]
-        found = compare(*reports, comparisons=said["comparisons"], links=[one["link"] for one in said["candidates"]])
+        first, links = said["candidates"][0]["scores"][0]["score"], [one["link"] for one in said["candidates"]]
+        found = compare(*reports, comparisons=said["comparisons"], links=links, first=first)
         # Some notes are of what else is in the store.
         return dataclasses.replace(found, notes=(*found.notes, *[note for note in said["notes"] if note not in found.notes]))
 
