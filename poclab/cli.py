@@ -370,7 +370,7 @@ def calibrate(
         return
     budget = open_budget(folder, max_cost_usd)
     found = judging.calibrate(folder, judge, repeats=repeats, budget=budget)
-    faults = judging.drill(folder, judge, budget=budget) if drilled else None
+    faults = judging.drill(folder, judge, budget=budget, said=[one.judge for one in found.pairs]) if drilled else None
     refused = found.refusal(at_least=Charter.load(folder).kappa_at_least)
     if as_json:
         _say(json.dumps({**found.to_json(), "answers": found.origin, "drill": faults and faults.to_json(), "refused": refused}, indent=1))

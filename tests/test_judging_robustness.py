@@ -121,6 +121,16 @@ def test_clusters_widen_the_intervals(judging):
     assert alone.high > proportion_confint(0, 6, method="wilson")[1]
 
 
+def test_what_a_calibration_found_is_not_asked_again(judging, endpoint, monkeypatch):
+    """Asked anew, each reply of the sample costs once for the calibration, and once for each fault."""
+    monkeypatch.setenv("POCLAB_MODE", "live")
+    poc, judge = judging("ccww")
+    alone = drill(poc, judge)
+    asked = endpoint.counts()["answered"]
+    assert drill(poc, judge, said=["correct", "correct", "wrong", "wrong"]) == alone
+    assert (asked, endpoint.counts()["answered"]) == (12, 12 + 8)
+
+
 def test_a_drill_needs_a_sample_and_no_labels(tmp_path):
     """They are not looked at; without a sample it says how to draw one."""
     poc = poc_of(tmp_path / "poc")

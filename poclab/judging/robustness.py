@@ -8,7 +8,7 @@ Zheng et al. (2023), arXiv:2306.05685, section 3.3.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,18 +93,20 @@ def padded(text: str, best: str) -> str:
 FAULTS: Mapping[str, Callable[[str, str], str]] = {"orders the judge": orders, "three times as long": padded}
 
 
-def drill(poc: Path | str, judge: Judge, *, budget: str | None = None, workers: int = 8) -> JudgeDrill:
+def drill(poc: Path | str, judge: Judge, *, budget: str | None = None, workers: int = 8, said: Sequence[str] = ()) -> JudgeDrill:
     """Judge each labelled reply of a POC as it is, and with each fault. Labels are not looked at.
+
+    `said` is what the judge said of them as they are, by a calibration: they are not asked, nor paid, again.
 
     Raises:
         InputError: no sample was drawn; BudgetError: the budget is used up.
     """
     rubric, lines = judge.rubric, read_labels(poc, judge.rubric).sample
     best = next(iter(rubric.labels))
-    faults: Iterable[Callable[[str, str], str]] = (lambda text, _: text, *FAULTS.values())
+    faults = [*([] if said else [lambda text, _: text]), *FAULTS.values()]
     asked = [Asked(one.case, replace(one.reply, text=fault(reply_text(one.reply), best))) for fault in faults for one in lines]
     answers = ask_all(asked, lambda one: judge.verdict(one.case, one.reply), late=LATE, poc=Path(poc), budget=budget, workers=workers)
-    said, n = [one.label or UNSCORED for one in answers.found], len(lines)
+    said, n = [*said, *(one.label or UNSCORED for one in answers.found)], len(lines)
     clusters = [one.case.cluster for one in lines]
     rows = tuple(
         _row(name, said[:n], said[n * place : n * (place + 1)], rubric.labels, clusters) for place, name in enumerate(FAULTS, start=1)
