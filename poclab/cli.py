@@ -365,9 +365,12 @@ def calibrate(
         raise InputError(f"calibrate takes one RUBRIC, found {len(names)}", fix="poclab calibrate correctness --sample 60")
     judge = judging.Judge(names[0], model=model, poc=folder)
     if sample:
-        report = load_run(run_id or Archive.open(folder).newest("dev"), folder)
-        _say(f"{judging.draw(folder, judge.rubric, report, sample=sample, seed=seed)!r}")
-        return
+        if judging.labels_path(folder, judge.rubric).is_file() and not run_id:
+            drawn = judging.extend(folder, judge.rubric, sample=sample)
+        else:
+            report = load_run(run_id or Archive.open(folder).newest("dev"), folder)
+            drawn = judging.draw(folder, judge.rubric, report, sample=sample, seed=seed)
+        return _say(repr(drawn))
     budget = open_budget(folder, max_cost_usd)
     found = judging.calibrate(folder, judge, repeats=repeats, budget=budget)
     faults = judging.drill(folder, judge, budget=budget, said=[one.judge for one in found.pairs]) if drilled else None

@@ -1,6 +1,7 @@
 import json
 import random
 import threading
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from filelock import FileLock
 from judged import RUBRIC, fill, poc_of, report_of
 from poclab import freezing
 from poclab.errors import InputError, StoreError
-from poclab.judging import Rubric, draw, labels, labels_path, read_labels
+from poclab.judging import Rubric, draw, extend, labels, labels_path, read_labels
 from poclab.judging.labels import label
 from poclab.judging.rubric import TEMPLATES
 from poclab.system import Reply
@@ -109,7 +110,9 @@ def test_only_replies_to_what_the_rubric_applies_to_are_drawn(folder, tmp_path):
     assert draw(folder, RUBRIC, again, sample=10, seed=0).head["of"] == 10
 
     bare = poc_of(tmp_path / "bare", expected={"data": {"a": 1}})
-    with pytest.raises(InputError, match="the run has 0 replies to draw from"):
+    with pytest.raises(
+        InputError, match="the run has 0 replies to draw from; 12 cases failed, or expect nothing that the rubric could compare with\n"
+    ):
         draw(bare, RUBRIC, report_of(bare), sample=2, seed=0)
 
 
@@ -126,10 +129,39 @@ def test_a_sample_is_not_drawn_over_another(drawn):
     before = labels_path(drawn, RUBRIC).read_bytes()
     with pytest.raises(
         InputError,
-        match="there is a sample already\n  fix: label it; or move it away to draw another one: mv .*labels.jsonl .*labels.jsonl.old$",
+        match="there is a sample already\n  fix: label it; a larger --sample draws more of its run; another one takes: mv .*labels.jsonl .*labels.jsonl.old$",
     ):
         draw(drawn, RUBRIC, report_of(drawn), sample=5, seed=1)
     assert labels_path(drawn, RUBRIC).read_bytes() == before
+
+
+def test_a_sample_is_drawn_further(drawn):
+    """Labels that are there stay, and the seal holds."""
+    path, first = labels_path(drawn, RUBRIC), [one.case.id for one in read_labels(drawn, RUBRIC).sample]
+    head, *lines = lines_of(drawn)
+    lines[0] |= {"label": "correct", "by": "Ada"}
+    path.write_text("".join(json.dumps(one) + "\n" for one in (head, *lines)))
+    found = extend(drawn, RUBRIC, sample=len(first) + 3)
+
+    assert [one.case.id for one in found.sample][: len(first)] == first
+    assert (found.sample[0].label, found.sample[0].by, len(found.sample), len(found.lines)) == ("correct", "Ada", len(first) + 3, 12)
+    assert read_labels(drawn, RUBRIC).lines == found.lines
+    with pytest.raises(InputError, match="there is a sample already\n  fix: label it; a larger --sample"):
+        extend(drawn, RUBRIC, sample=len(first) + 3)
+    with pytest.raises(InputError, match="--sample 13: the run has 12 replies to draw from\n  fix: --sample 12"):
+        extend(drawn, RUBRIC, sample=13)
+
+
+def test_each_of_the_others_may_be_drawn_further(folder):
+    """Over 60 seeds each reply is about as often in the sample as the next: 5 and then 4 of 12, so 45 times, give or take 5 standard errors."""
+    often = Counter()
+    for seed in range(60):
+        draw(folder, RUBRIC, report_of(folder), sample=5, seed=seed)
+        often.update(one.case.id for one in extend(folder, RUBRIC, sample=9).sample)
+        labels_path(folder, RUBRIC).unlink()
+
+    assert len(often) == 12
+    assert all(abs(count - 45) <= 5 * (60 * 0.75 * 0.25) ** 0.5 for count in often.values())
 
 
 def test_replies_that_were_cut_are_not_drawn(folder):

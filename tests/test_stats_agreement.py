@@ -7,7 +7,7 @@ import numpy
 import pytest
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, recall_score
 
-from poclab.stats import counted, kappa, kappa_error, kappa_estimate, paired_kappa, recalls, wilson
+from poclab.stats import counted, kappa, kappa_cases, kappa_error, kappa_estimate, paired_kappa, recalls, wilson
 
 R, W, U = "right", "wrong", "unscored"
 #: 35 of 50 agree; by chance .5 * .6 + .5 * .4 = .5 would.
@@ -119,3 +119,17 @@ def test_the_order_of_the_cases_does_not_matter():
     assert paired_kappa(*turned) == paired_kappa(people, judge)
     assert kappa(counted(judge, people)) == pytest.approx(kappa(counted(people, judge)))
     assert math.isfinite(paired_kappa(people, judge).low)
+
+
+def test_how_many_labels_a_bound_takes_is_that_of_wilsons_interval():
+    """Where all agree on two labels that are as frequent, kappa's edge is twice Wilson's less 1, and that is n / (n + 3.84): 0.8 from 16 on."""
+    assert kappa_cases({(R, R): 5, (W, W): 5}, 0.6) == 16
+    assert kappa_cases({(R, R): 20, (W, W): 20}, 0.6) == 40  # they are enough
+    assert kappa_estimate({(R, R): 8, (W, W): 8}).low >= 0.6 > kappa_estimate({(R, R): 7.5, (W, W): 7.5}).low
+
+
+def test_no_number_of_labels_lifts_kappa_above_itself():
+    """Of 50 with kappa 0.4 none is asked for where 0.4 is needed, nor where kappa is undefined."""
+    assert kappa_cases(FIFTY, kappa(FIFTY)) is None
+    assert kappa_cases({(R, R): 9}, 0.1) is None
+    assert kappa_cases({(R, R): 5, (W, W): 5}, 0.99999) is None  # more than anybody labels

@@ -11,7 +11,7 @@ from poclab.charter import PII
 from poclab.checkup.findings import FAILED, OK, WARNING, Finding, Subject
 from poclab.errors import InputError
 from poclab.files import read_text
-from poclab.judging import Calibration, calibration_path
+from poclab.judging import Calibration, calibration_path, labels_path
 from poclab.judging.calibration import FIX_THRESHOLD
 from poclab.redaction import conceal
 
@@ -94,7 +94,12 @@ def judges(subject: Subject) -> Iterator[Finding]:
         path, how = calibration_path(subject.poc, rubric.name), f"poclab calibrate {subject.folder} {rubric.name}"
         if not path.is_file():
             undecided = f"{rubric.name} is not calibrated: no criterion on its score is decided"
-            yield Finding("judges", WARNING, undecided, f"`{how} --sample 60`, label, and `{how}`")
+            drawn = (
+                f"label {labels}"
+                if (labels := labels_path(subject.poc, rubric)).is_file()
+                else f"`{how} --sample {_sample(subject)}`, label"
+            )
+            yield Finding("judges", WARNING, undecided, f"{drawn}, and `{how}`")
             continue
         found = Calibration.load(path)
         other = f"{rubric.name} was calibrated with another rubric or model" if found.rubric != rubric.digest else ""
@@ -110,9 +115,17 @@ def judges(subject: Subject) -> Iterator[Finding]:
 
 def _mend(found: Calibration, subject: Subject) -> str:
     """Return what to do about a judge that is calibrated, and not to be decided by."""
+    larger = f"poclab calibrate {subject.folder} {found.name} --sample"
     if found.kappa is None:
-        larger = f"`poclab calibrate {subject.folder} {found.name} --sample N`"
-        return f"move the labels away, and draw a larger sample, of which people do not say the same throughout: {larger}"
-    if subject.charter.kappa_at_least is None:
+        return f"draw more replies, of which people do not say the same throughout: `{larger} N`, label, and calibrate"
+    at_least = subject.charter.kappa_at_least
+    if at_least is None:
         return f"write into {subject.charter.path}: {FIX_THRESHOLD}"
-    return f"read what people and judge disagree on, in {found.path}; then mend the rubric, or take another model"
+    needed = found.labels_needed(at_least)
+    more = f"`{larger} {needed}` draws more to label; or " if needed and needed <= found.sampled["of"] else ""
+    return f"{more}read what people and judge disagree on, in {found.path}; then mend the rubric, or take another model"
+
+
+def _sample(subject: Subject) -> int:
+    """Return how many replies to label: as many as tell something, if there are so many."""
+    return max(2, min(60, sum(one.split == "dev" for one in TestSet.read(subject.poc))))

@@ -14,7 +14,7 @@ robustness    whether a verdict flips when a reply gives orders, or is padded
 
 from poclab.judging.calibration import Calibration, calibrate, calibration_path
 from poclab.judging.judge import Judge, Preference
-from poclab.judging.labels import draw, labels_path, read_labels
+from poclab.judging.labels import draw, extend, labels_path, read_labels
 from poclab.judging.marking import ReplyLabeler
 from poclab.judging.pairs import Pairwise, pairwise
 from poclab.judging.robustness import JudgeDrill, drill
@@ -32,6 +32,7 @@ __all__ = [
     "calibration_path",
     "draw",
     "drill",
+    "extend",
     "labels_path",
     "pairwise",
     "read_labels",

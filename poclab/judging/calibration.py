@@ -273,10 +273,14 @@ class Calibration:
         if at_least is None:
             return f"the charter does not say how far the judge {self.name!r} has to agree with people: {FIX_THRESHOLD}"
         if self.kappa.low < at_least:
-            return (
-                f"the judge {self.name!r} agrees too little with people: kappa {self.kappa}; its lower edge is to be at least {at_least:g}"
-            )
+            enough = self.labels_needed(at_least)
+            more = f", which takes about {enough} labels, if further ones agree like these" if enough else ""
+            return f"the judge {self.name!r} agrees too little with people: kappa {self.kappa}; its lower edge is to be at least {at_least:g}{more}"
         return ""
+
+    def labels_needed(self, at_least: float) -> int | None:
+        """Return about how many labels it takes until the judge may be decided by; None if it never may, or cases are in clusters."""
+        return None if any(self._sides[2]) else stats.kappa_cases(self.counts, at_least)
 
     @property
     def stale(self) -> str:

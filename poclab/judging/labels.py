@@ -4,8 +4,8 @@
 
 Each line has the case's question and reference, the reply, and the `label`, `by`, `on` and `note` to fill in; no verdict of any judge.
 The replies that were not drawn stand there too, with `"sampled": false`: the judge's mean is corrected for all of them. A person who cannot
-tell writes `unscored`. A sample is drawn by chance, so that what is found on it holds for the rest: it is not drawn again over labels, what
-was drawn is sealed in the first line, and a rubric whose examples are among it is refused: a judge would be held against what it was shown.
+tell writes `unscored`. A sample is drawn by chance, so that what is found on it holds for the rest: it is not drawn again over labels, only
+further, what was drawn is sealed in the first line, and a rubric whose examples are among it is refused: a judge would be held against what it was shown.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import contextlib
 import json
 import random
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,31 +94,61 @@ def draw(poc: Path | str, rubric: Rubric, report: Report, *, sample: int, seed: 
     if report.brief:
         raise InputError("the replies of a brief report are cut", fix="load the whole run")
     if path.exists():
-        raise InputError(
-            f"{path}: there is a sample already",
-            fix=f"label it; or move it away to draw another one: {shlex.join(['mv', str(path), f'{path}.old'])}",
-        )
+        raise _drawn_already(path)
     cases = _cases(poc)
     results = [
         one for one in report.results if not one.failure and one.repeat == 0 and rubric.applies(_same(cases, one.case_id, one.case_digest))
     ]
     sample = min(sample, len(results)) if fewer else sample
     if not 2 <= sample <= len(results):
-        raise InputError(
-            f"--sample {sample}: the run has {len(results)} replies to draw from", fix=f"--sample {max(min(60, len(results)), 2)}"
-        )
+        left = sum(one.repeat == 0 for one in report.results) - len(results)
+        others = f"; {left} cases failed, or expect nothing that the rubric could compare with" if left else ""
+        fix = f"--sample {max(min(60, len(results)), 2)}"
+        raise InputError(f"--sample {sample}: the run has {len(results)} replies to draw from{others}", fix=fix)
     drawn = set(random.Random(f"{seed} {report.lock_digest}").sample(range(len(results)), sample))
     head = {"rubric": rubric.name, "run": report.run_id, "name": report.version.name, "version": report.version.digest}
     head |= {"lock": report.lock_digest, "split": report.split, "seed": seed, "sample": sample, "of": len(results)}
-    lines = [Labelled(cases[one.case_id], _shown(rubric, one.reply), place in drawn) for place, one in enumerate(results)]
-    lines = sorted(lines, key=lambda one: not one.sampled)
-    found = Labels(path, {**head, "seal": _seal(head, map(_line, lines))}, tuple(lines))
+    found = _sealed(
+        path, head, [Labelled(cases[one.case_id], _shown(rubric, one.reply), place in drawn) for place, one in enumerate(results)]
+    )
     path.parent.mkdir(exist_ok=True)
     own = path.parent / f"{rubric.name}.yaml"
     if rubric.path and not own.exists():
         write_atomic(own, read_text(rubric.path))
     write(found)
     return found
+
+
+def extend(poc: Path | str, rubric: Rubric, *, sample: int) -> Labels:
+    """Draw further replies of the same run, until `sample` are drawn; labels that are there stay.
+
+    The whole is a sample drawn by chance, too. But who labels on until a judge passes lets it pass somewhat too often.
+
+    Raises:
+        InputError: as `read_labels`, or not so many more replies are left.
+        StoreError: somebody else is writing labels.
+    """
+    with alone(poc):
+        labels = read_labels(poc, rubric)
+        more, others = sample - len(labels.sample), labels.others
+        if more <= 0:
+            raise _drawn_already(labels.path)
+        if more > len(others):
+            raise InputError(
+                f"--sample {sample}: the run has {len(labels.lines)} replies to draw from", fix=f"--sample {len(labels.lines)}"
+            )
+        drawn = set(random.Random(f"{labels.head['seed']} {labels.head['lock']} {sample}").sample(range(len(others)), more))
+        lines = [*labels.sample, *(replace(one, sampled=place in drawn) for place, one in enumerate(others))]
+        found = _sealed(labels.path, {**labels.head, "sample": sample}, lines)
+        write(found)
+    return found
+
+
+def _drawn_already(path: Path) -> InputError:
+    away = shlex.join(["mv", str(path), f"{path}.old"])
+    return InputError(
+        f"{path}: there is a sample already", fix=f"label it; a larger --sample draws more of its run; another one takes: {away}"
+    )
 
 
 def labels_digest(path: Path) -> str:
@@ -195,6 +225,12 @@ def alone(poc: Path | str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _sealed(path: Path, head: Mapping[str, Any], lines: Sequence[Labelled]) -> Labels:
+    """Return labels with the seal of what was drawn; the sample stands first."""
+    lines = sorted(lines, key=lambda one: not one.sampled)
+    return Labels(path, {**head, "seal": _seal(head, map(_line, lines))}, tuple(lines))
 
 
 def _seal(head: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> str:

@@ -10,7 +10,7 @@
 Values are one per case: repeats are averaged before they come here. Nothing here knows a report.
 """
 
-from poclab.stats.agreement import counted, kappa, kappa_error, kappa_estimate, paired_kappa, recalls
+from poclab.stats.agreement import counted, kappa, kappa_cases, kappa_error, kappa_estimate, paired_kappa, recalls
 from poclab.stats.corrected import corrected_mean
 from poclab.stats.intervals import (
     Estimate,
@@ -60,6 +60,7 @@ __all__ = [
     "independent_difference",
     "kappa",
     "kappa_error",
+    "kappa_cases",
     "kappa_estimate",
     "mcnemar",
     "mean_estimate",

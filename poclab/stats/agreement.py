@@ -12,7 +12,9 @@ from collections.abc import Hashable, Mapping, Sequence
 
 from poclab.stats.intervals import Estimate, cluster_names, effective, mean_estimate, t_quantile, wilson
 
-Counts = Mapping[tuple[Hashable, Hashable], int]
+Counts = Mapping[tuple[Hashable, Hashable], float]
+#: Nobody labels more.
+MOST_CASES = 100_000
 
 
 def kappa(counts: Counts) -> float | None:
@@ -79,6 +81,19 @@ def kappa_estimate(counts: Counts, *, worth: float | None = None, degrees: float
     low, high = ((edge - chance) / (1 - chance) for edge in wilson(same, worth, quantile=quantile))
     half = quantile * error * math.sqrt(n / worth)
     return Estimate(value, max(-1.0, min(low, value - half)), min(1.0, max(high, value + half)), n)
+
+
+def kappa_cases(counts: Counts, at_least: float) -> int | None:
+    """Return about how many cases it takes until kappa's interval is above a bound, if they go on as these; None if it never is."""
+    value, n = kappa(counts), sum(counts.values())
+    if value is None or value <= at_least:
+        return None
+    cases = n
+    while (found := kappa_estimate({pair: count * cases / n for pair, count in counts.items()})) and found.low < at_least:
+        if cases >= MOST_CASES:
+            return None
+        cases += max(1, cases // 50)
+    return cases
 
 
 def paired_kappa(
