@@ -403,6 +403,15 @@ def test_what_every_question_would_meet_ends_a_calibration(judging, endpoint):
     assert calibration_path(poc, "correctness").read_bytes() == before
 
 
+def test_a_judge_that_answers_nothing_replaces_no_calibration(tmp_path):
+    """Each question meets the same refusal: that says nothing of how far the judge agrees."""
+    poc = labelled(poc_of(tmp_path / "poc", 4), RUBRIC, {"q00": "beta"}, lambda line: "wrong" if line["case"] == "q00" else "correct")
+    before = calibrate(poc, Judge(RUBRIC))
+    with pytest.raises(EndpointError, match="'correctness' answered nothing, and is not calibrated anew: the judge failed: BadRequest"):
+        calibrate(poc, Judge(replace(RUBRIC, parameters={"max_tokens": "many"})))
+    assert Calibration.load(before.path) == before
+
+
 def test_an_edited_rubric_is_a_stranger_to_its_calibration(judging):
     """And so is the same one with another model, while the labels hold for all of them."""
     poc, judge = judging(*TEN)

@@ -49,27 +49,28 @@ class Answers(Generic[Found]):
     @property
     def cost_usd(self) -> float | None:
         """What the answers cost when they were paid; None where that is unknown."""
-        return _sum(self._paid) if self._paid else None
+        return _sum(self.paid) if self.paid else None
 
     @property
-    def _paid(self) -> list[Call]:
+    def paid(self) -> list[Call]:
+        """The calls that were answered."""
         return [one for one in self.calls if one.status // 100 == 2]
 
     @property
     def replayed(self) -> bool:
         """Whether all of them are from the ledger."""
-        return bool(self._paid) and all(one.replayed for one in self._paid)
+        return bool(self.paid) and all(one.replayed for one in self.paid)
 
     def origin(self, poc: Path) -> str:
         """Return how many answers are from a POC's ledger, and when they were paid; nothing where all were asked now."""
-        old = [one for one in self._paid if one.replayed]
+        old = [one for one in self.paid if one.replayed]
         if not old:
             return ""
         ledger = Ledger.of(poc)
         days = sorted(entry.at[:10] for one in old if one.entry and (entry := ledger.named(one.entry)))
         paid = f", paid on {' to '.join(dict.fromkeys((days[0], days[-1])))}" if days else ""
-        now = _sum([one for one in self._paid if not one.replayed])
-        return f"{len(old)} of {len(self._paid)} are from the ledger{paid}; paid now: {money(now)}"
+        now = _sum([one for one in self.paid if not one.replayed])
+        return f"{len(old)} of {len(self.paid)} are from the ledger{paid}; paid now: {money(now)}"
 
 
 def _sum(calls: Sequence[Call]) -> float | None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from poclab import stats
-from poclab.errors import InputError, printable
+from poclab.errors import EndpointError, InputError, printable
 from poclab.files import RUBRICS, digest, plain, read_json, write_atomic
 from poclab.judging.asking import Asked, ask_all
 from poclab.judging.judge import Judge
@@ -327,6 +327,7 @@ def calibrate(poc: Path | str, judge: Judge, *, repeats: int = 1, budget: str | 
     Raises:
         InputError: no labels, or some are missing; or all answers are from the ledger, and the calibration that is there is of other models.
         BudgetError: the budget is used up.
+        EndpointError: no question was answered.
     """
     rubric, labels = judge.rubric, read_labels(poc, judge.rubric)
     held = labels_digest(labels.path)  # somebody may label while the judge is asked
@@ -338,6 +339,11 @@ def calibrate(poc: Path | str, judge: Judge, *, repeats: int = 1, budget: str | 
     asked = [Asked(one.case, one.reply, repeat) for repeat in range(repeats) for one in labels.sample]
     asked += [Asked(one.case, one.reply) for one in labels.others]
     answers = ask_all(asked, lambda one: judge.verdict(one.case, one.reply), late=LATE, poc=Path(poc), budget=budget, workers=workers)
+    if not answers.paid:
+        raise EndpointError(
+            f"the judge {rubric.name!r} answered nothing, and is not calibrated anew: {answers.found[0].reason}",
+            fix=f"mend that, in the rubric or at the endpoint, and `poclab calibrate {poc} {rubric.name}` again",
+        )
     said = [one.label or UNSCORED for one in answers.found]
     n, clusters = len(labels.sample), [one.case.cluster for one in labels.lines if one.case.cluster]
     pairs = tuple(
