@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
-import sys
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from poclab.bars import bar
 from poclab.cases import TestSet
 from poclab.errors import InputError, printable
 from poclab.ledger import Ledger
@@ -145,15 +145,3 @@ def open_budget(poc: Path | None, max_cost_usd: float | None) -> str | None:
 def progress(outcomes: Iterable[Any], total: int, name: str) -> Iterator[Any]:
     """Show a progress bar in a terminal or a notebook; none where nobody looks."""
     return iter(outcomes if os.environ.get(TRIAL_RUN) else bar(outcomes, total=total, desc=printable(name), unit="case"))
-
-
-def bar(*given: Any, **options: Any) -> Any:
-    """Return tqdm's progress bar with these options, as it is shown here: on a terminal, and in a notebook, whose output is none."""
-    from tqdm.auto import tqdm
-
-    return tqdm(*given, **options, leave=False, disable=False if _in_notebook() else None)
-
-
-def _in_notebook() -> bool:
-    """Tell whether this process is a kernel: one that starts kernels has the same modules."""
-    return "IPython" in sys.modules and hasattr(sys.modules["IPython"].get_ipython(), "kernel")

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from types import TracebackType
 
-from poclab import arguments
+from poclab.bars import bar
 from poclab.errors import printable
 from poclab.results import FAILED, Record
 from poclab.sweeps import Sweep
@@ -38,7 +38,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         line = "{desc} {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}"  # no bar, which would leave no room on 80 columns
-        self._bar = arguments.bar(total=self.count, desc=self.name, unit="trial", bar_format=line, dynamic_ncols=True)
+        self._bar = bar(total=self.count, desc=self.name, unit="trial", bar_format=line, dynamic_ncols=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

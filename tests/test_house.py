@@ -17,7 +17,7 @@ HOUSE = ROOT / "poclab"
 FLOORS = [
     ["errors", "files", "redaction", "tables"],
     ["system", "charter", "changes", "cases", "imports", "freezing"],
-    ["stats", "scores", "report", "runner", "comparison", "views", "decision", "sizing", "charts", "timeline", "reviews"],
+    ["stats", "scores", "report", "runner", "bars", "comparison", "views", "decision", "sizing", "charts", "timeline", "reviews"],
     [
         "offline",
         "prices",
@@ -92,7 +92,7 @@ OWNERS = {
     "optuna": {"search"},
     "click": {"cli"},
     "packaging": {"checkup"},
-    "tqdm": {"arguments"},
+    "tqdm": {"bars"},
     "distributed": {"executors"},
     "filelock": {"judging", "tracking", "rag", "journal", "labels"},
     "ipywidgets": {"controls", "judging", "labeling", "workbench"},

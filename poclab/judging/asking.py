@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from poclab import runner
+from poclab.bars import bar
 from poclab.cases import Case
 from poclab.errors import EndpointError
 from poclab.ledger import Ledger
@@ -115,7 +116,7 @@ def ask_all(
 
     found: dict[int, Any] = {}
     with contextlib.closing(runner.run(list(enumerate(asked)), one, workers=workers, timeout_s=timeout_s)) as run:
-        for outcome in run:
+        for outcome in bar(run, total=len(asked), desc="asking the judge", unit="reply"):
             if outcome.error and not outcome.timed_out:
                 raise outcome.error
             found[outcome.index] = late if outcome.timed_out else outcome.value
