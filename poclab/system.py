@@ -143,8 +143,8 @@ class Passage:
 class Reply:
     """What a system answers: text, structured data, the passages it was given, what it changed, and the tools that it called.
 
-    An effect is a change as `changes` describes it; a call of a tool is `{"tool": name, "arguments": {...}, "turn": 1}`, in order, with
-    its `result` (the beginning of it) or the `error` that it met.
+    An effect is a change as `changes` describes it, or a `Change`, of which the JSON is kept; a call of a tool is
+    `{"tool": name, "arguments": {...}, "turn": 1}`, in order, with its `result` (the beginning of it) or the `error` that it met.
     """
 
     text: str = ""
@@ -158,7 +158,7 @@ class Reply:
             raise TypeError("contexts is a list of passages; found one text")
         contexts = tuple(Passage(item) if isinstance(item, str) else item for item in self.contexts)
         object.__setattr__(self, "contexts", contexts)
-        object.__setattr__(self, "effects", tuple(self.effects))
+        object.__setattr__(self, "effects", tuple(one.to_json() if hasattr(one, "to_json") else one for one in self.effects))
         object.__setattr__(self, "tools", tuple(self.tools))
 
     @classmethod

@@ -210,7 +210,7 @@ def test_worlds_are_kept_on_request_by_the_names_of_their_cases(tmp_path):
         with sandbox.open() as world:
             world.db.execute("DELETE FROM t WHERE id = 1")
             world.db.commit()
-            return Reply("done", effects=[one.to_json() for one in world.difference()])
+            return Reply("done", effects=world.difference())
 
     case = Case("../../q 1", {"task": "x"}, {"effects": [{"table": "t", "removed": {"id": 1}}]})
     report = poclab.evaluate(system, [case], [effects()], repeats=2)

@@ -133,3 +133,14 @@ def test_no_number_of_labels_lifts_kappa_above_itself():
     assert kappa_cases(FIFTY, kappa(FIFTY)) is None
     assert kappa_cases({(R, R): 9}, 0.1) is None
     assert kappa_cases({(R, R): 5, (W, W): 5}, 0.99999) is None  # more than anybody labels
+
+
+@pytest.mark.parametrize(("labels", "errors"), [(20, 0), (30, 1), (60, 5), (100, 12)])
+def test_as_many_labels_as_the_readme_says_bear_so_many_disagreements(labels, errors):
+    """At a bound of 0.6, where both labels are about as frequent: one more is one too many."""
+
+    def low(wrong):
+        same, one = labels - wrong, wrong // 2
+        return kappa_estimate({(R, R): same // 2, (W, W): same - same // 2, (R, W): one, (W, R): wrong - one}).low
+
+    assert low(errors) >= 0.6 > low(errors + 1)

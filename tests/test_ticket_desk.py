@@ -68,7 +68,7 @@ def test_what_the_tasks_expect_can_be_done(desk):
             for one in expectations(case.expected["effects"], where=case.id):
                 _do(world, one)
             world.db.commit()
-            return Reply(" ".join(case.expected.get("answers", ())) or "Done.", effects=[one.to_json() for one in world.difference()])
+            return Reply(" ".join(case.expected.get("answers", ())) or "Done.", effects=world.difference())
 
     given = [success(), agent.task_done(sandbox)]
     for case in cases:

@@ -82,7 +82,7 @@ class Agent:
                 raise Stopped(
                     f"{stopped.message}; by then it had changed: {_done(world)}", stopped.poclab_trouble, fix=stopped.fix
                 ) from None
-            return Reply(text, effects=[one.to_json() for one in world.difference()], tools=talk.calls)
+            return Reply(text, effects=world.difference(), tools=talk.calls)
 
 
 def build(version: Version, *, tools: Iterable[Any], sandbox: Sandbox | None = None) -> Agent:

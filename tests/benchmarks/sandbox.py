@@ -84,7 +84,7 @@ def in_a_world(sandbox: Sandbox, work: Callable[[World, int], None]) -> Callable
     def system(inputs: dict[str, Any]) -> Reply:
         with sandbox.open() as world:
             work(world, inputs["number"])
-            return Reply("done", effects=[one.to_json() for one in world.difference()])
+            return Reply("done", effects=world.difference())
 
     return system
 
