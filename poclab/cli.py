@@ -513,7 +513,7 @@ def _poc(path: Path | None) -> Path:
 def _poc_and_runs(arguments: tuple[str, ...]) -> tuple[Path, list[str]]:
     """Return the POC that the first argument names, if it is a folder or looks like one, and the runs that the others name."""
     first = arguments[0] if arguments else ""
-    a_poc = os.path.isfile(os.path.join(first, CHARTER)) or os.sep in first
+    a_poc = os.path.isfile(os.path.join(first, CHARTER)) or (os.sep in first and not os.path.isfile(first))
     # A folder may be called like a run: MLflow's own are.
     named = bool(first) and (a_poc or (os.path.isdir(first) and not re.fullmatch("[0-9a-f]{1,32}", first)))
     return _poc(Path(arguments[0]) if named else None), list(arguments[named:])

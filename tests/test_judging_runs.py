@@ -370,6 +370,13 @@ class TestCalibrate:
         assert "8 of 8 replies have no label yet: " in done.stderr and "correct, wrong, unscored" in done.stderr
         assert not (poc / "rubrics/correctness.calibration.json").exists()
 
+    def test_takes_a_rubric_by_its_file(self, poc):
+        """As a shell completes it, in the POC's folder."""
+        done = invoke("calibrate", "rubrics/correctness.yaml", cwd=poc)
+
+        assert done.returncode == 2
+        assert "8 of 8 replies have no label yet: " in done.stderr
+
     def test_tells_all_of_it_and_what_the_drill_found(self, poc):
         """One reply of which people think otherwise: 7 of 8 agree, and that one is there to be read."""
         charter(poc, 0.05)
