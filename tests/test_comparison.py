@@ -17,6 +17,8 @@ from test_report import HOSTILE, Elements, call, report, result
 #: One letter per case: right, wrong, half right, failed, or a score that does not apply.
 VALUES = {"1": 1.0, "0": 0.0, "h": 0.5, "F": 0.0, "-": None}
 PATTERNS = st.text("10hF", min_size=1, max_size=12)
+#: Fixed and broken cases of four trials.
+MOVED = ((18, 3), (17, 3), (18, 4), (17, 4))
 PAIRS = st.integers(1, 12).flatmap(lambda n: st.tuples(*[st.text("10hF", min_size=n, max_size=n)] * 2))
 
 
@@ -135,6 +137,21 @@ def test_the_note_says_what_the_numbers_are():
     assert one.endswith("(one comparison).")
     assert "Holm over 12 comparisons" in twelve
     assert compare(side("10", split=None), side("11", "new", split=None)).notes[0].startswith("2 cases, lock")
+
+
+def test_a_pair_out_of_a_sweep_says_why_its_p_is_larger_than_beside_the_others():
+    """McNemar of 18/3, 17/3, 18/4, 17/4 is .0014896, .0025768, .0043435, .0071974; times 4, 3, 2, 1 by Holm, the last not below the one before.
+
+    Alone, the p of the three others is not known, so that 17/4 gets the largest factor: .0071974 * 4.
+    """
+    base = side("0" * 18 + "1" * 4)
+    four = [side("1" * up + "0" * (18 - up) + "0" * down + "1" * (4 - down), f"{up}/{down}") for up, down in MOVED]
+    together, alone = compare(base, *four), compare(base, four[-1], comparisons=4)
+
+    assert [one.scores[0].p for one in together.candidates] == pytest.approx([0.0059586, 0.0077305, 0.0086870, 0.0086870], abs=1e-6)
+    assert first(alone).p == pytest.approx(0.0287895, abs=1e-6)
+    assert together.notes[0].endswith("(Holm over 4 comparisons, for all trials that were started).")
+    assert "; 3 of them are not shown here and count as larger p, the cautious way: shown together, p may be smaller)." in alone.notes[0]
 
 
 def test_cases_are_paired_by_id_whatever_the_order_of_results():
@@ -460,11 +477,14 @@ def test_a_trial_without_a_number_counts_among_the_comparisons():
 
 
 def test_a_score_counts_only_the_cases_it_applies_to():
-    """Two of four cases: n = 2. One that applies to none has no number."""
-    found = compare(side("01--"), side("11--", "new"))
+    """Two of four cases: n = 2, which is shown where it is not all cases. One that applies to none has no number."""
+    two = side("11--", "new"), side("10--", "other")
+    found = compare(side("01--"), two[0])
 
     assert first(found).paired.difference.n == 2
     assert [move.case_id for move in only(found).fixed] == ["q000"]
+    assert ", n = 2)" in repr(found) and ", n = 2)" in only(found).verdict and ", n = 2)" in repr(compare(side("01--"), *two))
+    assert "n = 4)" not in repr(compare(side("0101"), side("1101", "new")))
     assert "exact applies to none of the 2 cases" in first(compare(side("--"), side("--", "new"))).problem
 
 

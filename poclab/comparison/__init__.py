@@ -224,6 +224,8 @@ def _ratio_of(baseline: Report, other: Report, metric: str) -> float | None:
 
 def _notes(baseline: Report, candidates: Sequence[Report], comparisons: int, known: int | None) -> Iterator[str]:
     trials = "one comparison" if comparisons == 1 else f"Holm over {comparisons} comparisons, for all trials that were started"
+    if unknown := comparisons - len(candidates):
+        trials += f"; {unknown} of them are not shown here and count as larger p, the cautious way: shown together, p may be smaller"
     cases = " ".join(filter(None, [str(baseline.n), baseline.split, "cases"]))
     yield (
         f"{cases}, lock {baseline.lock_digest[:12]}. Differences are candidate minus baseline with a 95% "

@@ -81,7 +81,7 @@ class Candidate:
     @property
     def verdict(self) -> str:
         """The word of the first score, and what it rests on."""
-        score, _, _, difference, p, word = _numbers(self.scores[0])
+        score, _, _, difference, p, word = _numbers(self.scores[0], self.report.n)
         return f"{word} by {score}: {difference}, p {p if p.startswith('<') else f'= {p}'}" if difference else word
 
     @property
@@ -193,7 +193,12 @@ class Comparison:
         ordered = self._ordered()
         names = list(dict.fromkeys(key for one in ordered for key in one.changed))
         rows = [
-            [*_numbers(one.scores[0])[2:], f"{len(one.fixed)}/{len(one.broken)}", _failed(one.report), *map(_ratio, one.ratios.values())]
+            [
+                *_numbers(one.scores[0], one.report.n)[2:],
+                f"{len(one.fixed)}/{len(one.broken)}",
+                _failed(one.report),
+                *map(_ratio, one.ratios.values()),
+            ]
             + [one.changed[key][1] if key in one.changed else "=" for key in names]
             + [(one.report.run_id or "")[:8]]
             for one in ordered
@@ -221,14 +226,15 @@ class Comparison:
         yield from (html_table(*self._many_table()), _anchor(self._ordered()[0]))
 
 
-def _numbers(change: ScoreChange) -> list[str]:
-    """Return score, both values, difference with interval, p and word, as a table shows them."""
+def _numbers(change: ScoreChange, cases: int) -> list[str]:
+    """Return score, both values, difference with interval, p and word, as a table shows them; n where it is not all `cases`."""
     if change.paired is None:
         return [change.score, "", "", "", "", f"no number: {change.problem}"]
     difference = change.paired.difference
     both = [f"{one.value:.3f} ({edges(one.low, one.high)})" for one in (change.before, change.after)]
     told = "< 0.0001" if change.p < 0.0001 else f"{change.p:.4f}"
-    return [change.score, *both, f"{difference.value:+.3f} ({edges(difference.low, difference.high, '+.3f')})", told, change.word]
+    n = f", n = {difference.n}" if difference.n != cases else ""
+    return [change.score, *both, f"{difference.value:+.3f} ({edges(difference.low, difference.high, '+.3f')}{n})", told, change.word]
 
 
 def _failed(report: Report) -> str:
@@ -238,7 +244,7 @@ def _failed(report: Report) -> str:
 
 
 def _score_table(one: Candidate) -> tuple[list[str], list[list[str]]]:
-    return ["score", "before", "after", "difference", "p", "word"], [_numbers(change) for change in one.scores]
+    return ["score", "before", "after", "difference", "p", "word"], [_numbers(change, one.report.n) for change in one.scores]
 
 
 def _tag_table(one: Candidate) -> tuple[list[str], list[list[str]]]:
