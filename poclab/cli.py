@@ -317,15 +317,19 @@ def drill(
 ) -> None:
     """Print how many cases of POC survive what can go wrong.
 
-    The version is that of the same `poclab run`; what it was asked before is replayed. Nothing is recorded as a run.
+    The version is the winner of the last sweep; with -p or --notebook, or without a sweep, that of the same `poclab run`. What it was
+    asked before is replayed. Nothing is recorded as a run.
     """
-    from poclab import rehearsals
+    from poclab import confirmation, rehearsals
 
     folder = _poc(poc)
-    single = _single(folder, notebook, pairs)
+    won = None if pairs or notebook else confirmation.drillable(folder, say=lambda line: _say(line, err=True))
+    single = won[0] if won else _single(folder, notebook, pairs)
     options = {"seed": seed, "cases_per_fault": cases, "timeout_s": timeout, "faults": faults, "max_cost_usd": max_cost_usd}
     found, kept = rehearsals.drill(folder, single.notebook, single.trials[0].parameters, **options)
     _say(f"{found!r}\nkept in {kept}")
+    if won and (found.version.digest, found.code_digest) != (won[1].version.digest, won[1].code_digest):
+        _say("this is not the version that won: notebook or code changed since; `poclab sweep`, and drill its winner", err=True)
 
 
 @main.command()

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 import poclab
-from conftest import CHARTER, DEADLINE_S, invoke, until
+from conftest import CHARTER, DEADLINE_S, copy_poc, invoke, until
 from endpoint import HOSTILE, Endpoint
 from poclab import drills, freezing, models, report, scores, system
+from poclab.archive import Archive
 from poclab.drills import Drill, Row, drill
 from poclab.errors import EndpointError, InputError
 from poclab.faults import FAULTS, Fault
@@ -589,6 +590,26 @@ class TestTheCommand:
             ("429", "500", "out_of_scope"), (4, 4)
         )
         assert not (poc / "mlflow.db").exists()
+
+    def test_drills_the_winner_of_the_sweep_where_no_other_version_is_named(self, swept, tmp_path):
+        """The one that is decided on: its report has the drill, though `fixed` of sweep.yaml makes another version."""
+        poc = copy_poc(swept[0], tmp_path / "animals")
+        winner, brief = Archive.open(poc).winner(), ("--cases", "2", "--timeout", "1", "--fault", "429")
+        told = (
+            f"the winner of the last sweep is drilled: bm25 400 abstain (the first of 2 trials with this accuracy), run {winner['run_id']}"
+        )
+        done = invoke("drill", poc, *brief)
+        assert (done.returncode, done.stderr) == (0, f"{told}; another version: -p NAME=VALUE\n")
+        kept = Drill.load(Path(done.stdout.rpartition("kept in ")[2].strip()))
+        assert (kept.version.digest, kept.drawn) == (winner["tags"]["version"], 2)
+
+        notebook = poc / "notebooks" / "02_evaluate.ipynb"
+        notebook.write_text(notebook.read_text().replace("**reader, **search)", "**reader, **search, max_tokens=299)"))
+        assert "this is not the version that won: notebook or code changed since" in invoke("drill", poc, *brief).stderr
+        (poc / "prompts" / "abstain.md").write_text("{{context}} {{question}}\n")
+        refused = invoke("drill", poc, *brief)
+        assert refused.returncode == 2 and "prompts/abstain.md was edited since run" in refused.stderr
+        assert "or name another version: by RUN, in a drill by -p" in refused.stderr
 
     def test_drills_a_notebook_however_it_imports_evaluate(self, poc):
         """No run is made of what was to be drilled, whatever name the notebook calls."""
