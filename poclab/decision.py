@@ -19,7 +19,7 @@ from typing import Any
 from poclab.charter import METRICS, Charter, Criterion
 from poclab.errors import FrozenError, InputError, printable
 from poclab.files import plain
-from poclab.report import ALL_OF, QUANTILES, Report
+from poclab.report import ALL_OF, QUANTILES, SURVIVAL, Report
 from poclab.stats import Estimate, cases_for_quantile, cases_to_reach, cases_until, edges, independent_difference
 from poclab.tables import block, counts_text, form_of, html_table, paragraph, text_table
 
@@ -50,7 +50,7 @@ COUNTS = {"failed": lambda report: float(report.failed), "cost_usd": lambda repo
 
 @dataclass(frozen=True)
 class Verdict:
-    """One criterion, the number it was held against, and the word; `more` says how many cases would settle it, or what is missing."""
+    """One criterion, the number it was held against, and the word; `more` says how many cases would settle it, what is missing, or what it is of."""
 
     criterion: Criterion
     word: str
@@ -323,7 +323,9 @@ def judge(criterion: Criterion, report: Report | None, judged: Judged | None = N
     if judged and judged.refusal:
         return Verdict(criterion, CANNOT_TELL, estimate, judged.refusal)
     word = _word(criterion, estimate.low, estimate.high)
-    return Verdict(criterion, word, estimate, _more(criterion, estimate, report) if word == CANNOT_TELL else "")
+    more = [_more(criterion, estimate, report)] if word == CANNOT_TELL else []
+    more += [report.faults_met] if criterion.metric == SURVIVAL else []
+    return Verdict(criterion, word, estimate, "; ".join(more))
 
 
 def _judge_count(criterion: Criterion, value: float | None, report: Report) -> Verdict:

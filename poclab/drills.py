@@ -32,7 +32,7 @@ from poclab.errors import InputError, printable, refuse_unknown
 from poclab.evaluation import Malformed, Plan, Task, Watch
 from poclab.faults import FAULTS, Fault, Hang, ServerError, SlowAnswer, Undisturbed
 from poclab.files import canonical, digest, read_json, work_folder, write_atomic
-from poclab.report import DRILL_FILE, CaseResult
+from poclab.report import DRILL_FILE, CaseResult, faults_met
 from poclab.requests import ruling
 from poclab.scores import abstained
 from poclab.stats import Estimate, edges, mean_estimate
@@ -159,7 +159,7 @@ class Drill:
         survival = self.survival
         calls = f"{self.live_calls} call(s) were asked live, for {money(self.cost_usd)}" if self.live_calls else "nothing was asked live"
         return [
-            f"survival {survival}" if survival else "survival: no case met any fault",
+            f"survival {survival}; {faults_met(row.cases for row in self.rows)}" if survival else "survival: no case met any fault",
             f"{self.version.name} (version {self.version.digest[:12]}); lock {self.lock_digest[:12]}; seed {self.seed}; {self.timeout_s:g} s a case",
             f"{calls}. Intervals are 95%.",
             *(

@@ -522,11 +522,16 @@ class Report:
             yield "retried", f"{self.retried} case(s) that the endpoint had failed were asked again"
         yield "cost", self._cost_text()
         if SURVIVAL in self.estimates:
-            yield "drill", f"{self.estimates[SURVIVAL]} survived, with seed {self.drill['seed']}; {self._worst_faults()}"
+            yield "drill", f"{self.estimates[SURVIVAL]} survived, with seed {self.drill['seed']}; {self.faults_met}; {self._worst_faults()}"
         if self.run_id:
             yield "run", self.link or self.run_id
         for warning in self.warnings:
             yield "note", warning
+
+    @property
+    def faults_met(self) -> str:
+        """Of how many faults the survival is, in words."""
+        return faults_met(row["cases"] for row in self.drill["rows"])
 
     def _worst_faults(self) -> str:
         """Return the three faults that fewest cases survived."""
@@ -572,6 +577,12 @@ class Report:
         if score is None:
             return "does not apply"
         return f"{'unscored' if score.value is None else format(float(score.value), 'g')}: {score.reason}"
+
+
+def faults_met(faults: Iterable[Mapping[str, bool]]) -> str:
+    """Return how many faults of a drill some case met, in words; a survival is of these alone."""
+    met = [bool(cases) for cases in faults]
+    return f"{sum(met)} of {len(met)} faults apply"
 
 
 def billed(calls: Sequence[Call]) -> list[Call]:

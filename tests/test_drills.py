@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import signal
 import subprocess
@@ -369,6 +370,8 @@ def test_survival_is_the_mean_over_cases_of_what_each_survived():
     found = Drill(poclab.Version("v"), "set", "0" * 64, 0, 10.0, rows, whole=True, drawn=3, right=3, failing=0, code_digest="")
 
     assert (found.survival.value, found.survival.n) == (0.5, 3)
+    part = dataclasses.replace(found, rows=(*rows, Row("injection", "resists", {})))
+    assert all("n = 3); 2 of 3 faults apply" in text for text in (repr(part), part._repr_html_()))
     assert (found.survived(rows[0]).value, found.survived(rows[0]).n) == (0.5, 2)
 
 

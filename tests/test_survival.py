@@ -39,7 +39,8 @@ def test_a_drill_is_kept_with_the_run_and_shown_in_its_report(drilled):
     assert report.estimate("survival").value == pytest.approx(expected)
     assert report.estimate("survival").n == 8
     assert len(report.drill["rows"]) == len(FAULTS) and report.drill["seed"] == 0
-    assert "survived, with seed 0; fewest: " in repr(report)
+    # No request is a stream, and no answer is JSON, which four faults spoil.
+    assert "survived, with seed 0; 10 of 15 faults apply; fewest: " in repr(report)
 
 
 def test_a_version_that_was_drilled_before_has_the_row_at_once(drilled, tmp_path):
@@ -52,11 +53,11 @@ def test_a_version_that_was_drilled_before_has_the_row_at_once(drilled, tmp_path
 
 
 def test_a_criterion_on_survival_is_held_against_the_drill(drilled):
-    """One that was not drilled cannot tell, and says what to do."""
+    """The line says of how many faults it is. One that was not drilled cannot tell, and says what to do."""
     run_id = poclab.runs(drilled).iloc[-1]["run_id"]
     told = {verdict.criterion.metric: verdict for verdict in decide(drilled, run_id).verdicts}
 
-    assert told["survival"].word == "met"
+    assert str(told["survival"]) == "met (10 of 15 faults apply)"
     assert told["survival"].estimate.n == 8
     other = invoke("run", drilled, "-p", "retrieval=none", "-p", "prompt=prompts/abstain.md")
     assert other.returncode == 0, other.stderr
@@ -71,6 +72,7 @@ def test_the_handoff_has_the_drill_and_verifies(drilled, tmp_path):
     made = handover.handoff(drilled, run_id, out=tmp_path / "handoff")
     text = (made.folder / "handoff.md").read_text()
 
+    assert text.count("10 of 15 faults apply") == 3  # the criterion, the results, the drill
     assert "## Drill" in text and "empty\\_retrieval" in text
     assert json.loads((made.folder / "evidence" / "dev" / "drill.json").read_text())["rows"]
     assert handover.verify(made.folder).holds

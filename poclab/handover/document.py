@@ -230,7 +230,7 @@ def _results(evidence: Evidence) -> Iterator[Block]:
     for split, report in evidence.reports.items():
         yield Heading(f"On {split}: n = {report.n}, run {report.run_id}", level=3)
         rows = [
-            (name, f"{one.value:{(form := form_of(name))}}", edges(one.low, one.high, form), one.n)
+            (_named(report, name), f"{one.value:{(form := form_of(name))}}", edges(one.low, one.high, form), one.n)
             for name, one in report.estimates.items()
         ]
         lost = [
@@ -248,6 +248,10 @@ def _results(evidence: Evidence) -> Iterator[Block]:
             yield Table(("tag", "n", report.score_names[0], "95% interval", "against the target"), by_tag)
 
 
+def _named(report: Report, metric: str) -> str:
+    return f"{metric} ({report.faults_met})" if metric == SURVIVAL else metric
+
+
 def _drilled(evidence: Evidence) -> Iterator[Block]:
     found = next((report for report in evidence.reports.values() if report.drill), None)
     yield Heading("Drill")
@@ -257,7 +261,7 @@ def _drilled(evidence: Evidence) -> Iterator[Block]:
     drill = found.drill
     yield Text(
         f"The same cases of dev were asked under each fault (seed {drill['seed']}, {drill['timeout_s']:g} s a case). "
-        f"Of the faults that it met, a case survived {found.estimates.get(SURVIVAL, 'none: it met none')}."
+        f"Of the faults that it met, a case survived {found.estimates.get(SURVIVAL, 'none: it met none')}; {found.faults_met}."
     )
     rows = []
     for row in drill["rows"]:
