@@ -266,15 +266,17 @@ class Archive:
                 "DELETED" if row["deleted"] else row["status"],
             )
             for row in self.every
-            if row["tags"].get("split") in ("test", "all")
+            if _is_look(row)
         ]
 
     def edits(self, charter: Charter) -> list[Edit]:
         """Return each change of the criteria since the first run, the one that no run has seen yet included."""
-        used = [(criteria, _when(row["started"])) for row in self.every if (criteria := _criteria(row)) is not None]
-        used.append((charter.criteria_texts, _when(datetime.datetime.now())))
+        rows = list(enumerate(self.every))
+        first_look = next((place for place, row in rows if _is_look(row)), len(rows))
+        used = [(told, _when(row["started"]), place > first_look) for place, row in rows if (told := _criteria(row)) is not None]
+        used.append((charter.criteria_texts, _when(datetime.datetime.now()), first_look < len(rows)))
         first_seen = [used[0], *(later for before, later in itertools.pairwise(used) if set(before[0]) != set(later[0]))]
-        return [Edit(old[0], new[0], old[1], new[1]) for old, new in itertools.pairwise(first_seen)]
+        return [Edit(old[0], new[0], old[1], new[1], new[2]) for old, new in itertools.pairwise(first_seen)]
 
     def link(self, candidate: str | None, baseline: str | None) -> str:
         """Return the address at which MLflow shows two runs case by case; nothing for a report without a run here."""
@@ -312,6 +314,10 @@ def _identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _identity_of(report: Report) -> tuple[Any, ...]:
     return (report.version.digest, report.lock_digest, report.corpus_digest, report.code_digest, *report.score_names[:1])
+
+
+def _is_look(row: Mapping[str, Any]) -> bool:
+    return row["tags"].get("split") in ("test", "all")
 
 
 def _criteria(row: Mapping[str, Any]) -> tuple[str, ...] | None:

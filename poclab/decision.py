@@ -86,17 +86,26 @@ class Look:
 
 @dataclass(frozen=True)
 class Edit:
-    """Criteria that changed after they were first used: what they said, since when, and what they say now."""
+    """Criteria that changed after they were first used: what they said, since when, and what they say now.
+
+    `looked` if held-out cases had been seen by then: a bar that is moved to a known result.
+    """
 
     before: tuple[str, ...]
     after: tuple[str, ...]
     before_since: str
     after_since: str
+    looked: bool = False
+
+    @property
+    def how(self) -> str:
+        """What a headline says of it."""
+        return f"{'edited' if self.before else 'written'} after {'the held-out cases were seen' if self.looked else 'the first run'}"
 
     def __str__(self) -> str:
         old = [one for one in self.before if one not in self.after] or ["(nothing)"]
         new = [one for one in self.after if one not in self.before] or ["(nothing)"]
-        return f"{'; '.join(old)} (since {self.before_since}) became {'; '.join(new)} (since {self.after_since})"
+        return f"{'; '.join(old)} (since {self.before_since}) became {'; '.join(new)} (since {self.after_since}){', after the held-out cases were seen' if self.looked else ''}"
 
 
 @dataclass(frozen=True)
@@ -140,7 +149,8 @@ class Decision:
         if self.go and not any(one.criterion.split == "test" for one in self.verdicts):
             told.append("on the cases it was tuned on: no criterion is about held-out ones")
         if self.edits:
-            told.append("on criteria that were edited after the first run")
+            worst = max(self.edits, key=lambda one: (one.looked, bool(one.before)))
+            told.append(f"on criteria that were {worst.how}")
         if self.overdue:
             told.append(f"after the time box: it ended {self.days[0] - self.days[1]} day(s) ago")
         return ", ".join(told)

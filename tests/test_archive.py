@@ -129,6 +129,18 @@ class TestEdits:
         assert edit.before_since.startswith(TODAY) and edit.after_since.startswith(TODAY)
         assert "accuracy >= 0.8" in repr(experiment.decide(decided_copy))
 
+    def test_say_whether_held_out_cases_had_been_seen(self, swept_copy):
+        """The run that first saw new criteria may be the first look itself: then they were there before it."""
+        for number, split in (("0.7", "test"), ("0.6", "dev")):
+            _guess(_written(swept_copy, CHARTER.replace("0.8", number) + SIGNED), split)
+        last = Charter.load(_written(swept_copy, CHARTER.replace("0.8", "0.5") + SIGNED))
+
+        assert [(edit.after[0][12:15], edit.looked) for edit in Archive.open(swept_copy).edits(last)] == [
+            ("0.7", False),
+            ("0.6", True),
+            ("0.5", True),
+        ]
+
     def test_show_in_every_later_decision(self, decided_copy):
         """Also when a run has used the new criteria since, and when they were changed back."""
         (decided_copy / "charter.yaml").write_text(CHARTER.replace("0.8", "0.4") + SIGNED)

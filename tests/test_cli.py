@@ -406,7 +406,7 @@ class TestDecide:
         (decided_copy / "charter.yaml").write_text(CHARTER.replace("accuracy, at_least: 0.8", "contains, at_most: 0.43") + SIGNED)
         no_go = invoke("decide", decided_copy)
 
-        assert (go.returncode, go.stdout.partition(":")[0]) == (0, "go, on criteria that were edited after the first run")
+        assert (go.returncode, go.stdout.partition(":")[0]) == (0, "go, on criteria that were edited after the held-out cases were seen")
         assert (no_go.returncode, no_go.stdout.partition(",")[0]) == (1, "no-go")
         assert "criterion edited: accuracy >= 0.8 on test (95% confidence) (since 20" in go.stdout
 

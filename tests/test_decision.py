@@ -527,7 +527,7 @@ def test_the_json_form_holds_everything():
     assert data["verdicts"][3]["estimate"] is None
     assert data["gap"]["value"] == pytest.approx(0.08)
     assert data["looks"][0]["by"] == "ada"
-    assert data["edits"] == [{"before": ["a"], "after": ["b"], "before_since": "2026-11-23", "after_since": "2026-12-01"}]
+    assert data["edits"] == [{"before": ["a"], "after": ["b"], "before_since": "2026-11-23", "after_since": "2026-12-01", "looked": False}]
     assert ["time box", "day 1 of 42"] in data["facts"]
 
 
@@ -581,6 +581,26 @@ def test_a_go_without_held_out_cases_says_so_in_its_headline():
 
     assert tuned.word == "go"
     assert tuned.headline == "go, on the cases it was tuned on: no criterion is about held-out ones"
+
+
+@pytest.mark.parametrize(
+    ("edits", "words"),
+    [
+        ([(("a",), False)], "edited after the first run"),
+        ([((), False)], "written after the first run"),
+        ([((), False), (("a",), False)], "edited after the first run"),
+        ([(("a",), True), (("a",), False)], "edited after the held-out cases were seen"),
+        ([((), True)], "written after the held-out cases were seen"),
+    ],
+)
+def test_the_headline_says_what_a_bar_was_moved_after(edits, words):
+    """The worst of all edits, in text, HTML and JSON: a bar that was set with the held-out result in hand decides nothing anew."""
+    made = [Edit(before, ("b",), "2026-11-23", "2026-12-01", looked) for before, looked in edits]
+    found = weigh(charter(MET), [scored(41, 50)], edits=made)
+
+    assert found.headline == found.to_json()["headline"] == f"go, on criteria that were {words}"
+    assert words in repr(found).splitlines()[0] and words in found._repr_html_()
+    assert [", after the held-out cases were seen" in str(one) for one in made] == [looked for _, looked in edits]
 
 
 def test_a_signature_that_is_older_than_the_criteria_says_so():
