@@ -55,7 +55,8 @@ def plan(criteria: Sequence[Criterion], at_hand: Mapping[str, int], *, expected:
         InputError: nothing to plan for, an expectation or a power outside 0..1, or one that is not beyond the bound.
     """
     if not criteria:
-        raise InputError("no number to reach: there is nothing to plan for", fix="--target 0.8, or `criteria` in charter.yaml")
+        fix = "write into charter.yaml `criteria: [{metric: accuracy, at_least: 0.8}]`; without a charter: `poclab plan --target 0.8`"
+        raise InputError("no number to reach: there is nothing to plan for", fix=fix)
     if not 0 < power < 1:
         raise InputError(f"power {power:g}: expected more than 0 and less than 1", fix="--power 0.8")
     if expected is not None:

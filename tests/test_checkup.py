@@ -10,8 +10,9 @@ from dataclasses import replace
 import pytest
 
 import poclab
-from conftest import CHARTER, SIGNED, SWEEP, invoke, notebook_of, plain_cases
+from conftest import CHARTER, SIGNED, SWEEP, copy_poc, invoke, notebook_of, plain_cases
 from poclab import checkup, trials
+from poclab.archive import Archive
 from poclab.checkup import machine
 from poclab.checkup.findings import Finding
 from poclab.errors import InputError
@@ -173,6 +174,24 @@ def test_a_charter_that_cannot_be_read_hides_no_other_finding(ready):
     assert found["charter"].fix == f"mend it, and look again: poclab doctor {ready}"
     assert (found["personal data"].told, found["personal data"].fix) == ("not looked at", "mend this first: charter")
     assert found["sweep"].state == "ok"
+
+
+def test_a_criterion_on_a_number_that_no_run_has_fails(swept, tmp_path):
+    """As `decide --confirm` would refuse it; before a first run nobody knows what a notebook will give."""
+    poc = copy_poc(swept[0], tmp_path / "animals")
+    (poc / "charter.yaml").write_text(READY)
+    run_id = Archive.open(poc).winner()["run_id"]
+    assert finding(poc, "criteria") == Finding("criteria", "ok", f"each is on a number that run {run_id} has")
+
+    for split in ("dev", "test"):
+        (poc / "charter.yaml").write_text(READY.replace("accuracy, at_least: 0.8, split: test", f"helpfull, at_least: 0.8, split: {split}"))
+        found = finding(poc, "criteria")
+        assert (found.state, found.told.partition(": ")[2]) == (
+            "failed",
+            "no score 'helpfull' is given: there are contains, evidence_recall, abstains",
+        )
+    (poc / "mlflow.db").unlink()
+    assert finding(poc, "criteria").told == "whether each has a number, a first run on these cases shows"
 
 
 def test_nobody_named_for_personal_data_is_a_warning(ready):

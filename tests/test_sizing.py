@@ -157,7 +157,11 @@ def test_without_cases_there_is_nothing_at_hand():
 @pytest.mark.parametrize(
     ("criteria", "options", "words"),
     [
-        ([], {}, "no number to reach: there is nothing to plan for"),
+        (
+            [],
+            {},
+            r"no number to reach: there is nothing to plan for\n  fix: write into charter.yaml `criteria: \[\{metric: accuracy, at_least",
+        ),
         ([ACCURACY], {"power": 0.0}, "power 0: expected more than 0 and less than 1"),
         ([ACCURACY], {"power": 1.0}, "power 1: expected"),
         ([ACCURACY], {"power": math.nan}, "power nan: expected"),

@@ -39,6 +39,7 @@ CHECKS: Mapping[str, Callable[[Subject], Iterator[Finding]]] = {
     "store": machine.store,
     "charter": agreed.charter,
     "test set": agreed.frozen_cases,
+    "criteria": agreed.criteria,
     "personal data": agreed.personal_data,
     "documents": agreed.documents,
     "evidence": agreed.evidence,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator
+from pathlib import Path
 
-from poclab import agent, decision, freezing
+from poclab import agent, decision, freezing, tracking
+from poclab.archive import Archive
 from poclab.cases import SPLITS, TestSet
 from poclab.charter import PII
 from poclab.checkup.findings import FAILED, OK, WARNING, Finding, Subject
@@ -58,6 +60,23 @@ def frozen_cases(subject: Subject) -> Iterator[Finding]:
         yield Finding("test set", WARNING, f"{verified}; under {freezing.FEW} few changes can be told apart", fix)
     else:
         yield Finding("test set", OK, verified)
+
+
+def criteria(subject: Subject) -> Iterator[Finding]:
+    """Hold the criteria against the run that would be decided on; a store that is no file here is left alone, since it may be slow."""
+    uri, lock = tracking.tracking_uri(subject.poc), subject.test_set.digest
+    begun = subject.charter.criteria and uri.startswith(tracking.SQLITE) and Path(uri.removeprefix(tracking.SQLITE)).exists()
+    archive = Archive.told(subject.poc) if begun else None
+    if archive is None or all(row["tags"].get("lock") != lock for row in archive.finished):
+        yield Finding("criteria", OK, "whether each has a number, a first run on these cases shows")
+        return
+    (report,) = archive.reports([archive.candidate()])
+    found = [one for split in SPLITS for one in decision.unready(subject.charter, report, lambda *_: decision.Judged(""), split)]
+    for problem in dict.fromkeys(found):
+        fix = f"mend it in {subject.charter.path}; or give it in the notebook (repeats: in sweep.yaml), and `poclab sweep {subject.folder}`"
+        yield Finding("criteria", FAILED, f"cannot be decided by run {report.run_id}: {problem}", fix)
+    if not found:
+        yield Finding("criteria", OK, f"each is on a number that run {report.run_id} has")
 
 
 def documents(subject: Subject) -> Iterator[Finding]:
