@@ -160,11 +160,16 @@ class Expectation:
         if self.kind == "removed":
             return wrong
         free = {*self.values, *self.key, *self.ignore}
-        return wrong + [f"{one} {_short(row[one])}, not expected" for one in row if one not in free and not _ignores(ignored, change, one)]
+        more = [one for one in row if one not in free and not _ignores(ignored, change, one)]
+        if self.kind == "changed":
+            return wrong + [f"{one} was to stay as it was" for one in more]
+        return wrong + [f"{one} {_short(row[one])}, not expected" for one in more]
 
     def __str__(self) -> str:
         name = " ".join([self.table or self.file, *map(_short, self.key.values())])
-        return f"{name}: {dict(zip(KINDS, '+~-', strict=True))[self.kind]} {_fields(self.values)}".rstrip()
+        if self.kind == "changed":
+            return f"{name}: {', '.join(f'{column} -> {_short(value)}' for column, value in self.values.items()) or 'changed'}"
+        return f"{name}: {'+' if self.kind == 'added' else '-'} {_fields(self.values)}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -175,16 +180,18 @@ class Verdict:
     unexpected: tuple[str, ...]
     #: What was found, in words.
     found: tuple[str, ...] = ()
+    #: What came of the row and of the kind that was expected, and in which columns it is not so.
+    near: tuple[str, ...] = ()
 
     @property
     def right(self) -> bool:
-        return not (self.missing or self.unexpected)
+        return not (self.missing or self.near or self.unexpected)
 
     def __str__(self) -> str:
         if self.right:
             return f"as expected: {'; '.join(self.found) or 'no change'}"
-        parts = [f"missing: {one}" for one in self.missing] + [f"not expected: {one}" for one in self.unexpected]
-        return "; ".join(parts)
+        parts = {"missing": self.missing, "not as expected": self.near, "not expected": self.unexpected}
+        return "; ".join(f"{how}: {one}" for how, told in parts.items() for one in told)
 
 
 def expectations(data: Sequence[Any], *, where: str) -> tuple[Expectation, ...]:
@@ -203,13 +210,16 @@ def hold(expected: Sequence[Expectation], found: Sequence[Change], ignored: Sequ
     """
     taken = _match([[one.fits(change, ignored) for change in found] for one in expected])
     left = [change for place, change in enumerate(found) if place not in taken.values() and not _ignorable(change, ignored)]
-    missing = []
+    missing, near = [], []
     for number, one in enumerate(expected):
-        if number not in taken:
-            near = next((change for change in left if one._same_place(change)), None)
-            left = [change for change in left if change is not near]
-            missing.append(f"{one}; found {near} ({'; '.join(one.differs(near, ignored))})" if near else str(one))
-    return Verdict(tuple(missing), tuple(map(str, left)), tuple(map(str, found)))
+        if number in taken:
+            continue
+        if nearest := next((change for change in left if one._same_place(change)), None):
+            left = [change for change in left if change is not nearest]
+            near.append(f"{nearest} ({'; '.join(one.differs(nearest, ignored))})")
+        else:
+            missing.append(str(one))
+    return Verdict(tuple(missing), tuple(map(str, left)), tuple(map(str, found)), tuple(near))
 
 
 def _match(fits: Sequence[Sequence[bool]]) -> dict[int, int]:

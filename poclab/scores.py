@@ -51,6 +51,8 @@ _NUMERAL = re.compile(
 _NUMBER = re.compile(r"([-+]?(?:(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?)[^\W\d_]*")
 # A name (CO2, 3b2) or a version (3.12.1) is passed over; a number that can be read in two ways (3,5) is not.
 _PASSED = re.compile(r"[-+]?(?:[^\W\d]\w*.*|\d+(?:\.\d+){2,}|[^\W_]*)", re.DOTALL)
+#: Of several accepted answers, how many a reason names where none of them was given.
+ANSWERS_SHOWN = 3
 #: The source of a score for which its function asked a model, and told no rubric.
 NO_RUBRIC = "none"
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -332,9 +334,15 @@ def _best_answer(name: str, score: Callable[[str, str], tuple[float, str]], abst
         # As in the official script: an answer that normalises to nothing counts only when there is no other.
         worded = [answer for answer in answers if normalise(answer)] or list(answers)
         value, reason, answer = max((*score(answer, reply.text), answer) for answer in worded)
-        return Score(bool(value) if binary else value, reply.text, f"{reason} {answer!r}")
+        told = _any_of(worded) if binary and not value and len(worded) > 1 else repr(answer)
+        return Score(bool(value) if binary else value, reply.text, f"{reason} {told}")
 
     return Scorer(name, best, applies=lambda case: case.abstain or bool(case.expected.get("answers")))
+
+
+def _any_of(answers: Sequence[str]) -> str:
+    more = ", ..." if len(answers) > ANSWERS_SHOWN else ""
+    return f"any of {len(answers)}: {', '.join(map(repr, answers[:ANSWERS_SHOWN]))}{more}"
 
 
 def _abstention(case: Case, reply: Reply, abstentions: Sequence[str]) -> Score:

@@ -161,7 +161,7 @@ def test_a_row_more_a_claim_without_a_row_and_a_task_done_twice_are_wrong(make):
     assert more.scores["success"].reason == 'effects: not expected: tickets: + id 4, text "new", status "open"'
     claimed, _ = result(make, "Done: I closed ticket 1.")
     assert claimed.outcome == "wrong"
-    assert claimed.scores["success"].reason == 'effects: missing: tickets 1: ~ status "closed"'
+    assert claimed.scores["success"].reason == 'effects: missing: tickets 1: status -> "closed"'
     assert result(make, calls(add), "Done.", expected=[added])[0].outcome == "ok"
     twice, _ = result(make, calls(add), calls(add), "Done.", expected=[added])
     assert twice.outcome == "wrong"

@@ -42,10 +42,7 @@ def test_effects_say_what_was_found_and_why_it_is_wrong():
 
     assert score.value is False
     assert score.answer == "refunds: + id 2, order_id 12, cents 3000"
-    assert (
-        score.reason
-        == "missing: refunds: + order_id 12, cents 2500; found refunds: + id 2, order_id 12, cents 3000 (cents 3000, expected 2500)"
-    )
+    assert score.reason == "not as expected: refunds: + id 2, order_id 12, cents 3000 (cents 3000, expected 2500)"
     assert agent.effects()(case(effects=[]), Reply("No.")) == Score(True, "no change", "as expected: no change")
     assert agent.effects()(case(answers=["x"]), Reply("x")) is None
 

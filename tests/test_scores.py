@@ -439,3 +439,11 @@ def test_the_reason_names_the_answer_that_decided():
     score = scores.contains()(case("Paris", "Lutetia"), Reply("It is Lutetia."))
 
     assert score == Score(True, "It is Lutetia.", "contains 'Lutetia'")
+
+
+def test_where_none_of_several_answers_was_given_no_single_one_is_blamed():
+    """The first of them, and how many there are; of one there is, that one."""
+    given = Reply("It is Rome.")
+    assert scores.contains()(case("Paris"), given).reason == "does not contain 'Paris'"
+    assert scores.contains()(case("Paris", "Lutetia"), given).reason == "does not contain any of 2: 'Paris', 'Lutetia'"
+    assert scores.exact()(case("e", "d", "c", "b"), given).reason == "differs from any of 4: 'e', 'd', 'c', ..."
