@@ -24,8 +24,9 @@ from poclab.tables import block, counts_text, folded, html_table, paragraph
 CASE_KEYS = ("id", "inputs", "expected", "tags", "split", "cluster", "rubric", "label")
 EXPECTED_KEYS = ("answers", "evidence", "abstain", "data", "effects", "done")
 SPLITS = ("dev", "test")
-#: What a notebook shows of a set.
+#: What a notebook shows of a set, and how many of many accepted answers a person is told.
 CASES_SHOWN = 20
+ANSWERS_SHOWN = 3
 LINE = 'one JSON object a line: {"id": "q001", "inputs": {"question": "..."}, "expected": {"answers": ["..."]}}'
 
 
@@ -351,7 +352,9 @@ class TestSet:
 
     def _cases_html(self) -> str:
         seen = [case for case in self.cases if case.split != "test"]  # those that are held out are not for reading
-        rows = [(case.id, case.split or "", first_input(case.inputs), expected_text(case.expected)) for case in seen[:CASES_SHOWN]]
+        rows = [
+            (case.id, case.split or "", first_input(case.inputs), expected_text(case.expected, brief=True)) for case in seen[:CASES_SHOWN]
+        ]
         hidden = len(self) - len(rows)
         more = paragraph(f"{hidden} more, of which {len(self) - len(seen)} are held out" if hidden else "")
         return html_table(["case", "split", "input", "expected"], rows) + more
@@ -362,11 +365,14 @@ def first_input(inputs: Mapping[str, Any]) -> str:
     return str(inputs.get("question") or next(iter(inputs.values()), ""))
 
 
-def expected_text(expected: Mapping[str, Any]) -> str:
-    """Return what a case expects, in words."""
+def expected_text(expected: Mapping[str, Any], *, brief: bool = False) -> str:
+    """Return what a case expects, in words; `brief` names the first of many accepted answers, and how many there are."""
     if expected.get("abstain"):
         return "(abstain)"
-    words = " | ".join(expected.get("answers", ())) or (json.dumps(expected["data"], ensure_ascii=False) if expected.get("data") else "")
+    answers = list(expected.get("answers", ()))
+    if brief and len(answers) > ANSWERS_SHOWN:
+        answers[ANSWERS_SHOWN:] = [f"... ({len(answers)} accepted)"]
+    words = " | ".join(answers) or (json.dumps(expected["data"], ensure_ascii=False) if expected.get("data") else "")
     if "effects" not in expected:
         return words or expected.get("done", "")
     changes = "; ".join(map(str, expectations(expected["effects"], where="expected"))) or "(no change)"

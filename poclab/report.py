@@ -556,7 +556,13 @@ class Report:
     def _cases_html(self) -> str:
         worst = sorted(self.results, key=lambda one: (one.failure is None, self._value(one)))
         rows = [
-            (one.case_id, first_input(one.inputs), expected_text(one.expected), reply_text(one.reply) or one.error, self._verdict(one))
+            (
+                one.case_id,
+                first_input(one.inputs),
+                expected_text(one.expected, brief=True),
+                reply_text(one.reply) or one.error,
+                self._verdict(one),
+            )
             for one in worst[:ROWS_SHOWN]
         ]
         hidden = len(worst) - len(rows)

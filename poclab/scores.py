@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from poclab.cases import Case, fold
+from poclab.cases import ANSWERS_SHOWN, Case, fold
 from poclab.errors import InputError
 from poclab.system import Reply
 
@@ -51,8 +51,6 @@ _NUMERAL = re.compile(
 _NUMBER = re.compile(r"([-+]?(?:(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?)[^\W\d_]*")
 # A name (CO2, 3b2) or a version (3.12.1) is passed over; a number that can be read in two ways (3,5) is not.
 _PASSED = re.compile(r"[-+]?(?:[^\W\d]\w*.*|\d+(?:\.\d+){2,}|[^\W_]*)", re.DOTALL)
-#: Of several accepted answers, how many a reason names where none of them was given.
-ANSWERS_SHOWN = 3
 #: The source of a score for which its function asked a model, and told no rubric.
 NO_RUBRIC = "none"
 _PUNCTUATION = str.maketrans("", "", string.punctuation)

@@ -11,11 +11,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from poclab.cases import first_input
+from poclab.changes import expectations
 from poclab.comparison.result import Candidate
 from poclab.report import CaseResult, Report, reply_text
 from poclab.stats import edges
 from poclab.system import Call, Passage
 from poclab.tables import anchor, block, cut, escaped, folded, form_of, html_table, money, paragraph
+from poclab.telling import calls, changed
 
 #: What is shown of an attempt beside its scores.
 FACTS = {"latency_p95_s": "p95 latency, s", "cost_usd_per_case": "cost per case, $"}
@@ -86,14 +88,18 @@ def _expected(expected: Mapping[str, object]) -> str:
     if not expected:
         return ""
     shown = {"abstain": "the documents do not answer it"} if expected.get("abstain") else {}
-    shown |= {name: value for name, value in expected.items() if value and name != "abstain"}
-    rows = [[name, value if isinstance(value, str) else _listed(value)] for name, value in shown.items()]
+    shown |= {name: value for name, value in expected.items() if (value or name == "effects") and name != "abstain"}
+    rows = [[name, value if isinstance(value, str) else _listed(name, value)] for name, value in shown.items()]
     return paragraph("expected") + html_table([], rows)
 
 
-def _listed(value: object) -> str:
+def _listed(name: str, value: object) -> str:
+    if name == "effects":
+        return "\n".join(map(str, expectations(value, where="expected"))) or "no change"
     texts = isinstance(value, list) and all(isinstance(one, str) for one in value)
-    return "\n".join(value) if texts else json.dumps(value, ensure_ascii=False)
+    if not texts:
+        return json.dumps(value, ensure_ascii=False)
+    return (" | " if name == "answers" else "\n").join(value)
 
 
 def _side(name: str, one: CaseResult) -> str:
@@ -102,7 +108,9 @@ def _side(name: str, one: CaseResult) -> str:
     shown = paragraph(outcome + _paid(one), name=name)
     rows = [[score, "unscored" if given.value is None else f"{float(given.value):g}", given.reason] for score, given in one.scores.items()]
     scores = html_table(["score", "value", "why"], rows) if rows and one.expected else ""
-    return shown + paragraph(answer[:CHARACTERS]) + scores + _passages(one.reply.contexts, one.expected.get("evidence", ()))
+    acted = one.reply.tools or one.reply.effects or "effects" in one.expected
+    did = folded("what it did", html_table([], [*calls(one), *changed(one)]), is_open=True) if acted else ""
+    return shown + did + paragraph(answer[:CHARACTERS]) + scores + _passages(one.reply.contexts, one.expected.get("evidence", ()))
 
 
 def _passages(passages: Sequence[Passage], evidence: Sequence[str]) -> str:

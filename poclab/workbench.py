@@ -111,13 +111,14 @@ class Workbench:
         self._inputs = {name: widget(name, kind, self.sitting.poc) for name, kind in self.controls.items()}
         self._prompt = widgets.Textarea(rows=ROWS, continuous_update=True, layout=wide)
         self._check = widgets.HTML()
+        asked = "task" if any("task" in one.inputs for one in self.sitting.cases) else "question"
         self._question = widgets.Combobox(
-            placeholder="a question, or the id of a case", options=[one.id for one in self.sitting.cases], ensure_option=False, layout=wide
+            placeholder=f"a {asked}, or the id of a case", options=[one.id for one in self.sitting.cases], ensure_option=False, layout=wide
         )
         self._try, self._sample, self._all, self._cancel, self._base, self._back, self._keep = (
             widgets.Button(description=text, tooltip=tip, layout=widgets.Layout(width="auto", flex="0 0 auto"))
             for text, tip in (
-                ("Try one", "Ask this question, or this case"),
+                ("Try one", f"Ask this {asked}, or this case"),
                 (
                     f"Run sample ({min(self.sample, len(self.sitting.cases))})",
                     "Ask a sample of the dev cases, always the same ones; no run",

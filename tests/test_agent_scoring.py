@@ -137,12 +137,13 @@ def test_every_is_unknown_where_one_of_them_is():
 
 
 def test_the_story_of_a_case_goes_from_the_task_to_the_difference():
-    """Line by line, each fit for a terminal, whatever a model or a tool wrote."""
+    """Line by line, each fit for a terminal, whatever a model or a tool wrote: broken between words, and what is very long is cut."""
     reply = Reply(
         "Done \x1b[2J.",
         effects=[REFUND],
         tools=[
-            {"tool": "look", "arguments": {}, "turn": 1, "result": "x" * 300},
+            {"tool": "look", "arguments": {}, "turn": 1, "result": "word " * 30},
+            {"tool": "look", "arguments": {}, "turn": 1, "result": "x" * 700},
             {"tool": "refund", "arguments": {"order_id": 12}, "turn": 1, "error": "no\nway"},
         ],
     )
@@ -152,13 +153,35 @@ def test_the_story_of_a_case_goes_from_the_task_to_the_difference():
     assert lines == [
         "task      q1: x",
         "expected  (no change)",
-        f"turn 1    look({{}}) -> {'x' * 187}…",
-        'turn 1    refund({"order_id": 12}) -> error: no\\nway',
+        "turn 1    look({})",
+        "          -> " + " ".join(["word"] * 17),
+        "          " + " ".join(["word"] * 13),
+        "turn 1    look({})",
+        *("          -> " + "x" * 87, *["          " + "x" * 90] * 5, "          " + "x" * 60 + " ... (703 characters)"),
+        'turn 1    refund({"order_id": 12})',
+        "          -> error: no\\nway",
         "said      Done \\x1b[2J.",
         "changed   refunds: + id 2, order_id 12, cents 3000",
         "verdict   effects 0: not expected: refunds: + id 2, order_id 12, cents 3000",
     ]
     assert json.dumps(report.results[0].reply.to_json()["tools"]) == json.dumps(list(reply.tools))
+
+
+def test_a_story_says_each_verdict_once():
+    """What `success` says of a part is not said again; of many accepted answers it names the first."""
+    success = scores.every("success", agent.effects(reported=True), scores.contains())
+    expected = case(effects=[], answers=["too late", "over 30", "30 days", "too old"])
+    told = agent.story(evaluated(lambda inputs: Reply("No."), expected, success, agent.effects(reported=True), agent.turns(3)))
+
+    assert told.split("\n") == [
+        "task      q1: x",
+        "expected  (no change); says too late | over 30 | 30 days | ... (4 accepted)",
+        "said      No.",
+        "changed   nothing",
+        "verdict   success 0: contains: does not contain any of 4: 'too late', 'over 30', '30 days', ...",
+        "verdict   effects 1: as expected: no change",
+        "verdict   turns 1: 1 turn(s), 3 at most",
+    ]
 
 
 def evaluated(system, expected, *given):

@@ -1,5 +1,6 @@
 """How one case and one attempt are shown in a notebook."""
 
+import html
 import re
 from html.parser import HTMLParser
 
@@ -95,6 +96,26 @@ def test_a_case_shows_what_one_asks_of_it():
         "$0.002", "1 of 1 answers from the ledger", "cats.md", "its trace in MLflow",
     ):  # fmt: skip
         assert text in shown
+
+
+def test_a_case_of_an_agent_shows_what_it_did():
+    """The expected changes in words, each call with what came of it, and what was changed."""
+    one = result(
+        inputs={"task": "Close ticket 3."},
+        expected={"effects": [{"table": "tickets", "key": {"id": 3}, "changed": {"status": "closed"}}]},
+        reply=Reply(
+            "Done.",
+            tools=[{"tool": "close", "arguments": {"id": 3}, "turn": 1, "result": "closed"}],
+            effects=[{"table": "tickets", "key": {"id": 3}, "before": {"status": "open"}, "after": {"status": "closed"}}],
+        ),
+        scores={},
+    )
+    shown = html.unescape(re.sub("<[^>]+>", " ", case_view([one])))
+
+    for text in ('tickets 3: status -> "closed"', 'turn 1  close({"id": 3})', "-> closed", 'tickets 3: status "open" -> "closed"'):
+        assert text in shown
+    assert "what it did" not in case_view([result()])
+    assert "no change" in case_view([result(expected={"effects": []})])
 
 
 def test_what_is_unknown_is_not_zero():

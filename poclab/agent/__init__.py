@@ -4,16 +4,15 @@ tools.py      typed functions as tools        loop.py      model calls, tool cal
 sandbox.py    a world for each case           sqlite.py    a database and its copies
 rows.py       the difference of two databases
 scoring.py    what was done, held against what was to be done
-telling.py    one case as a person reads it      checking.py  labels that cannot come about
-constraints.py  what the database itself forbids
+checking.py   labels that cannot come about    constraints.py  what the database itself forbids
 """
 
 from poclab.agent.checking import WORLD, check_labels
 from poclab.agent.loop import Agent, build, check_inputs
 from poclab.agent.sandbox import Database, DatabaseCopy, Sandbox, World
 from poclab.agent.scoring import effects, task_done, tools_used, turns
-from poclab.agent.telling import story
 from poclab.agent.tools import Tool, ToolError, load_tools
+from poclab.telling import story
 
 __all__ = [
     "WORLD",
