@@ -96,7 +96,7 @@ OWNERS = {
     "distributed": {"executors"},
     "filelock": {"judging", "tracking", "rag", "journal", "labels"},
     "ipywidgets": {"controls", "judging", "labeling", "workbench"},
-    "anywidget": {"labeling"},
+    "anywidget": {"judging", "labeling"},
     "numpy": {"stats", "rag"},
 }
 

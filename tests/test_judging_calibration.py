@@ -243,10 +243,10 @@ def test_a_calibration_comes_back_from_its_file(tmp_path):
 )
 def test_a_calibration_that_was_edited_is_refused(tmp_path, edit):
     """It is what a decision rests on."""
-    path = calibration(*TEN).save(tmp_path / "a.json")
+    path = calibration(*TEN).save(tmp_path / "a.calibration.json")
     path.write_text(json.dumps(edit(json.loads(path.read_text()))))
     with pytest.raises(
-        InputError, match=r"a.json: not as `poclab calibrate` wrote it\n  fix: `git checkout` it, or `poclab calibrate` again"
+        InputError, match=r"a.calibration.json: not as `poclab calibrate` wrote it\n  fix: `git checkout` it, or `poclab calibrate .* a`"
     ):
         Calibration.load(path)
 
@@ -287,7 +287,7 @@ def test_a_judge_is_held_against_people(judging, endpoint):
     ]
     assert found.others == tuple(verdicts[one.case.id] for one in lines.others)
     assert (found.rubric, found.model, found.answered) == (ASKED.digest, "m", ("m (fp_tests)",))
-    assert (found.stale, found.by) == ("", ("Ada",))
+    assert (found.stale("poc"), found.by) == ("", ("Ada",))
     assert found.cost_usd > 0
     assert Calibration.load(calibration_path(poc, "correctness")) == found
     assert endpoint.counts()["answered"] == 12
@@ -303,7 +303,7 @@ def test_a_label_that_is_changed_while_the_judge_is_asked_voids_the_calibration(
             return super().verdict(case, reply)
 
     found = calibrate(poc, Meanwhile(judge.rubric), workers=1)
-    assert (found.agreement.value, "the labels are not those" in found.stale) == (0.8, True)
+    assert (found.agreement.value, "the labels are not those" in found.stale("poc")) == (0.8, True)
 
 
 def test_a_verdict_that_is_missing_shifts_no_pair(judging, endpoint):
@@ -495,4 +495,4 @@ def test_the_calibrations_of_the_example_are_of_its_judges_as_they_are(name):
     lines = read_labels(poc, rubric)
     assert rubric.path.parent == poc / "rubrics"
     assert (found.rubric, found.model, found.answered) == (rubric.digest, rubric.model, (model,))
-    assert (found.stale, found.sampled, lines.missing) == ("", lines.head, [])
+    assert (found.stale("poc"), found.sampled, lines.missing) == ("", lines.head, [])

@@ -27,7 +27,7 @@ def labels_of(poc):
 
 
 def shown(labeler):
-    return labeler.state.value + labeler.shown.value
+    return labeler.state.value + labeler.notice.value + labeler.shown.value + labeler.passages.value
 
 
 def test_a_label_is_saved_when_its_button_is_pressed(poc):
@@ -45,8 +45,16 @@ def test_a_label_is_saved_when_its_button_is_pressed(poc):
     for name in ("correct", "unscored", "correct"):
         labeler.buttons[name].click()
     assert labels_of(poc) == [("wrong", "Ada"), ("correct", "Ada"), ("unscored", "Ada"), ("correct", "Ada")]
-    assert "all 4 are labelled: `poclab calibrate`" in labeler.state.value
+    assert f"all 4 are labelled: run the cells below, or `poclab calibrate {poc} correctness`; " in labeler.state.value
     assert repr(labeler).endswith("0 to label: fill in label, by and on")
+
+
+def test_a_label_has_a_key(poc):
+    """It stands on its button, and names the class by which the form finds it in the browser."""
+    labeler = ReplyLabeler(poc, RUBRIC)
+
+    assert [one.description for one in labeler.buttons.values()] == ["correct (Alt+1)", "wrong (Alt+2)", "cannot tell (Alt+0)"]
+    assert [one._dom_classes for one in labeler.buttons.values()] == [("poclab-key-1",), ("poclab-key-2",), ("poclab-key-0",)]
 
 
 def test_only_what_people_fill_in_changes_in_the_file(poc):
@@ -64,7 +72,7 @@ def test_nobody_labels_without_a_name(poc):
     labeler = ReplyLabeler(poc, RUBRIC, by="  ")
     labeler.note.value = "why"
     labeler.buttons["wrong"].click()
-    assert "type your name first" in labeler.state.value
+    assert "type your name first" in labeler.notice.value
     assert (labels_of(poc)[0], labeler.note.value) == ((None, ""), "why")
 
     labeler.by.value = "Ada"
@@ -109,7 +117,7 @@ def test_a_label_of_another_is_not_replaced_unseen(poc):
     theirs.buttons["correct"].click()
     mine.note.value = "no"
     mine.buttons["wrong"].click()
-    assert "Grace said correct of this reply meanwhile" in mine.state.value
+    assert "Grace said correct of this reply meanwhile" in mine.notice.value
     assert mine.buttons["correct"].button_style == "primary"
     assert labels_of(poc)[0] == ("correct", "Grace")
     mine.buttons["wrong"].click()
@@ -124,7 +132,7 @@ def test_a_label_of_another_is_replaced_by_a_second_press_only(poc):
     for _ in range(2):
         labeler.step(-labeler.place)
         labeler.buttons["correct"].click()
-        assert "not saved: Ada said wrong of this reply; press once more to replace that" in labeler.state.value
+        assert "not saved: Ada said wrong of this reply; press once more to replace that" in labeler.notice.value
         assert labels_of(poc)[0] == ("wrong", "Ada")
         labeler.step(1)
     labeler.step(-1)
@@ -138,20 +146,20 @@ def test_a_label_that_voids_a_calibration_says_so(poc):
     labeler = ReplyLabeler(poc, RUBRIC, by="Ada")
     for _ in range(4):
         labeler.buttons["wrong"].click()
-    assert "void" not in labeler.state.value
+    assert "void" not in labeler.notice.value
     calibrate(poc, Judge(RUBRIC))
     labeler.buttons["correct"].click()
-    assert "the calibration is void now, since it was made with other labels: `poclab calibrate`" in labeler.state.value
+    assert f"the calibration is void now, since it was made with other labels: `poclab calibrate {poc} correctness`" in labeler.notice.value
     labeler.buttons["wrong"].click()
-    assert "void" not in labeler.state.value  # it was said before
+    assert "void" not in labeler.notice.value  # it was said before
 
 
 def test_a_label_that_is_not_on_the_menu_is_not_saved(poc):
     """From a script too: the file stays as it is, and can be read."""
     labeler = ReplyLabeler(poc, RUBRIC, by="Ada")
     labeler.say("right")
-    assert "not saved: the label: label &#x27;right&#x27;" in labeler.state.value
-    assert "use one of: correct, wrong, unscored" in labeler.state.value
+    assert "not saved: the label: label &#x27;right&#x27;" in labeler.notice.value
+    assert "use one of: correct, wrong, unscored" in labeler.notice.value
     assert labels_of(poc)[0] == (None, "")
 
 
@@ -162,7 +170,7 @@ def test_what_cannot_be_saved_is_said(poc):
     whole = path.read_text()
     path.write_text(whole[:-20])
     labeler.buttons["wrong"].click()
-    assert "not saved: " in labeler.state.value
+    assert "not saved: " in labeler.notice.value
     path.write_text(whole)
     labeler.buttons["wrong"].click()
     assert labels_of(poc)[0] == ("wrong", "Ada")
@@ -183,6 +191,19 @@ def test_what_the_judge_is_shown_is_shown(tmp_path):
     for part in ("question: case 00\npage: 3", "alpha", "p1", "p2", "Be strict.", "Is it correct?", "beta"):
         assert part in text
     assert "Accepted" not in ReplyLabeler(poc, replace(rubric, shows=("question", "reply"))).shown.value
+
+
+def test_passages_take_no_more_room_than_they_need(tmp_path):
+    """Without empty lines, and a long one folded; below the buttons, which stay where they are."""
+    poc = poc_of(tmp_path / "poc", 2)
+    rubric = replace(RUBRIC, shows=("question", "passages", "reply"))
+    draw(poc, rubric, report_of(poc, [Reply("beta", contexts=["one\n\n\n two\n", "long " * 300])] * 2), sample=2, seed=0)
+    labeler = ReplyLabeler(poc, rubric)
+
+    assert "</b>: one\n two</p>" in labeler.passages.value
+    assert labeler.passages.value.count("<details>") == 2  # the rubric is the other one
+    assert "long" not in labeler.shown.value
+    assert labeler.shown.layout.height
 
 
 def test_a_hostile_reply_is_shown_as_text(tmp_path):

@@ -104,7 +104,7 @@ class TestGate:
 
         assert verdict(poc, judged[1]) == (
             "cannot tell",
-            f"the judge of 'correctness', digest {rubric}, is not calibrated: `poclab calibrate`",
+            f"the judge of 'correctness', digest {rubric}, is not calibrated: `poclab calibrate {poc} correctness`",
         )
 
     def test_is_shut_while_the_charter_does_not_say_how_far(self, poc, judged):
@@ -156,7 +156,7 @@ class TestGate:
         edited = evaluate(poc, "half, judged anew")
 
         assert verdict(poc, judged[1])[0] == "met"
-        assert "another rubric or model): `poclab calibrate`" in verdict(poc, edited.run_id)[1]
+        assert f"another rubric or model): `poclab calibrate {poc} correctness`" in verdict(poc, edited.run_id)[1]
 
     def test_shuts_again_when_another_model_answers(self, poc, judged):
         """The name is the same, what serves it is not: the fingerprint says so."""
@@ -222,7 +222,7 @@ class TestGate:
 
         assert verdict(poc, judged[1])[0] == "cannot tell"
         assert "the judge of 'correctness'" in verdict(poc, judged[1])[1]
-        assert "is not calibrated: `poclab calibrate`" in verdict(poc, judged[1])[1]
+        assert f"is not calibrated: `poclab calibrate {poc} correctness`" in verdict(poc, judged[1])[1]
 
     def test_is_for_survival_too(self, poc, judged):
         """The first score says what survives a fault."""
@@ -279,10 +279,12 @@ class TestGate:
         charter(poc, 0.35)
         label(poc)
         judging.calibrate(poc, poclab.Judge("correctness", poc=poc))
+        judging.draw(poc, poclab.Judge("tone", poc=poc).rubric, poclab.load_run(judged[1], poc), sample=4, seed=0)
         folder = handover.handoff(poc, judged[1]).folder
         calibration = folder / "evidence/rubrics/correctness.calibration.json"
         kept = sorted(path.name for path in calibration.parent.iterdir())
 
+        # The rubric in the POC that scored nothing here is left out, with its labels.
         assert kept == ["correctness.calibration.json", "correctness.labels.jsonl", "correctness.yaml"]
         assert "kappa 1.000 (0.351 to 1.000, n = 8)" in (folder / "handoff.md").read_text()
         assert handover.verify(folder).holds
@@ -334,7 +336,8 @@ class TestGate:
         found.save(found.path)
         label(poc, wrong=["q03"])
         folder = handover.handoff(poc, judged[1]).folder
-        assert "rubrics/correctness.labels.jsonl: the labels are not those" in (folder / "evidence/decision.json").read_text()
+        said = (folder / "evidence/decision.json").read_text()
+        assert "rubrics/correctness.labels.jsonl: the labels are not those" in said and "`poclab calibrate animals correctness`" in said
         assert handover.verify(folder).holds
 
 
@@ -575,7 +578,9 @@ def test_05_tells_whether_the_judge_may_decide(poc, tmp_path):
 
     assert "three times as long" in text and "disagreements to read: 0" in text
     assert cells[-1]["outputs"][0]["text"] == [
-        "kappa 1.000 (0.351 to 1.000, n = 8); mean of the judge 0.500 (0.215 to 0.785, n = 8), corrected 0.500 (0.215 to 0.785, n = 8); it may decide\n"
+        "kappa 1.000 (0.351 to 1.000, n = 8)\n",
+        "mean of the judge 0.500 (0.215 to 0.785, n = 8), corrected 0.500 (0.215 to 0.785, n = 8)\n",
+        "it may decide\n",
     ]
 
 
@@ -587,9 +592,23 @@ def test_05_draws_a_sample_and_ends_with_what_is_to_do(poc, tmp_path):
         kernels.execute(NOTEBOOKS / "05_judge.ipynb", output, {"poc": ".", "seed": 3}, env=os.environ, cwd=poc)
         (last,) = json.loads(output.read_text())["cells"][-1]["outputs"]
 
-        assert last["text"] == ["not yet: 8 of 8 replies have no label: press one for each above, and run the cells below again\n"]
+        assert last["text"] == ["not yet: 8 of 8 replies have no label\n"]
         assert "8 of 8 replies of half, seed 3; 8 to label" in output.read_text()
         assert sorted(path.name for path in (poc / "rubrics").iterdir()) == ["correctness.labels.jsonl", "correctness.yaml"]
+
+
+def test_05_takes_the_judge_of_the_poc(poc):
+    """What the sweep has fixed, else the only rubric there is, else the one that most have."""
+    sweep, rubrics = poc / "sweep.yaml", poc / "rubrics"
+    before = sweep.read_text()
+    shutil.copy(TEMPLATES / "tone.yaml", rubrics)
+    assert judging.Rubric.usual(poc) == "correctness"
+    for said, taken in (("abstention", "abstention"), ("rubrics/tone.yaml", f"{poc}/rubrics/tone.yaml"), ('""', "correctness")):
+        sweep.write_text(before.replace("fixed: {", f"fixed: {{judge: {said}, "))
+        assert judging.Rubric.usual(poc) == taken
+    sweep.unlink()
+    (rubrics / "correctness.yaml").unlink()
+    assert judging.Rubric.usual(poc) == "tone"
 
 
 @pytest.fixture

@@ -122,7 +122,7 @@ def judges(subject: Subject) -> Iterator[Finding]:
             continue
         found = Calibration.load(path)
         other = f"{rubric.name} was calibrated with another rubric or model" if found.rubric != rubric.digest else ""
-        if changed := other or found.stale:
+        if changed := other or found.stale(subject.folder):
             yield Finding("judges", WARNING, changed, f"`{how}`")
         elif refused := found.refusal(subject.charter.kappa_at_least):
             yield Finding("judges", WARNING, refused, _mend(found, subject))

@@ -188,8 +188,7 @@ def collect(folder: Path, decision: Decision, archive: Archive, comparison: Comp
     found = Evidence(folder)
     for split, report in found.reports.items():
         _check_rubrics(found, split, report, poc)
-    with contextlib.suppress(OSError):  # there are judges
-        (folder / RUBRICS).rmdir()
+    _keep_judges(found)
     told = {"looks": decision.looks, "edits": decision.edits, "lineage": decision.lineage, "today": decision.today}
     whole = weigh(found.charter, list(found.reports.values()), **told, judged=gate(folder, found.charter, named=poc.name))
     _write(folder, "decision.json", whole.to_json())
@@ -231,6 +230,17 @@ def _check_rubrics(found: Evidence, split: str, report: Report, poc: Path) -> No
             )
         if rubric is None and scored in along:
             shutil.copyfile(along[scored].path, found.folder / RUBRICS / along[scored].path.name)
+
+
+def _keep_judges(found: Evidence) -> None:
+    """Remove from the evidence what belongs to rubrics by which none of its runs was scored, and the folder where none is left."""
+    told = [one for report in found.reports.values() for one in found.judges(report)]
+    names = {name for score, _, rubric in told for name in (score, *([rubric.name] if rubric else []))}
+    for path in (found.folder / RUBRICS).iterdir():
+        if path.name.partition(".")[0] not in names:
+            path.unlink()
+    with contextlib.suppress(OSError):  # there are judges
+        (found.folder / RUBRICS).rmdir()
 
 
 def _by_digest(paths: Iterable[Path], report: Report) -> dict[str, Rubric]:

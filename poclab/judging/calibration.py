@@ -255,11 +255,11 @@ class Calibration:
         Raises:
             InputError: it is none, of another format, or was edited since it was written.
         """
-        data = read_json(path)
+        data, again = read_json(path), f"poclab calibrate {path.parent.parent} {path.name.removesuffix(SUFFIX)}"
         if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise InputError(f"{path}: not a calibration of format {FORMAT}", fix="poclab calibrate")
+            raise InputError(f"{path}: not a calibration of format {FORMAT}", fix=again)
         if data.pop("seal", None) != digest(data):
-            raise InputError(f"{path}: not as `poclab calibrate` wrote it", fix="`git checkout` it, or `poclab calibrate` again")
+            raise InputError(f"{path}: not as `poclab calibrate` wrote it", fix=f"`git checkout` it, or `{again}`")
         known = {
             name: tuple(value) if isinstance(value, list) else value for name, value in data.items() if name in cls.__dataclass_fields__
         }
@@ -282,16 +282,18 @@ class Calibration:
         """Return about how many labels it takes until the judge may be decided by; None if it never may, or cases are in clusters."""
         return None if any(self._sides[2]) else stats.kappa_cases(self.counts, at_least)
 
-    @property
-    def stale(self) -> str:
-        """Why the labels are not those that the judge was held against; nothing where they are."""
+    def stale(self, poc: str) -> str:
+        """Return why the labels are not those that the judge was held against; nothing where they are. `poc` is the POC as one types it."""
         if self.path is None:
             return ""
         labels = self.path.with_name(f"{self.name}{LABELS}")
         with contextlib.suppress(InputError):  # it is gone, or cannot be read
             if labels_digest(labels) == self.labels_digest:
                 return ""
-        return f"{RUBRICS}/{labels.name}: the labels are not those that the judge {self.name!r} was held against: `poclab calibrate`"
+        return (
+            f"{RUBRICS}/{labels.name}: the labels are not those that the judge {self.name!r} was held against: "
+            f"`poclab calibrate {poc} {self.name}`"
+        )
 
     def stranger(self, judges: set[tuple[str, str]], poc: str) -> str:
         """Return what answered as the judge in a run that did not when it was calibrated; nothing where nothing did.

@@ -39,6 +39,6 @@ def _judged_by(rubric: str, score: str, report: Report, known: Sequence[Calibrat
     if found is None:
         other = next((one for one in known if one.name == score), None)
         then = f" (it was with digest {other.rubric[:12]}: another rubric or model)" if other else ""
-        return Judged(f"the judge of {score!r}, digest {rubric[:12]}, is not calibrated{then}: `poclab calibrate`")
+        return Judged(f"the judge of {score!r}, digest {rubric[:12]}, is not calibrated{then}: `poclab calibrate {poc} {score}`")
     told = f"kappa {found.kappa_text}; mean of the judge {found.naive_text}, corrected {found.corrected_text}, on the {found.sampled['of']} replies of {found.sampled['name']}"
-    return Judged(found.stranger(report.judges, poc) or found.stale or found.refusal(charter.kappa_at_least), told)
+    return Judged(found.stranger(report.judges, poc) or found.stale(poc) or found.refusal(charter.kappa_at_least), told)

@@ -27,7 +27,7 @@ from typing import Any
 
 from poclab.cases import Case
 from poclab.errors import InputError, refuse_unknown
-from poclab.files import RUBRICS, check_json, digest, read_yaml
+from poclab.files import RUBRICS, check_json, digest, read_yaml, require_poc
 from poclab.judging.reading import fold, short
 from poclab.report import reply_text
 from poclab.system import Passage, Reply
@@ -83,6 +83,21 @@ class Rubric:
             InputError: an unknown or missing key, labels that are no menu, or an example that is none.
         """
         return cls.from_json(read_yaml(path), where=str(path), path=Path(path))
+
+    @staticmethod
+    def usual(poc: Path | str | None = None) -> str:
+        """Return what `named` takes for the judge of a POC: what its sweep file has `fixed`, else its only rubric, else `correctness`.
+
+        Raises:
+            InputError: no POC there, or its sweep file cannot be read.
+        """
+        folder = require_poc(poc)
+        sweep = folder / "sweep.yaml"
+        fixed = read_yaml(sweep).get("fixed") if sweep.is_file() else None
+        if isinstance(fixed, Mapping) and isinstance(judge := fixed.get("judge"), str) and judge:
+            return str(folder / judge) if judge.endswith((".yaml", ".yml")) else judge
+        own = [path.stem for path in (folder / RUBRICS).glob("*.yaml")]
+        return own[0] if len(own) == 1 else "correctness"
 
     @classmethod
     def named(cls, name: str | Path, poc: Path | None = None) -> Rubric:
