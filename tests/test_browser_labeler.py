@@ -10,8 +10,10 @@ import pytest
 
 import browser
 from conftest import invoke, notebook_of
-from poclab import labels, rag
+from judged import poc_of, report_of
+from poclab import judging, labels, rag
 from poclab.cases import TestSet, fold
+from poclab.system import Reply
 
 pytestmark = browser.needed
 
@@ -231,3 +233,28 @@ def test_what_is_selected_in_a_hostile_document_is_what_stands_there(unlabelled,
     (case,) = labels.load(unlabelled).cases
     assert len(case.expected["evidence"]) == len(spans)
     assert labels.ready(unlabelled) == []
+
+
+def test_replies_are_labelled_by_keys(chromium, lab):
+    """From the field of the name and from anywhere in the form; a letter means nothing to the notebook there; the buttons stay in place."""
+    address, root = lab
+    poc, rubric = poc_of(root / "judged", 4), judging.Rubric.named("correctness")
+    judging.draw(poc, rubric, report_of(poc, [Reply("long " * 200), "short", "short", "short"]), sample=4, seed=0)
+    form = "from poclab import judging\njudging.ReplyLabeler('judged', judging.Rubric.named('correctness'))"
+    (root / "replies.ipynb").write_text(json.dumps(notebook_of(form)))
+    with browser.opened(chromium) as page:
+        browser.run_all(page, address.replace("/lab/", "/lab/workspaces/replies/").format("replies.ipynb"))
+        button, cells = page.get_by_role("button", name="cannot tell (Alt+0)"), page.locator(".jp-Cell")
+        page.get_by_label("Your name").fill("Ada")
+        places, before = [button.bounding_box()["y"]], cells.count()
+        for number, key in enumerate("120"):
+            page.keyboard.press(f"Alt+{key}")
+            page.get_by_text(f"{number + 1} of 4 labelled").wait_for()
+            places.append(button.bounding_box()["y"])
+            page.get_by_text("Question", exact=True).click()
+            page.keyboard.press("x")
+
+        assert [one.label for one in judging.read_labels(poc, rubric).sample] == ["correct", "wrong", "unscored", None]
+        assert len(set(places)) == 1
+        assert cells.count() == before
+        assert browser.ours(page.errors) == []

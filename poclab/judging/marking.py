@@ -46,7 +46,7 @@ class ReplyLabeler:
         self.note = widgets.Text(description="Note", placeholder="why, where it is not plain", layout=wide)
         self.state, self.notice, self.passages = (widgets.HTML(layout=wide) for _ in range(3))
         # Of one height, so that the buttons stay where they are.
-        self.shown = widgets.HTML(layout=widgets.Layout(width="98%", height="13em", overflow="auto", border=BORDER))
+        self.shown = widgets.HTML(layout=widgets.Layout(width="98%", height="12em", overflow="auto", border=BORDER, padding="0 8px"))
         self.buttons = {
             name: _button(name, str(key) if key < 10 else "", partial(self.say, name)) for key, name in enumerate(rubric.labels, start=1)
         }
