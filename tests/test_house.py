@@ -17,7 +17,21 @@ HOUSE = ROOT / "poclab"
 FLOORS = [
     ["errors", "files", "redaction", "tables"],
     ["system", "charter", "changes", "cases", "imports", "freezing"],
-    ["stats", "scores", "report", "telling", "runner", "bars", "comparison", "views", "decision", "sizing", "charts", "timeline", "reviews"],
+    [
+        "stats",
+        "scores",
+        "report",
+        "telling",
+        "runner",
+        "bars",
+        "comparison",
+        "views",
+        "decision",
+        "sizing",
+        "charts",
+        "timeline",
+        "reviews",
+    ],
     [
         "offline",
         "prices",

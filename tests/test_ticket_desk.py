@@ -316,7 +316,7 @@ def test_notebook_06_goes_from_the_task_to_the_difference(desk, make_store, tmp_
     judged = [one.case_id for one in kept.results if "correctness" in one.scores]
     assert judged == [case.id for case in desk[3] if case.split == "test" and case.tags["kind"] == "refuse"]
     with_tools = next(one for one in kept.results if one.reply.tools)
-    assert re.search(r'turn 1    \w+\(\{".*\}\) -> ', agent.story(with_tools))
+    assert re.search(r'turn 1    \w+\(\{".*\}\)\n {10}-> ', agent.story(with_tools))
     trace = store.connect(tracking_uri(folder)).get_trace(with_tools.trace_id)
     spans = [(one.name, one.span_type) for one in trace.data.spans]
     assert [(one["tool"], "TOOL") for one in with_tools.reply.tools] == [one for one in spans if one[1] == "TOOL"]
