@@ -113,9 +113,8 @@ def test_from_questions_to_a_frozen_set_that_two_people_labelled(unlabelled, ope
     ada.locator("mark", has_text="nest on chimneys").wait_for()
     field(ada, "Accepted answers").fill("smokestacks")
     ada.get_by_role("button", name="Save and next").click()
-    said(ada, "q001: saved")
 
-    # From here on without the mouse: the second question is searched, its evidence is on the third line, and the third has no answer.
+    # From here on without the mouse, and at once: the second question is searched, its evidence is on the third line, and the third has no answer.
     keys(ada, "Alt+f", "Enter")
     ada.locator(".poclab-text:focus", has_text="Owls hunt at night").wait_for()
     keys(ada, "ArrowDown", "ArrowDown", *["ArrowRight"] * len("Owls "), *["Shift+ArrowRight"] * len("hunt at night"), "Alt+e")

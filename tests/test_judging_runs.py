@@ -247,6 +247,7 @@ class TestGate:
 
         assert word == "cannot tell"
         assert poclab.Judge("completeness", poc=poc).rubric.digest[:12] in why
+        assert f"`poclab calibrate {poc} RUBRIC`" in why  # `both` is none
         assert poclab.Judge("correctness", poc=poc).rubric.digest[:12] not in why
         judging.draw(poc, poclab.Judge("completeness", poc=poc).rubric, report, sample=8, seed=1)
         label(poc, name="completeness", menu=("complete", "missing"))

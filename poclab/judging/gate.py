@@ -13,6 +13,7 @@ from poclab.charter import Charter
 from poclab.decision import Judged
 from poclab.files import RUBRICS
 from poclab.judging.calibration import SUFFIX, Calibration, calibration_path
+from poclab.judging.rubric import TEMPLATES
 from poclab.report import Report
 from poclab.scores import NO_RUBRIC
 
@@ -26,19 +27,26 @@ def gate(folder: Path, charter: Charter, *, named: str = "") -> Callable[[str, R
     def judged(score: str, report: Report) -> Judged:
         found = [Calibration.load(path) for path in sorted((folder / RUBRICS).glob(f"*{SUFFIX}"))]
         known = [one for one in found if one.path == calibration_path(folder, one.name)]  # not a copy that somebody kept
-        said = [_judged_by(rubric, score, report, known, charter, named or str(folder)) for rubric in sorted(report.judged_by(score))]
+        poc = named or str(folder)
+        how = f"poclab calibrate {poc} {score if _is_rubric(score, folder) else 'RUBRIC'}"
+        said = [_judged_by(rubric, score, report, known, charter, poc, how) for rubric in sorted(report.judged_by(score))]
         return Judged("; ".join(one.refusal for one in said if one.refusal), "; ".join(one.told for one in said if one.told))
 
     return judged
 
 
-def _judged_by(rubric: str, score: str, report: Report, known: Sequence[Calibration], charter: Charter, poc: str) -> Judged:
+def _is_rubric(score: str, folder: Path) -> bool:
+    """Tell whether a score is called as a rubric is; one of several judges has a name of its own."""
+    return any(Path(one, f"{score}.yaml").is_file() for one in (folder / RUBRICS, TEMPLATES))
+
+
+def _judged_by(rubric: str, score: str, report: Report, known: Sequence[Calibration], charter: Charter, poc: str, how: str) -> Judged:
     if rubric == NO_RUBRIC:
         return Judged(f"{score!r} asks a model by itself, which nobody calibrated: make it a rubric and a `poclab.Judge`")
     found = next((one for one in known if one.rubric == rubric), None)
     if found is None:
         other = next((one for one in known if one.name == score), None)
         then = f" (it was with digest {other.rubric[:12]}: another rubric or model)" if other else ""
-        return Judged(f"the judge of {score!r}, digest {rubric[:12]}, is not calibrated{then}: `poclab calibrate {poc} {score}`")
+        return Judged(f"the judge of {score!r}, digest {rubric[:12]}, is not calibrated{then}: `{how}`")
     told = f"kappa {found.kappa_text}; mean of the judge {found.naive_text}, corrected {found.corrected_text}, on the {found.sampled['of']} replies of {found.sampled['name']}"
     return Judged(found.stranger(report.judges, poc) or found.stale(poc) or found.refusal(charter.kappa_at_least), told)

@@ -104,14 +104,19 @@ function render({ model, el }) {
   function writes({ key, ctrlKey, metaKey, altKey }) {
     if (ctrlKey || metaKey || altKey) return null;
     if (key === "Backspace") return ["delete"];
-    const text = key === "Enter" ? "\n" : key;
-    return text.length === 1 ? ["insertText", false, text] : null;
+    return key.length === 1 ? ["insertText", false, key] : null;
+  }
+
+  // Where the focus is when its turn comes says what Enter does: a key before it may have moved the focus.
+  function enter() {
+    if (document.activeElement.closest(".poclab-query")) ask("search");
+    else document.execCommand("insertText", false, "\n");
   }
 
   // What a key does in the form; nothing for one that is the browser's.
   function meant(event) {
-    const enter = event.key === "Enter" && event.target.closest(".poclab-query");
-    if (enter) return () => ask("search");
+    const typed = !event.ctrlKey && !event.metaKey && !event.altKey;
+    if (event.key === "Enter" && (event.target.closest(".poclab-query") || (waiting && typed))) return enter;
     const written = writes(event);
     if (written) return waiting && (() => document.execCommand(...written));
     if (!event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return null;
