@@ -103,7 +103,7 @@ def _of_agents(test_set: TestSet) -> list[str]:
     acting = [one for one in test_set if "effects" in one.expected or one.expected.get("done")]
     other = [one.id for one in acting if set(one.inputs) != {"task"} or not isinstance(one.inputs["task"], str)]
     found = {
-        'expect no change, and nothing that says that the task was refused: "Done." is right there; write "answers": ["30 days", ...], '
+        'expect no change, and nothing that says that the task was refused: "Done." is right there; write "answers": ["more than 30 days", ...], '
         "words of the reason that no claim of having done it would have": silent,
         'are no {"task": "..."}: the agent of notebook 06 takes that input alone': other,
     }

@@ -382,7 +382,7 @@ def test_a_task_that_nobody_has_to_refuse_in_words_is_a_warning():
 
     assert len(warnings) == 2
     assert warnings[1].startswith("case(s) 't1', 't4' expect no change, and nothing that says that the task was refused")
-    assert 'write "answers": ["30 days", ...]' in warnings[1]
+    assert 'write "answers": ["more than 30 days", ...]' in warnings[1]
 
 
 def test_a_task_under_another_name_is_a_warning():
