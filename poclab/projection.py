@@ -26,6 +26,7 @@ from poclab.files import read_json, write_atomic
 from poclab.report import CaseResult
 from poclab.requests import ruling
 from poclab.stats import t_quantile
+from poclab.system import Call
 from poclab.tables import money
 
 #: The folder that a kernel writes its projection into, instead of evaluating.
@@ -102,22 +103,28 @@ def project(make_plan: Callable[..., Plan], *, workers: int, max_cost_usd: float
     """Return what an evaluation takes; `make_plan` gives its plan for a `mode` and a `budget`. What the sample may cost is bounded, too."""
     replayed = make_plan(mode="replay")
     results = _results(replayed, replayed.tasks, workers)
-    missing = {task.place for task in replayed.tasks if task.context.missed or task.judging.missed or replayed.outside.missed}
-    history = [result for place, result in results.items() if place not in missing]
-    sample, outside = [], list(replayed.outside.calls)
-    if missing and len(history) < SAMPLE:
+    unanswered = {task.place for task in replayed.tasks if task.context.missed or replayed.outside.missed}
+    missing = unanswered | {task.place for task in replayed.tasks if task.judging.missed}
+    known = {place: result for place, result in results.items() if place not in missing}
+    sample, outside = {}, list(replayed.outside.calls)
+    if missing and len(known) < SAMPLE:
         asked = make_plan(mode=None, budget=open_budget(replayed.poc, max_cost_usd))
         chosen = random.Random(0).sample(sorted(missing), min(SAMPLE, len(missing)))
-        sample = list(_results(asked, [asked.tasks[place] for place in chosen], workers).values())
+        sample = _results(asked, [asked.tasks[place] for place in chosen], workers)
         outside += asked.outside.calls
-    failed = next((f"{one.failure}: {one.problem}" for one in sample if one.failure), "")
-    paid = [None if outside else _taken(one, "cost_usd") for one in sample]
-    sample = [one for one in sample if not one.failure]  # one that failed shows nothing of what the others take
-    left = len(missing) - len(sample)
-    # What threads asked that know of no case belongs to none: then nobody knows what a case takes.
-    takes = {name: _further([None if outside else _taken(one, name) for one in (*history, *sample)], left) for name in AMOUNTS}
-    sampled_usd = None if any(one is None for one in paid) else math.fsum(paid)
-    return Projection(len(replayed.tasks), len(history), len(sample), sampled_usd, **takes, problem=failed)
+    failed = next((f"{one.failure}: {one.problem}" for one in sample.values() if one.failure), "")
+    paid = [call for one in sample.values() for call in (*one.billed_calls, *one.billed_judge_calls) if not call.replayed]
+    sampled_usd = None if outside else _sum(paid, "cost_usd")
+    shows = {place: one for place, one in sample.items() if not one.failure}  # one that failed shows nothing of what the others take
+    answered = {place: one for place, one in results.items() if place not in unanswered} | shows
+    judged = known | shows
+    takes = {}
+    for name in AMOUNTS:
+        # What threads asked that know of no case belongs to none: then nobody knows what a case takes.
+        system = [None if outside else _sum(one.billed_calls, name) for one in answered.values()]
+        judges = [None if outside else _sum(one.billed_judge_calls, name) for one in judged.values()]
+        takes[name] = _both(_further(system, len(unanswered - shows.keys())), _further(judges, len(missing - shows.keys())))
+    return Projection(len(replayed.tasks), len(known), len(shows), sampled_usd, **takes, problem=failed)
 
 
 def _results(plan: Plan, tasks: Sequence[Task], workers: int) -> dict[int, CaseResult]:
@@ -126,13 +133,16 @@ def _results(plan: Plan, tasks: Sequence[Task], workers: int) -> dict[int, CaseR
         return {outcome.task.place: plan.settle(outcome)[0] for outcome in run}
 
 
-def _taken(result: CaseResult, name: str) -> float | None:
-    """Return what a case took of something; None when one of its calls does not say."""
-    calls = [*result.billed_calls, *result.billed_judge_calls]
+def _sum(calls: Sequence[Call], name: str) -> float | None:
+    """Return what calls took of something; None when one of them does not say."""
     if name == "calls":
         return float(len(calls))
     values = [getattr(call, name) for call in calls]
     return None if any(value is None for value in values) else math.fsum(values)
+
+
+def _both(one: Amount | None, other: Amount | None) -> Amount | None:
+    return None if one is None or other is None else one + other
 
 
 def _further(values: Iterable[float | None], cases: int) -> Amount | None:

@@ -7,6 +7,7 @@ import poclab
 from conftest import plain_cases
 from poclab import models, scores
 from poclab.evaluation import Plan
+from poclab.judging import Rubric
 from poclab.projection import SAMPLE, Amount, Projection, _further, project, shown, summary, total
 from poclab.tables import money
 
@@ -27,9 +28,9 @@ def system(endpoint):
     return answer
 
 
-def projected(endpoint, cases, asked=None, **options):
+def projected(endpoint, cases, asked=None, judges=(), **options):
     asked = asked or system(endpoint)
-    make_plan = functools.partial(Plan, asked, cases, [scores.exact()], poclab.Version("v", model="m"), timeout_s=20)
+    make_plan = functools.partial(Plan, asked, cases, [scores.exact(), *judges], poclab.Version("v", model="m"), timeout_s=20)
     return project(make_plan, workers=4, **options)
 
 
@@ -56,6 +57,20 @@ def test_what_the_ledger_holds_is_not_to_pay_and_shows_what_the_rest_takes(endpo
 
     assert endpoint.counts()["requests"] == asked == 10
     assert (found.recorded, found.sampled, found.calls.value) == (10, 0, 30)
+
+
+def test_an_answer_that_waits_for_its_judge_alone_is_not_to_pay_again(endpoint, cases, monkeypatch):
+    """All 40 answers are there, and a judge is new: five verdicts are paid to find out, and 35 are to come."""
+    monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789")
+    rubric = Rubric("tone", 1, {"fit": 1, "unfit": 0}, "Say how it sounds.", "m", ("question", "reply"), parameters={"max_tokens": 50})
+    poclab.evaluate(system(endpoint), cases, [scores.exact()], version=poclab.Version("v", model="m"))
+    before = endpoint.counts()["bill_usd"]
+    found = projected(endpoint, cases, judges=[poclab.Judge(rubric)])
+
+    assert (endpoint.counts()["billed"], found.recorded, found.sampled) == (45, 0, 5)
+    assert (found.calls.value, found.calls.low, found.calls.high) == (35, 35, 35)
+    assert found.sampled_usd == pytest.approx(endpoint.counts()["bill_usd"] - before)
 
 
 def test_a_sample_that_fails_is_told_and_shows_nothing(endpoint, cases):
