@@ -114,6 +114,15 @@ class Archive:
             raise InputError(f"no finished run on the {split} cases as they are frozen now", fix="`poclab run`")
         return found[-1]
 
+    def to_label(self) -> str:
+        """Return the id of the run whose replies people label: the winner of the last sweep on dev, else the last run there.
+
+        Raises:
+            InputError: there is none.
+        """
+        swept = any((row["tags"].get("lock"), row["tags"].get("split")) == (self.lock, "dev") for row in self.sweep())
+        return self.winner()["run_id"] if swept else self.newest("dev")
+
     def last_of(self, tags: Mapping[str, str]) -> Report | None:
         """Return the newest report of the evaluation that these tags describe, one that was stopped or failed included."""
         names = ("lock", "split", "version", "code", "score", "repeats")
@@ -250,8 +259,13 @@ class Archive:
         return held_out[-1] if held_out else self.winner() if swept else current[-1]
 
     def other_splits(self, reports: Sequence[Report]) -> list[Mapping[str, Any]]:
-        """Return the newest run of the same version, code, cases, documents and score on each split that these reports are not of."""
+        """Return the newest run of the same version, code, cases, documents and score on each split that these reports are not of.
+
+        One that was judged by the same rubrics comes before a newer one that was not.
+        """
+        judges = json.dumps(reports[0].judged)
         alike = [row for row in self.finished if _identity(row) == _identity_of(reports[0])]
+        alike.sort(key=lambda row: row["tags"].get("judges") == judges)
         newest = {row["tags"].get("split"): row for row in alike}
         return [row for split, row in newest.items() if split in ("dev", "test") and split not in {one.split for one in reports}]
 

@@ -336,7 +336,12 @@ def drill(
 @click.argument("arguments", nargs=-1, metavar="[POC] RUBRIC")
 @click.option("--sample", type=click.IntRange(2), metavar="N", help="Draw so many replies of a run for people to label, and stop there.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="With --sample: which are drawn.")
-@click.option("--run", "run_id", metavar="RUN", help="With --sample: the run to draw from.  [default: the last one on dev]")
+@click.option(
+    "--run",
+    "run_id",
+    metavar="RUN",
+    help="With --sample: the run to draw from.  [default: the winner of the last sweep, else the last one on dev]",
+)
 @click.option("--model", help="The model that judges, in place of the rubric's.")
 @click.option("--repeats", type=click.IntRange(1, 20), default=1, show_default=True, help="How often the judge is asked the same.")
 @click.option("--drill", "drilled", is_flag=True, help="Also: does a verdict flip when a reply gives the judge orders, or is padded?")
@@ -372,7 +377,7 @@ def calibrate(
         if judging.labels_path(folder, judge.rubric).is_file() and not run_id:
             drawn = judging.extend(folder, judge.rubric, sample=sample)
         else:
-            report = load_run(run_id or Archive.open(folder).newest("dev"), folder)
+            report = load_run(run_id or Archive.open(folder).to_label(), folder)
             drawn = judging.draw(folder, judge.rubric, report, sample=sample, seed=seed)
         return _say(repr(drawn))
     budget = open_budget(folder, max_cost_usd)

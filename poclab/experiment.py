@@ -266,7 +266,7 @@ def decide(charter: Charter | Path | str | None = None, *runs: Any, today: datet
 
 
 def sampled(poc: Path | str | None, rubric: Rubric, *, sample: int = 60, seed: int = 0) -> Labels:
-    """Return the replies of a POC that people label for a rubric; where none were drawn yet, draw them from the last run on dev.
+    """Return the replies of a POC that people label for a rubric; where none were drawn yet, draw them from the winner of the last sweep, or the last run on dev.
 
     Raises:
         InputError: there is no run to draw from, or the labels cannot be read.
@@ -274,7 +274,7 @@ def sampled(poc: Path | str | None, rubric: Rubric, *, sample: int = 60, seed: i
     folder = require_poc(poc)
     if labels_path(folder, rubric).is_file():
         return read_labels(folder, rubric)
-    report = load_run(Archive.open(folder).newest("dev"), folder)
+    report = load_run(Archive.open(folder).to_label(), folder)
     return draw(folder, rubric, report, sample=sample, seed=seed, fewer=True)
 
 

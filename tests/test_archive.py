@@ -280,6 +280,15 @@ class TestTheLastSweep:
         with pytest.raises(InputError, match="no sweep has ended"):
             nothing_yet.winner()
 
+    def test_has_the_winner_that_people_label(self, swept_copy, nothing_yet):
+        """What a judge is calibrated on is what is decided on; runs that came later are not."""
+        winner = Archive.open(swept_copy).winner()["run_id"]
+        _guess(swept_copy, "dev")
+
+        assert Archive.open(swept_copy).to_label() == winner
+        with pytest.raises(InputError, match="no finished run on the dev cases as they are frozen now"):
+            nothing_yet.to_label()
+
 
 class TestTheRunToDecideOn:
     def test_is_the_last_on_held_out_cases(self, decided_copy):
@@ -303,6 +312,18 @@ class TestTheRunToDecideOn:
 
         assert (other["tags"]["split"], other["tags"]["version"]) == ("dev", report.version.digest)
         assert archive.other_splits([report, *archive.reports([other])]) == []
+
+    def test_brings_one_that_the_same_rubrics_judged_before_a_newer_one(self, decided_copy):
+        """A rubric that was edited, tried and put back leaves a run of the same version that was scored by other words."""
+        archive = Archive.open(decided_copy)
+        (report,) = archive.reports([archive.candidate()])
+        (other,) = archive.other_splits([report])
+        same = {key: other["tags"][key] for key in ("version", "lock", "corpus", "code", "score") if key in other["tags"]}
+        _end(decided_copy, _begin(decided_copy, "judged", split="dev", judges='{"tone": "0123456789ab"}', **same))
+        archive = Archive.open(decided_copy)
+
+        assert archive.finished[-1]["name"] == "judged"
+        assert [row["run_id"] for row in archive.other_splits([report])] == [other["run_id"]]
 
 
 def test_a_run_without_a_brief_report_is_read_whole(swept_copy):

@@ -157,6 +157,9 @@ class TestGate:
 
         assert verdict(poc, judged[1])[0] == "met"
         assert f"another rubric or model): `poclab calibrate {poc} correctness`" in verdict(poc, edited.run_id)[1]
+        judging.calibrate(poc, poclab.Judge("correctness", poc=poc))
+        assert verdict(poc, edited.run_id)[0] == "met"
+        assert verdict(poc, judged[1])[1].endswith(f"put that rubric back, and `poclab calibrate {poc} correctness`; or score again")
 
     def test_shuts_again_when_another_model_answers(self, poc, judged):
         """The name is the same, what serves it is not: the fingerprint says so."""

@@ -226,7 +226,7 @@ def _check_rubrics(found: Evidence, split: str, report: Report, poc: Path) -> No
         if rubric is None and (poc / RUBRICS / f"{score}.yaml").is_file():
             raise InputError(
                 f"{RUBRICS}/{score}.yaml is not the rubric that scored the run on {split}: digest {scored[:12]} then",
-                fix="put it back, or run again",
+                fix="put that one back; or score both splits with this one: `poclab sweep`, then `poclab decide --confirm`",
             )
         if rubric is None and scored in along:
             shutil.copyfile(along[scored].path, found.folder / RUBRICS / along[scored].path.name)
