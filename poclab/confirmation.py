@@ -54,7 +54,8 @@ def confirm(poc: Path, run_id: str | None = None, *, say: Callable[[str], None] 
     if problems := decision.unready(charter, report, gate(poc, charter), HELD_OUT):
         raise InputError(
             f"held-out cases are looked at once, and that would decide nothing: {'; '.join(problems)}",
-            fix="mend that on dev with `poclab sweep` or `poclab run` (a judge, or `repeats`, under `fixed` in sweep.yaml), then confirm",
+            fix="mend that on dev, then confirm: with `poclab sweep` what no run has (a judge, or `repeats`, under `fixed` in sweep.yaml); "
+            "with `poclab calibrate` a judge that agrees too little (more labels, or another rubric)",
         )
     say(f"{report.version.name}{first} on {report.split}: {report.summary()}; now on the held-out cases, once")
     single = _again(archive, report, sweep, HELD_OUT)

@@ -133,7 +133,9 @@ def _squad_case(title: str, context: str, question: Mapping[str, Any], *, where:
 
 
 def _refuse_columns(names: Collection[str], where: str) -> None:
-    refuse_unknown([name for name in names if not name.startswith(("tag:", "input:"))], PLAIN, where=where, what="column")
+    refuse_unknown(
+        [name for name in names if not name.startswith(("tag:", "input:"))], (*PLAIN, "tag:NAME", "input:NAME"), where=where, what="column"
+    )
     if "question" in names and "input:question" in names:
         raise InputError(f"{where}: 'question' and 'input:question' are the same input", fix="remove one of them")
 

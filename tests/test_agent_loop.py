@@ -13,6 +13,7 @@ import poclab
 from conftest import completion, plain_cases
 from poclab import agent, scores
 from poclab.agent import Sandbox, ToolError, World
+from poclab.agent.tools import LONGEST_ERROR
 from poclab.cases import Case
 from poclab.errors import EndpointError, InputError
 from poclab.system import CaseContext, Prompt, current_case
@@ -238,6 +239,7 @@ def test_a_tool_that_returns_a_megabyte_is_cut(make):
 
     assert script.told[0].endswith("[cut: these are the first 500 of 1000000 characters]")
     assert found.outcome == "ok"
+    assert found.reply.tools[0]["result"].endswith("...") and len(found.reply.tools[0]["result"]) == LONGEST_ERROR
     assert len(json.dumps(found.to_json())) < 10_000
 
 

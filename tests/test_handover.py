@@ -99,6 +99,7 @@ class TestTheDocument:
         )
         assert decided.run_id in first
         assert "signed by Grace Example on 2026-11-23 (minutes of the kick-off)" in first
+        assert "What was unknown: Whether retrieval finds the sentence." in first
 
     def test_names_what_is_not_known(self, decided):
         """A blank would read as nothing to say."""

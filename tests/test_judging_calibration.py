@@ -183,6 +183,22 @@ def test_the_lower_edge_of_kappa_decides():
     assert "the charter does not say how far" in found.refusal(None)
 
 
+def test_a_refusal_says_how_many_labels_it_takes_and_whether_there_are_so_many():
+    """Of two labels that are as frequent and always agreed on, 16 (n / (n + 3.84) is 0.8 there)."""
+    told = "its lower edge is to be at least 0.6, which takes about 16 labels, if further ones agree like these"
+
+    assert calibration("cccccwwwww", "cccccwwwww", others="c" * 10).refusal(0.6).endswith(told)
+    assert calibration("cccccwwwww", "cccccwwwww").refusal(0.6).endswith(f"{told}: more than the 10 replies that the run has")
+    assert "labels" not in calibration("cccccwwwww", "wwwwwccccc").refusal(0.6)
+
+
+def test_a_sample_that_was_drawn_further_is_told():
+    """Who labels on until a judge passes lets it pass too often."""
+    further = {"of": 20, "name": "baseline", "split": "dev", "seed": 0, "further": [4, 6]}
+
+    assert ", seed 0, drawn further after 4 and 6; labelled by Ada" in repr(calibration("cccccwwwww", "cccccwwwww", sampled=further))
+
+
 @pytest.mark.parametrize("bound", [None, 0.0, -1.0])
 def test_an_undefined_kappa_is_not_calibrated(bound):
     """Whatever the charter asks: people and judge say the same of all, and nothing is known of the other label."""

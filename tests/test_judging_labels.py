@@ -146,6 +146,7 @@ def test_a_sample_is_drawn_further(drawn):
     assert [one.case.id for one in found.sample][: len(first)] == first
     assert (found.sample[0].label, found.sample[0].by, len(found.sample), len(found.lines)) == ("correct", "Ada", len(first) + 3, 12)
     assert read_labels(drawn, RUBRIC).lines == found.lines
+    assert read_labels(drawn, RUBRIC).head["further"] == [len(first)]
     with pytest.raises(InputError, match="there is a sample already\n  fix: label it; a larger --sample"):
         extend(drawn, RUBRIC, sample=len(first) + 3)
     with pytest.raises(InputError, match="--sample 13: the run has 12 replies to draw from\n  fix: --sample 12"):

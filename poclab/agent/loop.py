@@ -25,6 +25,7 @@ from poclab.errors import InputError, PocError, StoreError, refuse_unknown
 from poclab.files import check_json, digest
 from poclab.redaction import conceal
 from poclab.system import Prompt, Reply, Version
+from poclab.tables import cut
 
 if TYPE_CHECKING:
     import openai
@@ -170,12 +171,12 @@ class _Talk:
                     raise ToolError(f"there is no tool {name!r}; there are: {', '.join(self.agent.tools)}")
                 tool = self.agent.tools[name]
                 result = told(self._timed(tool, tool.check(arguments)), room=self.parameters["result_chars"])
-                record["result"] = whole(conceal(result))[:LONGEST_ERROR]
+                record["result"] = cut(whole(conceal(result)), LONGEST_ERROR)
             except Stopped:
                 raise
             except Exception as error:  # whatever it is, the model is told, and may go on
                 said = str(error) if isinstance(error, ToolError) else f"{type(error).__name__}: {error}"
-                record["error"] = step.error = whole(conceal(said))[:LONGEST_ERROR]
+                record["error"] = step.error = cut(whole(conceal(said)), LONGEST_ERROR)
                 result = f"error: {record['error']}"
             step.outputs = result
         return result

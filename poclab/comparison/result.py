@@ -232,9 +232,19 @@ def _numbers(change: ScoreChange, cases: int) -> list[str]:
         return [change.score, "", "", "", "", f"no number: {change.problem}"]
     difference = change.paired.difference
     both = [f"{one.value:.3f} ({edges(one.low, one.high)})" for one in (change.before, change.after)]
-    told = "< 0.0001" if change.p < 0.0001 else f"{change.p:.4f}"
     n = f", n = {difference.n}" if difference.n != cases else ""
-    return [change.score, *both, f"{difference.value:+.3f} ({edges(difference.low, difference.high, '+.3f')}{n})", told, change.word]
+    return [
+        change.score,
+        *both,
+        f"{difference.value:+.3f} ({edges(difference.low, difference.high, '+.3f')}{n})",
+        p_text(change.p),
+        change.word,
+    ]
+
+
+def p_text(p: float) -> str:
+    """Return a p as tables show it: none is 0."""
+    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
 def _failed(report: Report) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from poclab.cases import expected_text, first_input
 from poclab.charter import Criterion
+from poclab.comparison.result import p_text
 from poclab.decision import ADOPTION, CANNOT_TELL, COLUMNS, GO, MET, MISSED, PILOT
 from poclab.errors import InputError
 from poclab.files import digest, parse_value
@@ -69,6 +70,8 @@ def _verdict(evidence: Evidence) -> Iterator[Block]:
     decision = evidence.decision
     yield Heading(f"Handoff: {evidence.facts['poc']}", level=1)
     yield Verdict(f"{decision.headline}: {decision.charter.decision}", decision.word)
+    if unknown := decision.charter.text.get("uncertainty"):
+        yield Text(f"What was unknown: {unknown}")
     yield Text(_in_words(evidence))
     yield Table(COLUMNS, decision.rows())
     yield Heading("Beside the verdict", level=3)
@@ -424,7 +427,7 @@ def _trial(one: Mapping[str, Any]) -> tuple[str, str, str, str]:
     return (
         changed,
         f"{difference['value']:+.3f} ({edges(difference['low'], difference['high'], '+.3f')})",
-        f"{score['p']:.4f}",
+        p_text(score["p"]),
         score["word"],
     )
 

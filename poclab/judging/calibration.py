@@ -177,10 +177,11 @@ class Calibration:
             "judge",
             f"{self.name}, version {self.rubric_version}, digest {self.rubric[:12]}; {self.model}, answered by {', '.join(self.answered) or '(not told)'}",
         )
+        further = f", drawn further after {' and '.join(map(str, self.sampled['further']))}" if self.sampled.get("further") else ""
         split = f" on {self.sampled['split']}" if self.sampled.get("split") else ""
         yield (
             "sample",
-            f"{len(self.pairs)} of {self.sampled['of']} replies of {self.sampled['name']}{split}, seed {self.sampled['seed']}; labelled by {', '.join(self.by)}",
+            f"{len(self.pairs)} of {self.sampled['of']} replies of {self.sampled['name']}{split}, seed {self.sampled['seed']}{further}; labelled by {', '.join(self.by)}",
         )
         yield "agreement", str(self.agreement)
         yield "kappa", self.kappa_text
@@ -275,6 +276,7 @@ class Calibration:
         if self.kappa.low < at_least:
             enough = self.labels_needed(at_least)
             more = f", which takes about {enough} labels, if further ones agree like these" if enough else ""
+            more += f": more than the {self.sampled['of']} replies that the run has" if enough and enough > self.sampled["of"] else ""
             return f"the judge {self.name!r} agrees too little with people: kappa {self.kappa}; its lower edge is to be at least {at_least:g}{more}"
         return ""
 

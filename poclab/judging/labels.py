@@ -29,7 +29,7 @@ from poclab.system import Reply
 SUFFIX = ".labels.jsonl"
 #: How long to wait for somebody else who writes labels, in seconds.
 PATIENCE_S = 10
-HEAD_KEYS = ("rubric", "run", "name", "version", "lock", "split", "seed", "sample", "of", "seal")
+HEAD_KEYS = ("rubric", "run", "name", "version", "lock", "split", "seed", "sample", "further", "of", "seal")
 KEYS = ("case", "digest", "question", "reference", "reply", "passages", "sampled", "label", "by", "on", "note")
 PUT_BACK = "put the file back as it was drawn, with `git checkout`: only label, by, on and note are to be filled in"
 #: What of a line is sealed: question and reference stand in the case, of which it has the digest.
@@ -122,7 +122,8 @@ def draw(poc: Path | str, rubric: Rubric, report: Report, *, sample: int, seed: 
 def extend(poc: Path | str, rubric: Rubric, *, sample: int) -> Labels:
     """Draw further replies of the same run, until `sample` are drawn; labels that are there stay.
 
-    The whole is a sample drawn by chance, too. But who labels on until a judge passes lets it pass somewhat too often.
+    The whole is a sample drawn by chance, too. But who labels on until a judge passes lets it pass somewhat too often: how many there
+    were before is kept, and told with the calibration.
 
     Raises:
         InputError: as `read_labels`, or not so many more replies are left.
@@ -139,7 +140,8 @@ def extend(poc: Path | str, rubric: Rubric, *, sample: int) -> Labels:
             )
         drawn = set(random.Random(f"{labels.head['seed']} {labels.head['lock']} {sample}").sample(range(len(others)), more))
         lines = [*labels.sample, *(replace(one, sampled=place in drawn) for place, one in enumerate(others))]
-        found = _sealed(labels.path, {**labels.head, "sample": sample}, lines)
+        further = [*labels.head.get("further", ()), len(labels.sample)]
+        found = _sealed(labels.path, {**labels.head, "sample": sample, "further": further}, lines)
         write(found)
     return found
 
