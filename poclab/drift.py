@@ -113,11 +113,16 @@ def code_digests(poc: Path) -> dict[str, str]:
     return {name: digest(path.read_bytes()) for name, path in files.items()}
 
 
-def rubric_digests(poc: Path) -> dict[str, str]:
-    """Return the digest of each rubric of a POC, since a notebook names a judge, and no file; a copy of one that comes along is that one."""
+def rubric_texts(poc: Path) -> dict[str, str]:
+    """Return what each rubric of a POC says, since a notebook names a judge, and no file; a copy of one that comes along is that one."""
     along = {path.name: read_text(path) for path in (Path(__file__).parent / TEMPLATES).glob("*.yaml")}
     own = {path: read_text(path) for path in sorted((poc / RUBRICS).glob("*.yaml"))}
-    return {path.relative_to(poc).as_posix(): digest(text) for path, text in own.items() if text != along.get(path.name)}
+    return {path.relative_to(poc).as_posix(): text for path, text in own.items() if text != along.get(path.name)}
+
+
+def rubric_digests(poc: Path) -> dict[str, str]:
+    """Return the digest of each rubric of a POC's own."""
+    return {name: digest(text) for name, text in rubric_texts(poc).items()}
 
 
 def corpus_digest(poc: Path) -> str | None:

@@ -258,6 +258,11 @@ def _restore(folder: Path, recorded: Path, copy: Path, report: Report, trial: Ma
     """Put into the copy what the run holds in place of what there is now; yield what is another one now."""
     texts = {name: recorded / name for name in (CHARTER, "cases.jsonl", lock_path(Path("cases.jsonl")).name) if (recorded / name).is_file()}
     own = {name: read_text(path) for name, path in texts.items()} | {one.name: one.text for one in report.version.prompts.values()}
+    if (rubrics := trial.get("rubrics")) is not None:  # an older poclab kept none
+        own |= rubrics
+        for name in drift.rubric_texts(copy).keys() - rubrics:  # there was none, or the one that comes along
+            (copy / name).unlink()
+            yield name
     for name, text in own.items():
         path = copy / name
         if not Path(os.path.abspath(path)).is_relative_to(copy):

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from poclab import kernels, projection, rehearsals, tracking
 from poclab.cases import TestSet
 from poclab.charter import METRICS
-from poclab.drift import code_digests, corpus_digest, rubric_digests
+from poclab.drift import code_digests, corpus_digest, rubric_digests, rubric_texts
 from poclab.errors import InputError, PocError, Stopped
 from poclab.evaluation import user
 from poclab.executors import DENSE, LOST, PRELOADED, STORE, Executor, Local, Order, chosen
@@ -260,6 +260,7 @@ class _Driver:
         #: Whether what comes of a trial decides if the next one begins.
         self.counts = sweep.max_cost_usd is not None or sweep.stop_after_failures is not None
         self.code = code_digests(sweep.poc)
+        self.rubrics = rubric_texts(sweep.poc)
         #: What the files that its parameters name were when a trial began, by its id.
         self.files: dict[str, Mapping[str, str]] = {}
         self.budget: str | None = None
@@ -552,13 +553,18 @@ class _Driver:
             "parameters": trial.parameters,
             "endpoint": shown(os.environ.get("OPENAI_BASE_URL", "")),
             "code": self.code,
+            "rubrics": self.rubrics,
             "files": {name: one for name, one in self.files[trial_id].items() if os.path.normpath(name)[:1] not in ("/", ".")},
         }
         return write_atomic(folder / TRIAL_FILE, json.dumps(conceal_json(needs), ensure_ascii=False, indent=1) + "\n")
 
     def _refuse_edited(self, trial_id: str, trial: Trial) -> None:
         """Refuse a trial during which code was edited, or a file that it names: it is of neither version, nor are others of one."""
-        then, now = {**self.code, **self.files[trial_id]}, {**code_digests(self.sweep.poc), **self._files_of(trial)}
+        poc = self.sweep.poc
+        then, now = (
+            {**self.code, **self.rubrics, **self.files[trial_id]},
+            {**code_digests(poc), **rubric_texts(poc), **self._files_of(trial)},
+        )
         if edited := sorted(name for name in {*now, *then} if now.get(name) != then.get(name)):
             raise InputError(f"{', '.join(edited[:3])}: edited while the sweep ran", fix="run it again: no trial of two versions is kept")
 

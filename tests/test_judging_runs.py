@@ -547,6 +547,22 @@ def test_a_notebook_scores_with_a_judge_by_a_parameter(poc):
     assert "correctness: 1.000 (0.676 to 1.000, n = 8)" in done.stdout
 
 
+def test_a_run_is_reproduced_with_the_rubric_that_judged_it(poc):
+    """One that came with poclab, and one of the POC's own, each while the other stands there: the run holds it."""
+    own, runs = poc / "rubrics/correctness.yaml", []
+    whole = own.read_text()
+    for text in (whole, whole.replace("version: 1", "version: 2")):
+        own.write_text(text)
+        runs.append(invoke("run", poc, "-p", "judge=correctness").stdout.partition("run: ")[2].split()[0])
+    first = invoke("reproduce", poc, runs[0])
+    own.write_text(whole.replace("version: 1", "version: 3"))
+    second = invoke("reproduce", poc, runs[1])
+
+    for done in (first, second):
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "restored from the run, since it is another one here: rubrics/correctness.yaml" in done.stdout
+
+
 def test_a_judge_that_is_no_rubric_is_refused_before_a_kernel_starts(poc):
     """From its notebook's source: by name or by path, in a run and in a sweep; a rubric that cannot be read too; an empty name is no judge."""
     notebook = poc / "notebooks/02_evaluate.ipynb"
