@@ -154,6 +154,20 @@ def test_a_label_that_voids_a_calibration_says_so(poc):
     assert "void" not in labeler.notice.value  # it was said before
 
 
+def test_a_form_goes_on_with_another_sample_that_was_drawn_meanwhile(poc):
+    """A smaller one of a run with other replies: what was shown is not labelled in it, and one of its own is shown."""
+    labeler = ReplyLabeler(poc, RUBRIC, by="Ada")
+    labeler.step(3)
+    labels_path(poc, RUBRIC).unlink()
+    draw(poc, RUBRIC, report_of(poc, ["beta"] * 6), sample=2, seed=1)
+    labeler.buttons["wrong"].click()
+
+    assert "not saved: another sample was drawn meanwhile, without this reply to q0" in labeler.notice.value
+    assert labels_of(poc) == [(None, ""), (None, "")]
+    labeler.buttons["wrong"].click()
+    assert labels_of(poc) == [(None, ""), ("wrong", "Ada")]
+
+
 def test_a_label_that_is_not_on_the_menu_is_not_saved(poc):
     """From a script too: the file stays as it is, and can be read."""
     labeler = ReplyLabeler(poc, RUBRIC, by="Ada")

@@ -103,7 +103,7 @@ def draw(poc: Path | str, rubric: Rubric, report: Report, *, sample: int, seed: 
     if not 2 <= sample <= len(results):
         left = sum(one.repeat == 0 for one in report.results) - len(results)
         others = f"; {left} cases failed, or expect nothing that the rubric could compare with" if left else ""
-        fix = f"--sample {max(min(60, len(results)), 2)}"
+        fix = f"--sample {min(60, len(results))}" if len(results) > 1 else "draw from another run: --run RUN"
         raise InputError(f"--sample {sample}: the run has {len(results)} replies to draw from{others}", fix=fix)
     drawn = set(random.Random(f"{seed} {report.lock_digest}").sample(range(len(results)), sample))
     head = {"rubric": rubric.name, "run": report.run_id, "name": report.version.name, "version": report.version.digest}
@@ -197,13 +197,15 @@ def label(poc: Path | str, rubric: Rubric, seen: Labelled, **given: str) -> Labe
     """Write a label into the file as it is now, and return what it holds then; `seen` is the line as it was shown.
 
     Raises:
-        InputError: as `read_labels`, a label that is not on the menu, or somebody labelled this reply meanwhile.
+        InputError: as `read_labels`, a label that is not on the menu, or somebody labelled this reply meanwhile, or drew another sample.
         StoreError: somebody else is writing and does not end.
     """
     _check_label(given["label"], rubric, "the label")
     with alone(poc):
         now = read_labels(poc, rubric)
-        (line,) = (one for one in now.lines if one.case.id == seen.case.id)
+        line = next((one for one in now.sample if (one.case, one.reply) == (seen.case, seen.reply)), None)
+        if line is None:
+            raise InputError(f"another sample was drawn meanwhile, without this reply to {seen.case.id}", fix="go on with that one")
         if line != seen:
             raise InputError(
                 f"{line.by} said {line.label} of this reply meanwhile", fix="look at it again, and press once more to change it"

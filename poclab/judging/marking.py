@@ -100,6 +100,7 @@ class ReplyLabeler:
         except PocError as error:
             with contextlib.suppress(PocError):
                 self.labels = read_labels(self.poc, self.rubric)
+                self.place %= len(self.labels.sample)  # another sample may be smaller
             self.warned = (self.open, by)
             return self.show(f"not saved: {error}")
         self.place = self._next(self.place)
