@@ -406,6 +406,13 @@ def test_labels_that_are_missing_are_named(judging):
         calibrate(poc, judge)
 
 
+def test_a_judge_is_asked_once_or_more(judging):
+    """With no verdicts of the sample, those of other replies would stand in their place."""
+    poc, judge = judging(*TEN, sample=4)
+    with pytest.raises(InputError, match="repeats is 0: the judge is asked once or more"):
+        calibrate(poc, judge, repeats=0)
+
+
 def test_what_every_question_would_meet_ends_a_calibration(judging, endpoint):
     """A refused key is not a judge that abstains: the calibration that was there stays, and no further question is asked."""
     poc, judge = judging("cw" * 20, "cw" * 20)

@@ -329,10 +329,12 @@ def calibrate(poc: Path | str, judge: Judge, *, repeats: int = 1, budget: str | 
     """Hold a judge against the labels of a POC, and keep what was found there.
 
     Raises:
-        InputError: no labels, or some are missing; or all answers are from the ledger, and the calibration that is there is of other models.
+        InputError: no repeats, no labels, or some are missing; or all answers are from the ledger, and the calibration that is there is of other models.
         BudgetError: the budget is used up.
         EndpointError: no question was answered.
     """
+    if repeats < 1:
+        raise InputError(f"repeats is {repeats}: the judge is asked once or more", fix="repeats=1")
     rubric, labels = judge.rubric, read_labels(poc, judge.rubric)
     held = labels_digest(labels.path)  # somebody may label while the judge is asked
     if labels.missing:
