@@ -87,6 +87,10 @@ def odd(a: "Nowhere"):  # noqa: F821  the name is missing on purpose
     """Odd."""
 
 
+def mistyped(a: "datetime.Date"):
+    """A date is `datetime.date`."""
+
+
 async def later(a: int):
     """Later."""
 
@@ -128,6 +132,8 @@ def test_what_is_named_world_is_the_world_of_the_case(function):
         (many, "parameter 'names' needs a type and a name"),
         (no_doc, "has no docstring"),
         (odd, "'Nowhere' is not defined"),
+        (mistyped, "tool 'mistyped': module 'datetime' has no attribute 'Date'"),
+        (max, "tool 'max': no signature found"),
         (later, "is no tool"),
         (3, "is no tool"),
         (lambda a: a, "is no tool"),

@@ -186,7 +186,8 @@ def _arguments(function: Any, name: str) -> tuple[type[pydantic.BaseModel], str 
                 fields[f"given_{parameter.name}"] = (named, ... if parameter.default is parameter.empty else parameter.default)
         model = pydantic.create_model(name, __config__=pydantic.ConfigDict(extra="forbid", allow_inf_nan=False), **fields)
         model.model_json_schema()
-    except (pydantic.PydanticUserError, NameError) as error:
+    # A type that is a text is only read here: `datetime.Date`, `list[int`.
+    except (pydantic.PydanticUserError, NameError, AttributeError, TypeError, SyntaxError, ValueError) as error:
         fix = "use types that JSON has: int, float, str, bool, Literal, lists"
         raise InputError(f"tool {name!r}: {str(error).splitlines()[0]}", fix=fix) from None
     return model, world
