@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from poclab import runner, system
+from poclab import models, runner, system
 from poclab.agent.sandbox import Sandbox, World
 from poclab.agent.tools import LONGEST_ERROR, Tool, ToolError, named, told, whole
 from poclab.cases import Case
@@ -97,8 +97,6 @@ def build(version: Version, *, tools: Iterable[Any], sandbox: Sandbox | None = N
         InputError: a parameter, the prompt or a tool is not what it should be.
         EndpointError: the model cannot be asked.
     """
-    from poclab import models
-
     known, sandbox = named(tools), sandbox or Sandbox()
     used = _complete(version)
     models.check(used["model"])
@@ -130,14 +128,11 @@ class _Talk:
     def _ask(self, turn: int) -> tuple[str, list[dict[str, Any]]]:
         """Return what the model says, and the calls that it makes."""
         self._check_cost()
-        # OpenAI's newer models refuse `max_tokens`; many compatible servers ignore its successor.
-        limit = "max_completion_tokens" if self.agent.client.base_url.host == "api.openai.com" else "max_tokens"
-        optional = {name: self.parameters[name] for name in ("temperature", "seed") if name in self.parameters}
+        client, taken = self.agent.client, ("model", "max_tokens", "temperature", "seed")
+        given = models.limited(client, {name: self.parameters[name] for name in taken if name in self.parameters})
         if self.agent.tools:
-            optional["tools"] = [tool.schema for tool in self.agent.tools.values()]
-        answer = self.agent.client.chat.completions.create(
-            model=self.parameters["model"], messages=self.messages, **{limit: self.parameters["max_tokens"]}, **optional
-        )
+            given["tools"] = [tool.schema for tool in self.agent.tools.values()]
+        answer = client.chat.completions.create(messages=self.messages, **given)
         try:
             choice = answer.choices[0]
             said = (choice.message.content or "").strip()
