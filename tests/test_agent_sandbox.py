@@ -222,6 +222,16 @@ def test_worlds_are_kept_on_request_by_the_names_of_their_cases(tmp_path):
     assert worlds(tmp_path) == []
 
 
+def test_the_folder_of_another_user_is_not_taken(tmp_path, monkeypatch):
+    """In the machine's folder for temporary files anybody may have made it first, or a link, and could read and replace the worlds."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert Sandbox().kept.parent.parent == tmp_path
+    monkeypatch.setattr(os, "getuid", lambda: os.geteuid() + 1)
+
+    with pytest.raises(StoreError, match="belongs to another user\n  fix: name another one"):
+        Sandbox()
+
+
 def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
     """`kill -9` in the middle of a case leaves its world, which the next process removes; a world of one that lives stays."""
     sandbox = make(tmp_path)

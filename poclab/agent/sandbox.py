@@ -35,7 +35,7 @@ from poclab import system
 from poclab.agent.rows import LISTED
 from poclab.agent.sqlite import Sqlite
 from poclab.changes import Change
-from poclab.errors import InputError
+from poclab.errors import InputError, StoreError
 from poclab.files import digest, find_poc, unwritable, work_folder
 from poclab.ledger.processes import lives, me
 
@@ -123,6 +123,7 @@ class Sandbox:
 
     Raises:
         InputError: no such file or folder, or no database can be made of it.
+        StoreError: the folder for the worlds cannot be written, or belongs to another user.
     """
 
     def __init__(
@@ -223,11 +224,14 @@ def _home(source: Path | None) -> Path:
     poc = find_poc(source) if source else None
     if poc:
         return work_folder(poc, WORLDS)
-    folder = Path(tempfile.gettempdir()) / f"poclab-{WORLDS}-{os.getuid()}"
+    folder, fix = Path(tempfile.gettempdir()) / f"poclab-{WORLDS}-{os.getuid()}", "name another one: Sandbox(..., folder=...)"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
+        owner = folder.lstat().st_uid
     except OSError as error:
-        raise unwritable(folder, error, "name another one: Sandbox(..., folder=...)") from None
+        raise unwritable(folder, error, fix) from None
+    if owner != os.getuid():  # whoever made it, or the link that it is, could read and replace every world
+        raise StoreError(f"{folder}: belongs to another user", fix=fix)
     return folder
 
 
