@@ -114,6 +114,14 @@ def test_a_rule_of_the_prompt_stops_it_with_its_words(task, order, said):
     assert all(name.startswith("get") for name, _ in world.called)
 
 
+@pytest.mark.parametrize("bound", ["30days", "1.2.3"])
+def test_a_bound_that_is_no_number_does_not_hold(bound):
+    """A slip of whoever wrote the prompt is a rule that stops, and no crash."""
+    world = World(get_order=ORDER)
+
+    assert world.talk("Refund order 12.", POLICY.replace("at most 30", f"at most {bound}")) == "I did not do that: it is too late."
+
+
 def test_a_rule_holds_for_its_tool_alone_and_says_what_was_done_before():
     """The refund is allowed, the ticket is closed already."""
     world = World(get_order=ORDER, get_ticket={**TICKET, "ticket_status": "closed"})

@@ -182,8 +182,8 @@ def _value(name: str, tool: Tool, notes: Notes) -> Any:
 def _holds(value: Any, condition: str, known: Mapping[str, Any]) -> bool:
     if condition.lower() == "empty":
         return value in (None, "", 0, [])
-    if bound := re.fullmatch(r"at (most|least)\s+`?(-?[\w.]+)`?", condition, re.IGNORECASE):
-        limit = known.get(bound[2]) if re.match(r"[A-Za-z_]", bound[2]) else float(bound[2])
+    if bound := re.fullmatch(r"at (most|least)\s+`?(?:(-?\d+(?:\.\d+)?)|([A-Za-z_]\w*))`?", condition, re.IGNORECASE):
+        limit = float(bound[2]) if bound[2] else known.get(bound[3])
         if not all(isinstance(one, (int, float)) for one in (value, limit)):
             return False
         return value <= limit if bound[1].lower() == "most" else value >= limit
