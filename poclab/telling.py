@@ -10,7 +10,7 @@ from typing import Any
 from poclab.cases import expected_text
 from poclab.changes import Change
 from poclab.errors import InputError, printable
-from poclab.report import CaseResult, first_input
+from poclab.report import CaseResult, first_input, reply_text
 
 #: Characters of a line, of the name before it, and of one text that is told.
 WIDE, NAMED, KEPT = 100, 10, 600
@@ -18,14 +18,14 @@ WIDE, NAMED, KEPT = 100, 10, 600
 
 def story(result: CaseResult) -> str:
     """Return what happened on one case, line by line, fit for a terminal: all of it but the task was written by a model or a tool."""
-    return "\n".join(line for name, text in _told(result) for line in _wrapped(name, printable(text)))
+    return "\n".join(line for name, text in _told(result) for line in _wrapped(printable(name), printable(text)))
 
 
 def _told(result: CaseResult) -> Iterator[tuple[str, str]]:
     yield "task", f"{result.case_id}: {first_input(result.inputs)}"
     yield "expected", expected_text(result.expected, brief=True)
     yield from calls(result)
-    yield "said", result.reply.text or result.problem
+    yield "said", reply_text(result.reply) or result.problem
     yield from changed(result)
     scores = result.scores.items()
     for name, score in scores:

@@ -184,6 +184,19 @@ def test_a_story_says_each_verdict_once():
     ]
 
 
+def test_a_story_shows_data_and_the_turn_of_a_call_as_text():
+    """A system of one's own may answer without words, and what it says of its calls is no more to be trusted than what it calls."""
+
+    def of_own(case, reply):
+        return True
+
+    reply = Reply(data={"n": 1}, tools=[{"tool": "look", "arguments": {}, "turn": "\x1b[2J"}])
+    told = agent.story(evaluated(lambda inputs: reply, case(effects=[]), of_own))
+
+    assert 'said      {"n": 1}' in told
+    assert "turn \\x1b[2J" in told and "\x1b" not in told
+
+
 def evaluated(system, expected, *given):
     return poclab.evaluate(system, [expected], given).results[0]
 
