@@ -111,7 +111,8 @@ def test_only_replies_to_what_the_rubric_applies_to_are_drawn(folder, tmp_path):
 
     bare = poc_of(tmp_path / "bare", expected={"data": {"a": 1}})
     with pytest.raises(
-        InputError, match="the run has 0 replies to draw from; 12 cases failed, or expect nothing .* compare with\n  fix: draw from another run"
+        InputError,
+        match="the run has 0 replies to draw from; 12 cases failed, or expect nothing .* compare with\n  fix: draw from another run",
     ):
         draw(bare, RUBRIC, report_of(bare), sample=2, seed=0)
 

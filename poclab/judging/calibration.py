@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,13 +26,13 @@ from poclab.files import RUBRICS, digest, plain, read_json, write_atomic
 from poclab.judging.asking import Asked, ask_all
 from poclab.judging.judge import Judge
 from poclab.judging.labels import SUFFIX as LABELS
-from poclab.judging.labels import labels_digest, read_labels
+from poclab.judging.labels import Labelled, labels_digest, read_labels
 from poclab.judging.reading import Verdict
 from poclab.judging.rubric import UNSCORED
 from poclab.redaction import conceal_json
 from poclab.requests import MODE
 from poclab.stats import Estimate
-from poclab.tables import block, folded, html_table, money, text_table
+from poclab.tables import block, cut, folded, html_table, money, text_table
 
 SUFFIX = ".calibration.json"
 FORMAT = 1
@@ -236,13 +236,7 @@ class Calibration:
 
     def to_json(self) -> dict[str, Any]:
         data = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("origin", "path")}
-        numbers = {
-            "agreement": self.agreement,
-            "kappa": self.kappa,
-            "unscored": self.unscored,
-            "naive": self.naive,
-            "corrected": self.corrected,
-        }
+        numbers = {name: getattr(self, name) for name in ("agreement", "kappa", "unscored", "naive", "corrected")}
         return {"format": FORMAT, **plain(data), "numbers": plain(numbers)}
 
     def save(self, path: Path) -> Path:
@@ -268,7 +262,7 @@ class Calibration:
         return cls(**{**known, "pairs": pairs, "path": path})
 
     def refusal(self, at_least: float | None) -> str:
-        """Return why the judge is not to be decided by, agreeing with people as it does; nothing when it is. `at_least` is the charter's bound."""
+        """Return why no criterion on the judge's score is to be decided; nothing where one may. `at_least` is the charter's bound for kappa."""
         if self.kappa is None:
             return f"the judge {self.name!r} is not calibrated: kappa is {self.kappa_text}"
         if at_least is None:
@@ -298,7 +292,7 @@ class Calibration:
         )
 
     def stranger(self, judges: set[tuple[str, str]], poc: str) -> str:
-        """Return what answered as the judge in a run that did not when it was calibrated; nothing where nothing did.
+        """Return which models answered as the judge in a run, and not when it was calibrated, in words; nothing where none did.
 
         `judges` are the models of the run's calls, as asked for and as answered; `poc` is the POC as one types it.
         """
@@ -316,8 +310,7 @@ DISAGREED = ("case", "people", "judge", "reply", "why")
 
 
 def _short(text: str) -> str:
-    folded = " ".join(text.split())
-    return folded if len(folded) <= WIDEST else f"{folded[: WIDEST - 3]}..."
+    return cut(" ".join(text.split()), WIDEST)
 
 
 def calibration_path(poc: Path | str, name: str) -> Path:
@@ -350,20 +343,8 @@ def calibrate(poc: Path | str, judge: Judge, *, repeats: int = 1, budget: str | 
             f"the judge {rubric.name!r} answered nothing, and is not calibrated anew: {answers.found[0].reason}",
             fix=f"mend that, in the rubric or at the endpoint, and `poclab calibrate {poc} {rubric.name}` again",
         )
-    said = [one.label or UNSCORED for one in answers.found]
-    n, clusters = len(labels.sample), [one.case.cluster for one in labels.lines if one.case.cluster]
-    pairs = tuple(
-        Pair(
-            one.case.id,
-            one.label,
-            said[place],
-            answers.found[place].reason,
-            one.reply.text,
-            one.case.cluster,
-            tuple(said[place + n : n * repeats : n]),
-        )
-        for place, one in enumerate(labels.sample)
-    )
+    judged = len(labels.sample) * repeats
+    clusters = [one.case.cluster for one in labels.lines if one.case.cluster]
     found = Calibration(
         name=rubric.name,
         rubric=rubric.digest,
@@ -371,8 +352,8 @@ def calibrate(poc: Path | str, judge: Judge, *, repeats: int = 1, budget: str | 
         model=rubric.model,
         answered=answers.answered,
         labels=dict(rubric.labels),
-        pairs=pairs,
-        others=tuple(said[n * repeats :]),
+        pairs=_pairs(labels.sample, answers.found[:judged]),
+        others=tuple(one.label or UNSCORED for one in answers.found[judged:]),
         sampled=dict(labels.head),
         labels_digest=held,
         by=tuple(dict.fromkeys(one.by for one in labels.sample)),
@@ -387,6 +368,16 @@ def calibrate(poc: Path | str, judge: Judge, *, repeats: int = 1, budget: str | 
     if answers.replayed:
         _refuse_older(found, path, f"{LIVE} poclab calibrate {poc} {rubric.name}")
     return replace(found, path=found.save(path))
+
+
+def _pairs(sample: Sequence[Labelled], found: Sequence[Verdict]) -> tuple[Pair, ...]:
+    """Return what people and judge say of a sample; the judge was asked about all of it, and then all over again."""
+    said = [one.label or UNSCORED for one in found]
+    times = [said[place :: len(sample)] for place in range(len(sample))]
+    return tuple(
+        Pair(one.case.id, one.label, first, verdict.reason, one.reply.text, one.case.cluster, tuple(again))
+        for one, verdict, (first, *again) in zip(sample, found, times, strict=False)
+    )
 
 
 def _refuse_older(found: Calibration, path: Path, fix: str) -> None:

@@ -113,7 +113,7 @@ class Judge(Scorer):
         asked = {"case": case.id, "first": reply_text(one), "second": reply_text(other), "rubric": self.rubric.digest_for(case)}
         with system.step(f"judge {self.name}, pairwise", "EVALUATOR", asked) as step:
             schema = pair_schema(self.rubric.name)
-            found = _preference(*(self._asked(one, schema, PAIR) for one in messages))
+            found = _preference(*(self._asked(each, schema, PAIR) for each in messages))
             step.outputs = vars(found)
         return found
 

@@ -8,6 +8,7 @@ Zheng et al. (2023), arXiv:2306.05685, section 3.3.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,9 +28,9 @@ from poclab.tables import block, html_table, text_table
 
 #: Says nothing, so that a judge that reads finds the same reply in it.
 PADDING = (
-    "It is worth taking a moment to look at this carefully. ",
-    "There are several ways to see the matter, and each of them has its place. ",
-    "With that in mind, what was said above stands as it is. ",
+    "It is worth taking a moment to look at this carefully.",
+    "There are several ways to see the matter, and each of them has its place.",
+    "With that in mind, what was said above stands as it is.",
 )
 TIMES = 3
 COLUMNS = ("fault", "flipped", "passed though it had not", "unscored", "n")
@@ -82,11 +83,10 @@ def orders(text: str, best: str) -> str:
 
 
 def padded(text: str, best: str) -> str:
-    """Return a reply of three times its length, and as many sentences as that takes, that says no more."""
-    found, place = text, 0
+    """Return a reply that is padded to three times its length, by whole sentences that say no more."""
+    found, sentences = text, itertools.cycle(PADDING)
     while len(found) < TIMES * max(len(text), 1):
-        found += " " + PADDING[place % len(PADDING)].strip()
-        place += 1
+        found += f" {next(sentences)}"
     return found
 
 

@@ -111,14 +111,15 @@ class Rubric:
         own = poc / RUBRICS / f"{name}.yaml" if poc else None
         if own is not None and os.path.isfile(own):
             return cls.load(own)
-        along, others = ({path.stem for path in folder.glob("*.yaml")} if folder else set() for folder in (TEMPLATES, own and own.parent))
+        along = {path.stem for path in TEMPLATES.glob("*.yaml")}
         if name not in along:
+            known = sorted(along | ({path.stem for path in own.parent.glob("*.yaml")} if own else set()))
             where = f"in {own.parent} or among" if own else "among"
             nowhere = "" if own else ", and no POC was found here that may have it"
             named = "" if own else "; or name the POC's folder: poc=..."
             raise InputError(
                 f"no rubric {name!r} {where} those that come with poclab{nowhere}",
-                fix=f"use one of: {', '.join(sorted(along | others))}{named}",
+                fix=f"use one of: {', '.join(known)}{named}",
             )
         return cls.load(TEMPLATES / f"{name}.yaml")
 
