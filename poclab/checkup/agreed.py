@@ -113,12 +113,9 @@ def judges(subject: Subject) -> Iterator[Finding]:
         path, how = calibration_path(subject.poc, rubric.name), f"poclab calibrate {subject.folder} {rubric.name}"
         if not path.is_file():
             undecided = f"{rubric.name} is not calibrated: no criterion on its score is decided"
-            drawn = (
-                f"label {labels}"
-                if (labels := labels_path(subject.poc, rubric)).is_file()
-                else f"`{how} --sample {_sample(subject)}`, label"
-            )
-            yield Finding("judges", WARNING, undecided, f"{drawn}, and `{how}`")
+            labels = labels_path(subject.poc, rubric)
+            first = f"label {labels}" if labels.is_file() else f"`{how} --sample {_sample(subject)}`, label"
+            yield Finding("judges", WARNING, undecided, f"{first}, and `{how}`")
             continue
         found = Calibration.load(path)
         other = f"{rubric.name} was calibrated with another rubric or model" if found.rubric != rubric.digest else ""

@@ -22,17 +22,24 @@ def kappa(counts: Counts) -> float | None:
 
     Source: Cohen (1960), Educational and Psychological Measurement 20, 37-46.
     """
-    n = sum(counts.values())
-    first, second = margins(counts)
-    same = sum(count for (one, other), count in counts.items() if one == other)
-    chance = sum(first[label] * second.get(label, 0) for label in first)  # times n squared: whole numbers, so that equal is equal
+    n, same, chance = sum(counts.values()), _same(counts), _chance(counts)
     return None if n * n == chance else (n * same - chance) / (n * n - chance)
 
 
-def margins(counts: Counts) -> tuple[dict[Hashable, int], dict[Hashable, int]]:
+def _same(counts: Counts) -> float:
+    return sum(count for (one, other), count in counts.items() if one == other)
+
+
+def _chance(counts: Counts) -> float:
+    """Return how often chance makes both say the same, times n squared: of whole numbers a whole one, so that equal is equal."""
+    first, second = margins(counts)
+    return sum(first[label] * second.get(label, 0) for label in first)
+
+
+def margins(counts: Counts) -> tuple[dict[Hashable, float], dict[Hashable, float]]:
     """Return how often the first said each label, and the second."""
-    first: dict[Hashable, int] = {}
-    second: dict[Hashable, int] = {}
+    first: dict[Hashable, float] = {}
+    second: dict[Hashable, float] = {}
     for (one, other), count in counts.items():
         first[one] = first.get(one, 0) + count
         second[other] = second.get(other, 0) + count
@@ -50,8 +57,7 @@ def kappa_error(counts: Counts) -> float | None:
     if value is None:
         return None
     first, second = margins(counts)
-    chance = sum(first[label] * second.get(label, 0) for label in first) / n**2
-    total = 0.0
+    chance, total = _chance(counts) / n**2, 0.0
     for (one, other), count in counts.items():
         if one == other:
             total += count / n * (1 - (first[one] + second[one]) / n * (1 - value)) ** 2
@@ -73,10 +79,7 @@ def kappa_estimate(counts: Counts, *, worth: float | None = None, degrees: float
     if value is None or error is None:
         return None
     n = sum(counts.values())
-    worth = worth or n
-    first, second = margins(counts)
-    chance = sum(first[label] * second.get(label, 0) for label in first) / n**2
-    same = sum(count for (one, other), count in counts.items() if one == other) / n
+    worth, same, chance = worth or n, _same(counts) / n, _chance(counts) / n**2
     quantile = t_quantile(degrees, confidence)
     low, high = ((edge - chance) / (1 - chance) for edge in wilson(same, worth, quantile=quantile))
     half = quantile * error * math.sqrt(n / worth)
