@@ -136,6 +136,8 @@ class Expectation:
             if not _can_match(value):
                 raise InputError(f'{where}: {column}: {{"contains": text}} or {{"one_of": [...]}}, found {_short(value)}')
         if place == ["file"]:
+            if key:
+                raise InputError(f"{where}: a file has no key: it is known by its path", fix=f"leave out key of {data['file']!r}")
             refuse_unknown((*values, *ignore), FILE, where=f"{where}, file")
             if data["file"] != posixpath.normpath(data["file"]) or data["file"].startswith(("/", "..")):
                 raise InputError(f"{where}: {data['file']!r} is no path within the folder of files", fix=posixpath.basename(data["file"]))

@@ -170,6 +170,7 @@ def test_what_is_no_change_is_refused(data):
         ({"table": "t", "added": {"a": {"one_of": "xy"}}}, 'found {"one_of": "xy"}'),
         ({"table": "t", "added": {"a": {"contains": 5}}}, 'found {"contains": 5}'),
         ({"file": "f", "added": {"txt": "x"}}, "unknown key 'txt'"),
+        ({"file": "f", "key": {"id": 1}, "removed": {}}, "a file has no key"),
         ({"file": "../f", "removed": {}}, "'../f' is no path within the folder"),
         ({"file": "./f", "removed": {}}, "'./f' is no path within the folder"),
         ({"table": "t", "added": {"a": {"contains": "x", "one_of": []}}}, 'a: {"contains": text} or {"one_of": [...]}'),
