@@ -265,6 +265,18 @@ def test_a_tool_that_was_edited_is_another_tool(tmp_path):
     assert load_tools(tmp_path / "desk.py")[0].digest != before
 
 
+def test_a_file_of_tools_may_be_in_another_encoding(tmp_path):
+    """Python reads what its first line says; one letter more is another digest."""
+    path, digests = tmp_path / "desk.py", []
+    for letter in ("é", "éé"):
+        path.write_text(f'# coding: latin-1\ndef look(a: int):\n    """{letter}"""\n', encoding="latin-1")
+        (tool,) = load_tools(path)
+        assert tool.description == letter
+        digests.append(tool.digest)
+
+    assert digests[0] != digests[1]
+
+
 @pytest.mark.parametrize(
     ("content", "found"),
     [

@@ -218,10 +218,8 @@ def _problem(error: Mapping[str, Any]) -> str:
 
 def _source(function: Any) -> str:
     try:
-        return (
-            Path(inspect.getfile(function)).read_text(encoding="utf-8")
-            if function.__module__.startswith("poclab_tools_")
-            else inspect.getsource(function)
-        )
+        if function.__module__.startswith("poclab_tools_"):  # the whole file, in whatever encoding it says that it is
+            return Path(inspect.getfile(function)).read_text(encoding="utf-8", errors="surrogateescape")
+        return inspect.getsource(function)
     except (OSError, TypeError):  # typed into a prompt, or built in
         return f"{function.__module__}.{function.__qualname__}"
