@@ -2,6 +2,8 @@
 
 import dataclasses
 import datetime
+import os
+import sys
 from typing import Annotated, Literal
 
 import pytest
@@ -263,6 +265,18 @@ def test_a_tool_that_was_edited_is_another_tool(tmp_path):
     (tmp_path / "desk.py").write_text(source.replace("+ 1", "+ 2"))
 
     assert load_tools(tmp_path / "desk.py")[0].digest != before
+
+
+def test_an_edit_counts_however_soon_it_comes(tmp_path, monkeypatch):
+    """Python's cache goes by size and second: what runs has to be what the digest is of."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    path, given = tmp_path / "desk.py", []
+    for number in (1, 2):
+        path.write_text(f'def look(a: int):\n    """Look."""\n    return {number}\n')
+        os.utime(path, (0, 0))
+        given += [tool.call({"a": 0}, None) for tool in load_tools(path)]
+
+    assert given == [1, 2]
 
 
 def test_a_file_of_tools_may_be_in_another_encoding(tmp_path):
