@@ -58,6 +58,11 @@ def confirm(poc: Path, run_id: str | None = None, *, say: Callable[[str], None] 
             "with `poclab calibrate` a judge that agrees too little (more labels, or another rubric)",
         )
     say(f"{report.version.name}{first} on {report.split}: {report.summary()}; now on the held-out cases, once")
+    return _scored(archive, report, sweep)
+
+
+def _scored(archive: Archive, report: Report, sweep: sweeps.Sweep) -> str:
+    """Return the run on the held-out cases of the version of a report, which it makes."""
     single = _again(archive, report, sweep, HELD_OUT)
     named = dataclasses.replace(single.trials[0], name=f"{report.version.name}, held-out cases")
     results = trials.run_sweep(dataclasses.replace(single, trials=(named,)))
@@ -66,7 +71,7 @@ def confirm(poc: Path, run_id: str | None = None, *, say: Callable[[str], None] 
     (record,) = results.records
     if record.version != report.version.digest:
         raise InputError(
-            f"the run on the held-out cases is of another version than run {row['run_id']}: the notebook changed since",
+            f"the run on the held-out cases is of another version than run {report.run_id}: the notebook changed since",
             fix="`poclab sweep`, and confirm its winner",
         )
     return record.run_id
