@@ -1,7 +1,6 @@
 import json
 import re
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -457,21 +456,21 @@ def test_the_offline_judge_is_calibrated_without_a_key(tmp_path):
 
 
 def test_answers_stand_in_the_order_of_the_questions():
-    """However long each takes; one whose time ran out is late, and none of the others."""
+    """However long each takes; one whose time ran out is late, and not waited for, and none of the others is."""
     cases = [Case(f"q{place}", {"question": "Q?"}) for place in range(6)]
-    held = threading.Event()
+    held, ended = threading.Event(), []
 
     def function(one):
         if one.case.id == "q2":
-            held.wait(5)
+            held.wait(60)
+            ended.append(one.case.id)
         return one.case.id
 
-    started = time.monotonic()
-    answers = ask_all([Asked(one, Reply("a")) for one in cases], function, late="late", workers=2, timeout_s=0.3)
+    answers = ask_all([Asked(one, Reply("a")) for one in cases], function, late="late", workers=2, timeout_s=1)
+    assert ended == []
     held.set()
     assert answers.found == ("q0", "q1", "late", "q3", "q4", "q5")
     assert (answers.answered, answers.cost_usd) == ((), None)
-    assert time.monotonic() - started < 3
 
 
 def test_an_error_of_ours_ends_the_asking():
