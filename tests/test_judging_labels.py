@@ -8,9 +8,9 @@ import pytest
 from filelock import FileLock
 
 from judged import RUBRIC, fill, poc_of, report_of
-from poclab import freezing
+from poclab import Judge, freezing
 from poclab.errors import InputError, StoreError
-from poclab.judging import Rubric, draw, extend, labels, labels_path, read_labels
+from poclab.judging import Rubric, calibrate, draw, extend, labels, labels_path, read_labels
 from poclab.judging.labels import label
 from poclab.judging.rubric import TEMPLATES
 from poclab.system import Reply
@@ -348,9 +348,23 @@ def test_a_label_of_another_is_not_replaced_unseen(drawn):
 
 
 def test_who_never_ends_writing_is_told(drawn, monkeypatch):
-    """Instead of waiting for ever."""
+    """Instead of waiting for ever, whatever it is that needs the file."""
     monkeypatch.setattr(labels, "PATIENCE_S", 0)
     first = read_labels(drawn, RUBRIC).sample[0]
     (drawn / ".poclab").mkdir()
-    with FileLock(drawn / ".poclab" / "judging.lock"), pytest.raises(StoreError, match="another process has been writing labels"):
-        label(drawn, RUBRIC, first, label="wrong", by="Grace", on="", note="")
+    waiting = (
+        lambda: label(drawn, RUBRIC, first, label="wrong", by="Grace", on="", note=""),
+        lambda: extend(drawn, RUBRIC, sample=6),
+        lambda: calibrate(drawn, Judge(RUBRIC)),  # what is read, and its digest, are of one moment
+    )
+    with FileLock(drawn / ".poclab" / "judging.lock"):
+        for one in waiting:
+            with pytest.raises(StoreError, match="another process has been writing labels"):
+                one()
+
+
+def test_a_folder_that_is_none_stays_so(tmp_path):
+    """A slip in its name is told, and no lock is left there."""
+    with pytest.raises(InputError, match="no POC at .*nowhere or above"):
+        extend(tmp_path / "nowhere", RUBRIC, sample=6)
+    assert list(tmp_path.iterdir()) == []

@@ -26,7 +26,7 @@ from poclab.files import RUBRICS, digest, plain, read_json, write_atomic
 from poclab.judging.asking import Asked, ask_all
 from poclab.judging.judge import Judge
 from poclab.judging.labels import SUFFIX as LABELS
-from poclab.judging.labels import Labelled, labels_digest, read_labels
+from poclab.judging.labels import Labelled, alone, labels_digest, read_labels
 from poclab.judging.reading import Verdict
 from poclab.judging.rubric import UNSCORED
 from poclab.redaction import conceal_json
@@ -325,11 +325,14 @@ def calibrate(poc: Path | str, judge: Judge, *, repeats: int = 1, budget: str | 
         InputError: no repeats, no labels, or some are missing; or all answers are from the ledger, and the calibration that is there is of other models.
         BudgetError: the budget is used up.
         EndpointError: no question was answered.
+        StoreError: somebody else is writing labels.
     """
     if repeats < 1:
         raise InputError(f"repeats is {repeats}: the judge is asked once or more", fix="repeats=1")
-    rubric, labels = judge.rubric, read_labels(poc, judge.rubric)
-    held = labels_digest(labels.path)  # somebody may label while the judge is asked
+    rubric = judge.rubric
+    with alone(poc):  # the digest is of what was read: somebody may label meanwhile, and while the judge is asked
+        labels = read_labels(poc, rubric)
+        held = labels_digest(labels.path)
     if labels.missing:
         raise InputError(
             f"{labels.path}: {len(labels.missing)} of {len(labels.sample)} replies have no label yet: {', '.join(labels.missing[:8])}",

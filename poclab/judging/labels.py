@@ -21,7 +21,7 @@ from typing import Any
 
 from poclab.cases import Case, TestSet
 from poclab.errors import InputError, StoreError, printable, refuse_unknown
-from poclab.files import RUBRICS, digest, read_json_lines, read_text, work_folder, write_atomic
+from poclab.files import RUBRICS, digest, read_json_lines, read_text, require_poc, work_folder, write_atomic
 from poclab.judging.rubric import UNSCORED, Rubric, question, references
 from poclab.report import Report, reply_text
 from poclab.system import Reply
@@ -220,7 +220,7 @@ def alone(poc: Path | str) -> Iterator[None]:
     """Let nobody else write labels meanwhile."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(work_folder(Path(poc)) / "judging.lock", timeout=PATIENCE_S)
+    lock = FileLock(work_folder(require_poc(poc)) / "judging.lock", timeout=PATIENCE_S)
     try:
         lock.acquire()
     except Timeout:
