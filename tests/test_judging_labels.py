@@ -351,8 +351,8 @@ def test_who_never_ends_writing_is_told(drawn, monkeypatch):
     """Instead of waiting for ever, whatever it is that needs the file."""
     monkeypatch.setattr(labels, "PATIENCE_S", 0)
     first = read_labels(drawn, RUBRIC).sample[0]
-    (drawn / ".poclab").mkdir()
     waiting = (
+        lambda: draw(drawn, RUBRIC, report_of(drawn), sample=5, seed=0),
         lambda: label(drawn, RUBRIC, first, label="wrong", by="Grace", on="", note=""),
         lambda: extend(drawn, RUBRIC, sample=6),
         lambda: calibrate(drawn, Judge(RUBRIC)),  # what is read, and its digest, are of one moment

@@ -87,14 +87,26 @@ def draw(poc: Path | str, rubric: Rubric, report: Report, *, sample: int, seed: 
 
     Raises:
         InputError: there are labels already, fewer replies than are to be drawn, or a run on held-out cases.
+        StoreError: somebody else is writing labels.
     """
-    path = labels_path(poc, rubric)
     if report.split != "dev":
         raise InputError(f"the run is on {report.split or 'all'} cases: who labels them sees held-out ones", fix="draw from a run on dev")
     if report.brief:
         raise InputError("the replies of a brief report are cut", fix="load the whole run")
-    if path.exists():
-        raise _drawn_already(path)
+    path = labels_path(poc, rubric)
+    own = path.parent / f"{rubric.name}.yaml"
+    with alone(poc):
+        if path.exists():
+            raise _drawn_already(path)
+        found = _drawn(poc, rubric, report, sample=sample, seed=seed, fewer=fewer)
+        path.parent.mkdir(exist_ok=True)
+        if rubric.path and not own.exists():
+            write_atomic(own, read_text(rubric.path))
+        write(found)
+    return found
+
+
+def _drawn(poc: Path | str, rubric: Rubric, report: Report, *, sample: int, seed: int, fewer: bool) -> Labels:
     cases = _cases(poc)
     results = [
         one for one in report.results if not one.failure and one.repeat == 0 and rubric.applies(_same(cases, one.case_id, one.case_digest))
@@ -108,15 +120,8 @@ def draw(poc: Path | str, rubric: Rubric, report: Report, *, sample: int, seed: 
     drawn = set(random.Random(f"{seed} {report.lock_digest}").sample(range(len(results)), sample))
     head = {"rubric": rubric.name, "run": report.run_id, "name": report.version.name, "version": report.version.digest}
     head |= {"lock": report.lock_digest, "split": report.split, "seed": seed, "sample": sample, "of": len(results)}
-    found = _sealed(
-        path, head, [Labelled(cases[one.case_id], _shown(rubric, one.reply), place in drawn) for place, one in enumerate(results)]
-    )
-    path.parent.mkdir(exist_ok=True)
-    own = path.parent / f"{rubric.name}.yaml"
-    if rubric.path and not own.exists():
-        write_atomic(own, read_text(rubric.path))
-    write(found)
-    return found
+    lines = [Labelled(cases[one.case_id], _shown(rubric, one.reply), place in drawn) for place, one in enumerate(results)]
+    return _sealed(labels_path(poc, rubric), head, lines)
 
 
 def extend(poc: Path | str, rubric: Rubric, *, sample: int) -> Labels:
