@@ -315,6 +315,16 @@ class TestGate:
         assert (folder / "evidence/rubrics/correctness.yaml").read_text() == (TEMPLATES / "correctness.yaml").read_text()
         assert handover.verify(folder).holds
 
+    def test_has_in_the_handoff_a_rubric_whose_file_is_called_otherwise(self, poc):
+        """A judge by the name of the file has the name of the rubric, and both are of what scored the run."""
+        (poc / "rubrics/correctness.yaml").rename(poc / "rubrics/strict.2.yaml")
+        charter(poc, 0.35)
+        cases = poclab.TestSet.load(poc / "cases.jsonl").split("dev")
+        found = poclab.evaluate(answer, cases, [poclab.Judge("strict.2", poc=poc)], version=poclab.Version("half"))
+        (table,) = tables(handover.handoff(poc, found.run_id).folder, "score")
+
+        assert next(row for row in table if row[0] == "correctness")[1] == "evidence/rubrics/strict.2.yaml"
+
     def test_has_in_the_handoff_the_model_that_took_the_place_of_the_rubrics(self, poc, endpoint, monkeypatch):
         """It belongs to the digest, and the file is the same. Of a rubric that is in no file the digest is told."""
         monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)

@@ -235,9 +235,10 @@ def _check_rubrics(found: Evidence, split: str, report: Report, poc: Path) -> No
 def _keep_judges(found: Evidence) -> None:
     """Remove from the evidence what belongs to rubrics by which none of its runs was scored, and the folder where none is left."""
     told = [one for report in found.reports.values() for one in found.judges(report)]
-    names = {name for score, _, rubric in told for name in (score, *([rubric.name] if rubric else []))}
+    rubrics = {rubric.path: rubric.name for *_, rubric in told if rubric}  # a file may be called otherwise
+    names = {*(score for score, *_ in told), *rubrics.values()}
     for path in (found.folder / RUBRICS).iterdir():
-        if path.name.partition(".")[0] not in names:
+        if path not in rubrics and path.name.partition(".")[0] not in names:
             path.unlink()
     with contextlib.suppress(OSError):  # there are judges
         (found.folder / RUBRICS).rmdir()
