@@ -245,10 +245,11 @@ def test_tools_and_calls_of_another_shape_are_refused(more):
     assert offline.answer("/chat/completions", body)[0] == 400
 
 
-def test_a_value_that_json_does_not_have_is_not_known():
-    """A tool that gives NaN does not end the case: what would be filled from it is missing."""
+@pytest.mark.parametrize("value", ["NaN", "1e999"])
+def test_a_value_that_json_does_not_have_is_not_known(value):
+    """A tool that gives NaN, or more than a number can be, does not end the case: what would be filled from it is missing."""
     result = [{"id": "a", "function": {"name": "get_order", "arguments": "{}"}}]
-    told = [{"role": "assistant", "tool_calls": result}, {"role": "tool", "tool_call_id": "a", "content": '{"ticket_id": NaN}'}]
+    told = [{"role": "assistant", "tool_calls": result}, {"role": "tool", "tool_call_id": "a", "content": f'{{"ticket_id": {value}}}'}]
     message = complete([{"role": "user", "content": "Close the ticket."}, *told], TOOLS)["choices"][0]["message"]
 
     assert message["content"] == "I did not do that: not all that close_ticket takes is known."

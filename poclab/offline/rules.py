@@ -20,6 +20,7 @@ ignored; `n` above 1, JSON output and images are refused with status 400.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -109,13 +110,18 @@ def _notes(body: dict[str, Any]) -> Notes:
 def _learn(known: dict[str, Any], result: str) -> None:
     """Add the values of a result; of a list only where it has one entry. What was known first stays."""
     try:
-        value = json.loads(result, parse_constant=lambda name: None)  # NaN, which no call could carry
+        value = json.loads(result, parse_constant=lambda name: None, parse_float=_finite)  # no call could carry NaN or infinity
     except (ValueError, RecursionError):
         return
     if isinstance(value, list):
         value = value[0] if len(value) == 1 else None
     for name, one in value.items() if isinstance(value, dict) else ():
         known.setdefault(name, one)
+
+
+def _finite(text: str) -> float | None:
+    value = float(text)
+    return value if math.isfinite(value) else None
 
 
 def _look_ups(tools: Sequence[Tool], notes: Notes) -> Iterator[tuple[str, dict[str, Any]]]:
