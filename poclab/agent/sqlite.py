@@ -112,7 +112,7 @@ class Copy:
         with contextlib.suppress(sqlite3.Error, AttributeError):  # it was closed
             connection.interrupt()
             # Python crashes when a connection is closed under a thread that uses it: then it ends when that one lets go of it.
-            if sys.getrefcount(connection) == UNUSED:
+            if sys.getrefcount(connection) <= UNUSED:
                 connection.close()
 
     def difference(self) -> list[Change]:
