@@ -257,8 +257,8 @@ class CaseContext:
     `deadline` is a moment of `time.monotonic`, for all attempts of all calls together. `delay_s` is what replayed answers took when
     they were paid. `mode` and `budget` are those of the evaluation, `purpose` is `system`, or `judge` while a reply is scored. Of
     several recorded answers the oldest is replayed, so that a run stays what it was; or the `newest`. `fault` is what goes wrong in a drill.
-    `worlds` has, for each world of a sandbox that the case opened, the digests of the differences that it told; None where nobody was there
-    to see, as of a reply that was kept.
+    `worlds` has the worlds of a sandbox that the case opened, which know what differences they told; None where nobody was there to see,
+    as of a reply that was kept.
     """
 
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -270,7 +270,7 @@ class CaseContext:
     purpose: str = "system"
     newest: bool = False
     fault: Any = None
-    worlds: list[list[str]] | None = None
+    worlds: list[Any] | None = None
     deadline: float | None = None
     delay_s: float = 0.0
     calls: list[Call] = field(default_factory=list)

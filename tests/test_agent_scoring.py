@@ -201,6 +201,25 @@ def evaluated(system, expected, *given):
     return poclab.evaluate(system, [expected], given).results[0]
 
 
+def test_who_forgets_to_commit_is_told(sandbox):
+    """What a connection did is not in the database before that; the reason says so, and only where something was lost."""
+    expected = case(effects=[{"table": "refunds", "added": REFUND["after"]}])
+
+    def works(commits):
+        def system(inputs):
+            with sandbox.open() as world:
+                world.db.execute("INSERT INTO refunds VALUES (2, 12, 3000)")
+                if commits:
+                    world.db.commit()
+                return Reply("Done.", effects=world.difference())
+
+        return evaluated(system, expected, agent.effects()).scores["effects"]
+
+    assert works(True).value is True
+    assert works(False).reason.startswith("missing: refunds: +")
+    assert works(False).reason.endswith("; what was not committed was undone: end with world.db.commit()")
+
+
 def test_changes_that_no_world_of_the_case_told_are_worth_nothing(sandbox):
     """What a system makes up is 0, and the reason says so; those of a world that it opened count, the last that it told."""
     expected = case(done="SELECT sum(cents) = 3100 FROM refunds", effects=[{"table": "refunds", "added": REFUND["after"]}])

@@ -110,6 +110,11 @@ class World:
         self.told.append(digest([one.to_json() for one in found]))
         return found
 
+    @property
+    def undone(self) -> bool:
+        """Whether something did not count, since nobody had committed it; False of a database that does not say."""
+        return getattr(self._database, "undone", False)
+
     def close(self) -> None:
         if self._database:
             self._database.close()
@@ -181,7 +186,7 @@ class Sandbox:
         try:
             with contextlib.closing(self._made(folder)) as world:
                 if (case := system.current_case.get()) and case.worlds is not None:
-                    case.worlds.append(world.told)
+                    case.worlds.append(world)
                 yield world
         finally:
             if self.keep and folder.is_dir():

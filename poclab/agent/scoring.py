@@ -27,6 +27,8 @@ from poclab.files import digest
 from poclab.scores import Score, Scorer
 from poclab.system import Reply
 
+UNDONE = "what was not committed was undone: end with world.db.commit()"
+
 
 def effects(*, ignore: Sequence[str] = (), reported: bool = False) -> Scorer:
     """Right when the changes are exactly those of `expected.effects`: every one of them, once, and nothing else.
@@ -42,7 +44,8 @@ def effects(*, ignore: Sequence[str] = (), reported: bool = False) -> Scorer:
             return Score(False, "", why)
         found = _changes(reply)
         verdict = hold(expectations(case.expected["effects"], where=f"case {case.id!r}"), found, ignore)
-        return Score(verdict.right, "; ".join(map(str, found)) or "no change", str(verdict))
+        lost = "" if verdict.right or not _undone() else f"; {UNDONE}"
+        return Score(verdict.right, "; ".join(map(str, found)) or "no change", f"{verdict}{lost}")
 
     return Scorer("effects", score, lambda case: "effects" in case.expected, _changes)
 
@@ -118,6 +121,11 @@ def _check_tools(reply: Reply) -> None:
             raise InputError(f"not a call of a tool: {str(one)[:80]}", fix='{"tool": "...", "arguments": {...}, "turn": 1}')
 
 
+def _undone() -> bool:
+    case = system.current_case.get()
+    return any(one.undone for one in (case and case.worlds) or ())
+
+
 def _unseen(reply: Reply) -> str:
     """Return why a reply's changes are not those of a world of its case; nothing where they are, or nobody was there to see."""
     case = system.current_case.get()
@@ -127,4 +135,4 @@ def _unseen(reply: Reply) -> str:
         why = "the reply tells changes, and its case opened no world of the sandbox (a thread of its own takes the case along by copy_context().run)"
         return why if reply.effects else ""
     told = digest(list(reply.effects))
-    return "" if any(one[-1:] == [told] for one in case.worlds) else "the reply does not tell what the world of its case told last"
+    return "" if any(one.told[-1:] == [told] for one in case.worlds) else "the reply does not tell what the world of its case told last"

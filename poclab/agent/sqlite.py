@@ -99,7 +99,7 @@ class Copy:
     """The database of one case. `connection` is what tools use, by one thread at a time; None when the case is over."""
 
     def __init__(self, base: Sqlite, path: Path) -> None:
-        self.base, self.path = base, path
+        self.base, self.path, self.undone = base, path, False
         self.connection: Any = sqlite3.connect(path, check_same_thread=False)
         self.connection.row_factory = sqlite3.Row
         # Nobody needs the copy after a power cut.
@@ -123,6 +123,7 @@ class Copy:
         """
         if connection := self.connection:
             with contextlib.suppress(sqlite3.Error, SystemError):  # a tool has closed it, or goes on using it
+                self.undone = self.undone or connection.in_transaction
                 connection.interrupt()  # a tool that hangs in a query would hang whoever rolls back, too
                 connection.rollback()
         try:
