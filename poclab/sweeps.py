@@ -353,6 +353,11 @@ def _metric(data: Any, scores: Sequence[str], path: Path) -> tuple[str, bool]:
     return data["name"], goal == "maximize"
 
 
+def scores_of(sweep: Sweep) -> list[str]:
+    """Return what the notebook of a sweep may score by, as far as its source tells."""
+    return _scores(sweep.notebook, sweep.all_trials, kernels.read_parameters(sweep.notebook))
+
+
 def _scores(notebook: Path, trials: Sequence[Trial], known: Mapping[str, kernels.Parameter]) -> list[str]:
     """Return what a notebook may score by, from its source: what stands in a list, called or by name, and what it defines.
 

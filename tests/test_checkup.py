@@ -177,7 +177,7 @@ def test_a_charter_that_cannot_be_read_hides_no_other_finding(ready):
 
 
 def test_a_criterion_on_a_number_that_no_run_has_fails(swept, tmp_path):
-    """As `decide --confirm` would refuse it; before a first run nobody knows what a notebook will give."""
+    """As `decide --confirm` would refuse it; before a first run the notebook's source says what it may give."""
     poc = copy_poc(swept[0], tmp_path / "animals")
     (poc / "charter.yaml").write_text(READY)
     run_id = Archive.open(poc).winner()["run_id"]
@@ -191,7 +191,17 @@ def test_a_criterion_on_a_number_that_no_run_has_fails(swept, tmp_path):
             "no score 'helpfull' is given: there are contains, evidence_recall, abstains",
         )
     (poc / "mlflow.db").unlink()
-    assert finding(poc, "criteria").told == "whether each has a number, a first run on these cases shows"
+    assert finding(poc, "criteria").told.endswith(" scores nothing by the name helpfull")  # by its source: there is no run
+
+
+def test_before_a_run_the_source_of_the_notebook_tells_what_has_a_number(ready):
+    """A judge that the charter asks for, and nothing scores by, is a warning until it is fixed in the sweep file."""
+    (ready / "charter.yaml").write_text(READY.replace("accuracy, at_least", "tone, at_least"))
+    found, sweep = finding(ready, "criteria"), ready / "sweep.yaml"
+    sweep.write_text(sweep.read_text().replace("fixed: {", "fixed: {judge: tone, "))
+
+    assert (found.state, found.told) == ("warning", "02_evaluate.ipynb scores nothing by the name tone")
+    assert finding(ready, "criteria") == Finding("criteria", "ok", "whether each has a number, a first run on these cases shows")
 
 
 def test_nobody_named_for_personal_data_is_a_warning(ready):

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections.abc import Iterator
 from pathlib import Path
 
-from poclab import agent, decision, freezing, tracking
+from poclab import agent, decision, freezing, sweeps, tracking
 from poclab.archive import Archive
 from poclab.cases import SPLITS, TestSet
-from poclab.charter import PII
+from poclab.charter import METRICS, PII
 from poclab.checkup.findings import FAILED, OK, WARNING, Finding, Subject
 from poclab.errors import InputError
 from poclab.files import read_text
 from poclab.judging import Calibration, calibration_path, labels_path
 from poclab.judging.calibration import FIX_THRESHOLD
 from poclab.redaction import conceal
+from poclab.report import ALL_OF
 
 #: How many hints at personal data are shown.
 SHOWN = 5
@@ -68,7 +70,7 @@ def criteria(subject: Subject) -> Iterator[Finding]:
     begun = subject.charter.criteria and uri.startswith(tracking.SQLITE) and Path(uri.removeprefix(tracking.SQLITE)).exists()
     archive = Archive.told(subject.poc) if begun else None
     if archive is None or all(row["tags"].get("lock") != lock for row in archive.finished):
-        yield Finding("criteria", OK, "whether each has a number, a first run on these cases shows")
+        yield from _foreseen(subject)
         return
     (report,) = archive.reports([archive.candidate()])
     found = [one for split in SPLITS for one in decision.unready(subject.charter, report, lambda *_: decision.Judged(""), split)]
@@ -77,6 +79,19 @@ def criteria(subject: Subject) -> Iterator[Finding]:
         yield Finding("criteria", FAILED, f"cannot be decided by run {report.run_id}: {problem}", fix)
     if not found:
         yield Finding("criteria", OK, f"each is on a number that run {report.run_id} has")
+
+
+def _foreseen(subject: Subject) -> Iterator[Finding]:
+    """Hold the criteria against the source of the notebook, where there is no run yet."""
+    unknown: list[str] = []
+    with contextlib.suppress(InputError):  # the check of the sweep says so
+        known = (*METRICS, *sweeps.scores_of(subject.sweep))
+        unknown = [one.metric for one in subject.charter.criteria if one.metric not in known and not ALL_OF.fullmatch(one.metric)]
+    if not unknown:
+        yield Finding("criteria", OK, "whether each has a number, a first run on these cases shows")
+        return
+    fix = f"mend it in {subject.charter.path}; or score by it in the notebook: a judge is `judge: NAME` under `fixed` in sweep.yaml"
+    yield Finding("criteria", WARNING, f"{subject.sweep.notebook.name} scores nothing by the name {', '.join(unknown)}", fix)
 
 
 def documents(subject: Subject) -> Iterator[Finding]:
