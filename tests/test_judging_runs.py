@@ -558,19 +558,18 @@ def test_a_notebook_scores_with_a_judge_by_a_parameter(poc):
 
 
 def test_a_run_is_reproduced_with_the_rubric_that_judged_it(poc):
-    """One that came with poclab, and one of the POC's own, each while the other stands there: the run holds it."""
-    own, runs = poc / "rubrics/correctness.yaml", []
+    """One of the POC's own, and none of the name of another that came along: the run holds what there was."""
+    own, tone = poc / "rubrics/correctness.yaml", poc / "rubrics/tone.yaml"
     whole = own.read_text()
-    for text in (whole, whole.replace("version: 1", "version: 2")):
-        own.write_text(text)
-        runs.append(invoke("run", poc, "-p", "judge=correctness").stdout.partition("run: ")[2].split()[0])
-    first = invoke("reproduce", poc, runs[0])
-    own.write_text(whole.replace("version: 1", "version: 3"))
-    second = invoke("reproduce", poc, runs[1])
+    own.write_text(whole.replace("version: 1", "version: 2"))
+    run_id = invoke("run", poc, "-p", "judge=correctness").stdout.partition("run: ")[2].split()[0]
+    own.write_text(whole)
+    tone.write_text((TEMPLATES / "tone.yaml").read_text().replace("version: 1", "version: 2"))
+    done = invoke("reproduce", poc, run_id)
 
-    for done in (first, second):
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "restored from the run, since it is another one here: rubrics/correctness.yaml" in done.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "restored from the run, since it is another one here: rubrics/tone.yaml, rubrics/correctness.yaml" in done.stdout
+    assert (own.read_text(), tone.is_file()) == (whole, True)
 
 
 def test_a_judge_that_is_no_rubric_is_refused_before_a_kernel_starts(poc):
