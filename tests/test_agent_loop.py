@@ -254,7 +254,7 @@ def test_a_tool_that_hangs_is_a_timeout_and_says_what_was_done(make):
 
 def test_a_tool_has_no_more_time_than_its_case(make):
     """It ends before the case does, so that the world can be removed."""
-    found, _ = result(make, calls(("hang", {})), "Closed.", timeout_s=1.0)
+    found, _ = result(make, calls(("hang", {})), "Closed.", timeout_s=3.0)
 
     assert found.outcome == "timeout"
     assert "by then it had changed: nothing" in found.error

@@ -217,7 +217,7 @@ def test_an_endpoint_that_does_not_answer_in_time_is_no_verdict(billing, kind):
         found = said()
     assert found.label is None
     assert found.reason.startswith("the judge failed: ")
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 25  # the endpoint hangs for 30
 
 
 def test_a_refused_key_is_no_verdict(billing, monkeypatch):

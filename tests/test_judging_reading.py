@@ -246,10 +246,10 @@ def test_a_reason_never_makes_a_verdict(text):
 )
 def test_no_answer_takes_long_to_read(piece):
     """Up to the length that is looked at, a hostile one neither; beyond it nothing is."""
-    started = time.perf_counter()
+    started = time.process_time()
     read(piece * (LONGEST // len(piece)), MENU)
     read(" " + piece * (LONGEST // len(piece) - 1), MENU)
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 2  # some hundredths on a quiet machine; a square of the length would be minutes
     assert read('{"label": "correct"}' + " " * LONGEST, MENU).reason.startswith("the judge answered with 20,020 characters")
 
 
