@@ -120,8 +120,13 @@ class Archive:
         Raises:
             InputError: there is none.
         """
-        swept = any((row["tags"].get("lock"), row["tags"].get("split")) == (self.lock, "dev") for row in self.sweep())
+        swept = any(row["tags"].get("split") == "dev" for row in self.swept)
         return self.winner()["run_id"] if swept else self.newest("dev")
+
+    @property
+    def swept(self) -> list[Mapping[str, Any]]:
+        """The trials of the last sweep, as far as they are on the cases as they are frozen now."""
+        return [row for row in self.sweep() if row["tags"].get("lock") == self.lock]
 
     def last_of(self, tags: Mapping[str, str]) -> Report | None:
         """Return the newest report of the evaluation that these tags describe, one that was stopped or failed included."""
@@ -255,8 +260,7 @@ class Archive:
             where = ": the runs are on other cases than those that are frozen now" if self.finished else ""
             raise InputError(f"no finished run to decide on{where}", fix="`poclab run`, or `poclab sweep`")
         held_out = [row for row in current if row["tags"].get("split") == "test"]
-        swept = [row for row in self.sweep() if row["tags"].get("lock") == self.lock]
-        return held_out[-1] if held_out else self.winner() if swept else current[-1]
+        return held_out[-1] if held_out else self.winner() if self.swept else current[-1]
 
     def other_splits(self, reports: Sequence[Report]) -> list[Mapping[str, Any]]:
         """Return the newest run of the same version, code, cases, documents and score on each split that these reports are not of.

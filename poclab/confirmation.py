@@ -86,7 +86,7 @@ def drillable(poc: Path, *, say: Callable[[str], None]) -> tuple[sweeps.Sweep, R
         InputError: the sweep has not ended, or its winner cannot be run again as it was.
     """
     archive, sweep = Archive.open(poc), sweeps.load_sweep(poc)
-    if all(row["tags"].get("lock") != archive.lock for row in archive.sweep()):
+    if not archive.swept:
         return None
     row, first = _winner(archive, sweep)
     (report,) = archive.reports([row])

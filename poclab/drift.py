@@ -15,14 +15,12 @@ from pathlib import Path
 
 from poclab.cases import TestSet
 from poclab.errors import InputError
-from poclab.files import HANDOFF, RUBRICS, WORK, digest, read_json, read_text, write_atomic
+from poclab.files import HANDOFF, RUBRICS, TEMPLATES, WORK, digest, read_json, read_text, write_atomic
 from poclab.redaction import conceal_json
 from poclab.tracking.surroundings import packages
 
 #: How many packages are named, or files of which the same is to be said.
 SHOWN = 5
-#: The rubrics that come with poclab.
-TEMPLATES = f"templates/{RUBRICS}"
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def environment() -> tuple[str, Mapping[str, str]]:
 def code_digests(poc: Path) -> dict[str, str]:
     """Return the digest of each file of poclab's own code and of the POC's: a result of other code is another result."""
     home = Path(__file__).parent
-    files = {f"poclab/{path.relative_to(home).as_posix()}": path for path in (*home.rglob("*.py"), *(home / TEMPLATES).glob("*.yaml"))}
+    files = {f"poclab/{path.relative_to(home).as_posix()}": path for path in (*home.rglob("*.py"), *TEMPLATES.glob("*.yaml"))}
     own = {path.relative_to(poc): path for path in poc.rglob("*.py")}
     # An editor's lock on an open file is a link to nowhere of the same ending; a handoff holds copies.
     files |= {name.as_posix(): path for name, path in own.items() if WORK not in name.parts and name.parts[0] != HANDOFF and path.is_file()}
@@ -115,7 +113,7 @@ def code_digests(poc: Path) -> dict[str, str]:
 
 def rubric_texts(poc: Path) -> dict[str, str]:
     """Return what each rubric of a POC says, since a notebook names a judge, and no file; a copy of one that comes along is that one."""
-    along = {path.name: read_text(path) for path in (Path(__file__).parent / TEMPLATES).glob("*.yaml")}
+    along = {path.name: read_text(path) for path in TEMPLATES.glob("*.yaml")}
     own = {path: read_text(path) for path in sorted((poc / RUBRICS).glob("*.yaml"))}
     return {path.relative_to(poc).as_posix(): text for path, text in own.items() if text != along.get(path.name)}
 

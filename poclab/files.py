@@ -29,6 +29,8 @@ WORK = ".poclab"
 HANDOFF = "handoff"
 #: The folder of a POC that holds the rubrics of its judges, with their labels and calibrations.
 RUBRICS = "rubrics"
+#: The rubrics that come with poclab.
+TEMPLATES = Path(__file__).parent / "templates" / RUBRICS
 #: How deep a JSON or YAML value may be nested: far beyond what people write, far below where Python gives up.
 DEEPEST = 100
 #: How booleans and numbers look in our YAML, and what they may begin with. YAML 1.1 reads `0400` as 256, `1:30` as 90, a key `on` as True.

@@ -250,7 +250,9 @@ def take_over(source: Path, path: Path, *, find: Callable[[str], Sequence[str]] 
             f"{path}: has other cases of the ids {', '.join(changed[:NAMED])}",
             fix="give the new ones other ids, or edit the old ones there",
         )
-    together = TestSet((*there.values(), *(case for case in imported if case.id not in there)), path=imported.path)
-    validate(together, find)
+    validate(imported, find)
+    together = TestSet((*there.values(), *(case for case in imported if case.id not in there)), path=path)
+    if there:  # what one of each has in common is said of the file that they go to
+        validate(together, find)
     assign_splits(together.cases, {}, test_share=0.5, seed=0)  # refuses a cluster whose marks lie in both splits
     write_atomic(path, lines(together))

@@ -1,4 +1,4 @@
-"""Run a recorded run again: its notebook with its parameters, prompts, cases, lock and charter, in a folder of its own.
+"""Run a recorded run again: its notebook with its parameters, prompts, rubrics, cases, lock and charter, in a folder of its own.
 
 They come from the store alone. Documents and code are those of now: what is not what it was then is named, since it may be why another
 result comes out. By default the run's own answers are served again, from the ledger, and nothing else: then the result must be equal,

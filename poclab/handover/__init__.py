@@ -70,7 +70,7 @@ def handoff(poc: Path | str | None = None, *runs: Any, out: Path | str | None = 
     decision = decide(archive.poc, *runs)
     out = Path(os.path.realpath(out or archive.poc / HANDOFF))
     refuse_others(out)
-    swept = [row for row in archive.sweep() if row["tags"].get("lock") == archive.lock]
+    swept = archive.swept
     compared = compare(poc=archive.poc) if len(swept) > 1 and any(row["name"] == BASELINE for row in swept) else None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -27,13 +27,11 @@ from typing import Any
 
 from poclab.cases import Case
 from poclab.errors import InputError, refuse_unknown
-from poclab.files import RUBRICS, check_json, digest, read_yaml, require_poc
+from poclab.files import RUBRICS, TEMPLATES, check_json, digest, read_yaml, require_poc
 from poclab.judging.reading import fold, short
 from poclab.report import reply_text
 from poclab.system import Passage, Reply
 
-#: The rubrics that come with poclab.
-TEMPLATES = Path(__file__).parents[1] / "templates" / "rubrics"
 #: What a judge can be shown, in this order.
 PARTS = ("question", "reference", "passages", "reply")
 #: What stands where a case expects that the reply abstains.
