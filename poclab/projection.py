@@ -1,7 +1,8 @@
 """What an evaluation is going to cost, before it costs anything: calls, tokens and dollars, with a range.
 
 Every case is first answered from the ledger alone. The calls of those that could be are the history; where these are fewer than five
-cases, five of the others are asked now, and stay in the ledger. What is left is as many cases times what a case takes.
+cases, five of the others are asked now, and stay in the ledger. What is left is as many cases times what a case takes, of the system and of
+its judges each: an answer may be there whose verdict is not.
 The range is a 95% prediction interval by Student's t, of a sum of that many further cases; it takes cases for alike.
 
 Not covered: what a system asks behind poclab's back, what a notebook asks outside of cases (embeddings of an index: they are asked while
@@ -117,14 +118,15 @@ def project(make_plan: Callable[..., Plan], *, workers: int, max_cost_usd: float
     sampled_usd = None if outside else _sum(paid, "cost_usd")
     shows = {place: one for place, one in sample.items() if not one.failure}  # one that failed shows nothing of what the others take
     answered = {place: one for place, one in results.items() if place not in unanswered} | shows
-    judged = known | shows
-    takes = {}
-    for name in AMOUNTS:
+    system = [one.billed_calls for one in answered.values()], len(unanswered - shows.keys())
+    judges = [one.billed_judge_calls for one in (known | shows).values()], len(missing - shows.keys())
+
+    def takes(name: str) -> Amount | None:
         # What threads asked that know of no case belongs to none: then nobody knows what a case takes.
-        system = [None if outside else _sum(one.billed_calls, name) for one in answered.values()]
-        judges = [None if outside else _sum(one.billed_judge_calls, name) for one in judged.values()]
-        takes[name] = _both(_further(system, len(unanswered - shows.keys())), _further(judges, len(missing - shows.keys())))
-    return Projection(len(replayed.tasks), len(known), len(shows), sampled_usd, **takes, problem=failed)
+        found = [_further([None if outside else _sum(calls, name) for calls in cases], left) for cases, left in (system, judges)]
+        return None if None in found else found[0] + found[1]
+
+    return Projection(len(replayed.tasks), len(known), len(shows), sampled_usd, **{name: takes(name) for name in AMOUNTS}, problem=failed)
 
 
 def _results(plan: Plan, tasks: Sequence[Task], workers: int) -> dict[int, CaseResult]:
@@ -139,10 +141,6 @@ def _sum(calls: Sequence[Call], name: str) -> float | None:
         return float(len(calls))
     values = [getattr(call, name) for call in calls]
     return None if any(value is None for value in values) else math.fsum(values)
-
-
-def _both(one: Amount | None, other: Amount | None) -> Amount | None:
-    return None if one is None or other is None else one + other
 
 
 def _further(values: Iterable[float | None], cases: int) -> Amount | None:

@@ -261,6 +261,7 @@ def _restore(folder: Path, recorded: Path, copy: Path, report: Report, trial: Ma
     if (rubrics := trial.get("rubrics")) is not None:  # an older poclab kept none
         own |= rubrics
         for name in drift.rubric_texts(copy).keys() - rubrics:  # there was none, or the one that comes along
+            _detach(copy, copy / name)
             (copy / name).unlink()
             yield name
     for name, text in own.items():
@@ -270,16 +271,21 @@ def _restore(folder: Path, recorded: Path, copy: Path, report: Report, trial: Ma
         if path.is_file() and _plain(conceal(read_text(path)), name) == _plain(text, name):
             continue  # also of one that holds a key, which the run does not
         yield name
-        for above in reversed(path.relative_to(copy).parents[:-1]):  # what a link leads to is not written to
-            if (linked := copy / above).is_symlink():
-                target = linked.resolve()
-                linked.unlink()
-                shutil.copytree(target, linked, symlinks=True)
+        _detach(copy, path)
         path.unlink(missing_ok=True)
         write_atomic(path, text, sync=False)
     here = folder / trial["path"]
     if not here.is_file() or drift.notebook_digest(here) != drift.notebook_digest(_source(recorded, trial)):
         yield trial["path"]
+
+
+def _detach(copy: Path, path: Path) -> None:
+    """Put copies in the place of linked folders above a path: what a link leads to is not written to."""
+    for above in reversed(path.relative_to(copy).parents[:-1]):
+        if (linked := copy / above).is_symlink():
+            target = linked.resolve()
+            linked.unlink()
+            shutil.copytree(target, linked, symlinks=True)
 
 
 def _source(recorded: Path, trial: Mapping[str, Any]) -> Path:

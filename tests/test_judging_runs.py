@@ -557,14 +557,16 @@ def test_a_notebook_scores_with_a_judge_by_a_parameter(poc):
     assert "correctness: 1.000 (0.676 to 1.000, n = 8)" in done.stdout
 
 
-def test_a_run_is_reproduced_with_the_rubric_that_judged_it(poc):
-    """One of the POC's own, and none of the name of another that came along: the run holds what there was."""
+def test_a_run_is_reproduced_with_the_rubric_that_judged_it(poc, tmp_path):
+    """One of the POC's own, and none of the name of another that came along: the run holds what there was. What a link leads to stays."""
     own, tone = poc / "rubrics/correctness.yaml", poc / "rubrics/tone.yaml"
     whole = own.read_text()
     own.write_text(whole.replace("version: 1", "version: 2"))
     run_id = invoke("run", poc, "-p", "judge=correctness").stdout.partition("run: ")[2].split()[0]
     own.write_text(whole)
     tone.write_text((TEMPLATES / "tone.yaml").read_text().replace("version: 1", "version: 2"))
+    shutil.move(poc / "rubrics", tmp_path / "shared")
+    (poc / "rubrics").symlink_to(tmp_path / "shared")
     done = invoke("reproduce", poc, run_id)
 
     assert done.returncode == 0, done.stdout + done.stderr
